@@ -1,1 +1,112 @@
-//! Countersign: testkit.
+//! What the tests of several crates lean on: conformance vectors, free ports, temporary directories,
+//! child processes that cannot outlive their test, and a PostgreSQL server of our own.
+//!
+//! Everything here blocks and panics with a sentence on failure: it is test code, and a test that cannot
+//! get its ground under its feet has failed.
+//!
+//! ```no_run
+//! let Some(path) = countersign_testkit::vectors("spiffe/spiffe-id-cases.json") else { return };
+//! let cases = std::fs::read_to_string(path);
+//! ```
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a library of tests: it fails by panicking and tells of skipped tests on stderr"
+)]
+
+mod child;
+mod postgres;
+
+pub use child::Child;
+pub use postgres::Postgres;
+pub use tempfile::TempDir;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The file or folder `rel` of the conformance vectors, or `None` (and a line on stderr) where this machine
+/// has none.
+///
+/// They are looked for in `$COUNTERSIGN_VECTORS`, else in `../shared/conformance` beside the workspace.
+/// With `COUNTERSIGN_DEMAND_VECTORS=1` absence is a failure.
+#[must_use]
+pub fn vectors(rel: &str) -> Option<PathBuf> {
+    let base = std::env::var_os("COUNTERSIGN_VECTORS")
+        .map_or_else(|| workspace_root().join("../shared/conformance"), PathBuf::from);
+    let path = base.join(rel);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(
+        !demanded("COUNTERSIGN_DEMAND_VECTORS"),
+        "conformance vectors are demanded, but {} does not exist: set COUNTERSIGN_VECTORS",
+        path.display()
+    );
+    eprintln!("skipped: no conformance vectors at {}", path.display());
+    None
+}
+
+/// The folder of the root `Cargo.toml`.
+#[must_use]
+pub fn workspace_root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// A TCP port of the loopback address that nobody listened on a moment ago.
+#[must_use]
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("the loopback address must have a free port")
+        .port()
+}
+
+/// A new empty directory, 0700, removed when dropped.
+#[must_use]
+pub fn temp_dir() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("countersign-test-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir()
+        .expect("the temporary directory must be writable")
+}
+
+fn demanded(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn finds_the_workspace_by_its_manifest() {
+        assert!(workspace_root().join("Cargo.lock").exists());
+    }
+
+    #[test]
+    fn names_no_vector_that_does_not_exist() {
+        if demanded("COUNTERSIGN_DEMAND_VECTORS") {
+            return;
+        }
+        assert_eq!(vectors("no/such/file.json"), None);
+    }
+
+    #[test]
+    fn a_free_port_can_be_bound() {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).unwrap();
+    }
+
+    #[test]
+    fn a_temporary_directory_is_private_and_goes_away() {
+        let dir = temp_dir();
+        let path = dir.path().to_path_buf();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(dir);
+        assert!(!path.exists());
+    }
+}

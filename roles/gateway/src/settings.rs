@@ -1,0 +1,218 @@
+//! The table `[gateway]` of the one configuration file: every setting, its unit in its name, its default.
+//!
+//! ```toml
+//! [gateway]
+//! listen        = "127.0.0.1:8080"       # plain HTTP, loopback only
+//! listen_tls    = "0.0.0.0:8443"
+//! tls_cert      = "/var/lib/countersign/gateway/tls.pem"
+//! tls_key       = "/var/lib/countersign/gateway/tls.key"
+//! admin         = "127.0.0.1:7081"
+//! authority_url = "https://127.0.0.1:7443"
+//! authority_ca  = "/var/lib/countersign/ca.pem"
+//!
+//! [[gateway.route]]
+//! path    = "/ads/{id}/buy"
+//! methods = ["POST"]
+//! to      = "ads"
+//! user    = "required"
+//! ```
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Everything that a gateway can be told. Unknown keys are refused.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where plain HTTP is served. Loopback only: anything else refuses to start.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Where HTTPS is served; needs `tls_cert` and `tls_key`.
+    #[serde(default)]
+    pub listen_tls: Option<SocketAddr>,
+    /// PEM chain of the edge certificate, leaf first. Read again when the file changes.
+    #[serde(default)]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM private key of the edge certificate. Read again when the file changes.
+    #[serde(default)]
+    pub tls_key: Option<PathBuf>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served. Loopback only.
+    #[serde(default)]
+    pub admin: Option<SocketAddr>,
+    /// The authority's HTTPS address. With it the gateway answers `POST /login`.
+    #[serde(default)]
+    pub authority_url: Option<String>,
+    /// PEM of the root that the authority's HTTPS certificate must descend from.
+    #[serde(default)]
+    pub authority_ca: Option<PathBuf>,
+    /// Sizes, counts and waiting times.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How many requests one address may make.
+    #[serde(default)]
+    pub throttle: Throttle,
+    /// Header rules that hold for every route, applied before a route's own.
+    #[serde(default)]
+    pub headers: HeaderRules,
+    /// Which requests go where. None matches: 404.
+    #[serde(default, rename = "route")]
+    pub routes: Vec<RouteSettings>,
+}
+
+/// One `[[gateway.route]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSettings {
+    /// Path template: literals, `{name}` for one segment, a last `*` for the rest.
+    pub path: String,
+    /// Only requests with this `Host`, compared without case and trailing dot.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Only these methods; none named means all.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Short name of the service that answers.
+    pub to: String,
+    /// Whether an end user's access token must come along.
+    #[serde(default)]
+    pub user: UserNeed,
+    /// Header rules of this route, applied after the gateway's own.
+    #[serde(default)]
+    pub headers: HeaderRules,
+}
+
+/// What a route wants of the end user's access token. There is no setting that lets a bad token pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserNeed {
+    /// Without a valid token: 401.
+    #[default]
+    Required,
+    /// Without a token the caller is a stranger; an invalid token is still 401.
+    Optional,
+    /// A token is neither asked for nor looked at, and does not travel on.
+    None,
+}
+
+/// Header rules for both directions.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderRules {
+    /// What happens to the request before it goes upstream.
+    pub request: HeaderEdits,
+    /// What happens to the response before it goes to the client.
+    pub response: HeaderEdits,
+}
+
+/// Edits in the order in which they are applied: remove, rename, add.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderEdits {
+    /// Names to drop; a name may end in `*` (`x-user-*`).
+    pub remove: Vec<String>,
+    /// Old name to new name. A header of the new name that was there before is replaced.
+    pub rename: std::collections::BTreeMap<String, String>,
+    /// Name to value. A header of that name that was there before is replaced.
+    pub add: std::collections::BTreeMap<String, String>,
+}
+
+/// Sizes, counts and waiting times. Each is enforced; none can be switched off.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a request head, request line and headers together. At least 8192, which hyper reads at once.
+    pub head_bytes_max: usize,
+    /// Header lines of one request.
+    pub headers_max: usize,
+    /// From the first byte of a head (or the start of waiting for one) to its end.
+    pub head_read_timeout_ms: u64,
+    /// Bytes of a request body.
+    pub body_bytes_max: u64,
+    /// Longest pause between two pieces of a body, in either direction.
+    pub body_idle_timeout_ms: u64,
+    /// From the end of the request head to the head of the response.
+    pub request_timeout_ms: u64,
+    /// From the TCP connection to the end of the TLS handshake.
+    pub handshake_timeout_ms: u64,
+    /// A connection without a request in progress is closed after this.
+    pub idle_timeout_ms: u64,
+    /// A connection is told to go away after this, and closed when its requests are answered.
+    pub connection_age_max_ms: u64,
+    /// Connections at one time, over all listeners. More wait in the kernel's queue.
+    pub connections_max: usize,
+    /// Connections at one time from one address (IPv6: one /64). More are closed at once.
+    pub connections_per_address_max: usize,
+    /// Requests at one time on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// How long requests in progress may take to finish after the order to stop.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_bytes_max: 32 * 1024,
+            headers_max: 100,
+            head_read_timeout_ms: 10_000,
+            body_bytes_max: 10 * 1024 * 1024,
+            body_idle_timeout_ms: 15_000,
+            request_timeout_ms: 30_000,
+            handshake_timeout_ms: 5_000,
+            idle_timeout_ms: 60_000,
+            connection_age_max_ms: 3_600_000,
+            connections_max: 4_096,
+            connections_per_address_max: 512,
+            streams_max: 128,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn head_read_timeout(&self) -> Duration {
+        Duration::from_millis(self.head_read_timeout_ms)
+    }
+    pub(crate) fn body_idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_idle_timeout_ms)
+    }
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        Duration::from_millis(self.handshake_timeout_ms)
+    }
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
+    }
+    pub(crate) fn connection_age_max(&self) -> Duration {
+        Duration::from_millis(self.connection_age_max_ms)
+    }
+    pub(crate) fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+/// How many requests one address (IPv6: one /64) may make.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Throttle {
+    /// Requests in a row that are let through at once.
+    pub requests_burst: u32,
+    /// Requests per second that refill the burst.
+    pub requests_per_second: u32,
+    /// Logins in a row that are let through at once.
+    pub logins_burst: u32,
+    /// Logins per minute that refill the burst.
+    pub logins_per_minute: u32,
+    /// Addresses that are remembered; when full, unknown addresses share one last bucket.
+    pub addresses_max: usize,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Throttle { requests_burst: 2_000, requests_per_second: 1_000, logins_burst: 10, logins_per_minute: 20, addresses_max: 65_536 }
+    }
+}

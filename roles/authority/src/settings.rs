@@ -1,0 +1,169 @@
+//! What the authority is told: its own table of the TOML file, and the parts of the deployment that it shares.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// The table `[authority]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// HTTPS API (`/api/v1`, `/oauth2/jwks`), with a certificate of the edge root.
+    pub listen: SocketAddr,
+    /// gRPC for agents (`countersign.node.v1`), mutual TLS under the workload root.
+    pub node_listen: SocketAddr,
+    /// Plain HTTP for probes and metrics: a loopback address, anything else is refused.
+    pub admin: SocketAddr,
+    /// Issuer of access tokens, and where clients reach `listen`; default `https://localhost:PORT`.
+    #[serde(default)]
+    pub public_url: Option<String>,
+    /// `sqlite` (a file in the state directory) or `postgres://user@host/database`.
+    #[serde(default = "sqlite")]
+    pub database: String,
+    /// File with the password of a `postgres://` database; never in the URL itself.
+    #[serde(default)]
+    pub database_password_file: Option<PathBuf>,
+    /// The master key: a file outside the state directory, made by `countersign up` or by `MasterKey::generate`.
+    pub master_key: PathBuf,
+    /// Uids besides our own that may use the admin socket.
+    #[serde(default)]
+    pub admin_uids: Vec<u32>,
+    /// Life of a workload's certificate, `1m` to `24h`.
+    #[serde(default = "one_hour", deserialize_with = "duration")]
+    pub svid_ttl: Duration,
+    /// `aud` of access tokens; default `https://TRUST_DOMAIN`.
+    #[serde(default)]
+    pub audience: Option<String>,
+    /// DNS names and IP addresses of `listen` besides `localhost`, `127.0.0.1`, `::1` and its own address.
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
+/// One table `[[service]]`: a registration entry, which lives at the authority alone.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceEntry {
+    /// Short name, also the name of its policy file.
+    pub name: ServiceName,
+    /// Default `spiffe://TRUST_DOMAIN/svc/NAME`; a gateway names `spiffe://TRUST_DOMAIN/countersign/gateway/…`.
+    #[serde(default)]
+    pub spiffe_id: Option<SpiffeId>,
+    /// Where its callers find it; a gateway has none.
+    #[serde(default)]
+    pub address: Option<SocketAddr>,
+    /// Uids that may launch it.
+    #[serde(default)]
+    pub launch_by: Vec<u32>,
+    /// Nodes that may hold its identity.
+    #[serde(default = "local_node")]
+    pub nodes: Vec<String>,
+    /// Modes that it accepts.
+    #[serde(default = "mtls_only")]
+    pub accepts: Vec<String>,
+    /// The mode that it sends.
+    #[serde(default = "mtls")]
+    pub sends: String,
+}
+
+/// What the authority shares with the other roles of one deployment.
+#[derive(Clone)]
+pub struct Deployment {
+    /// The trust domain; a database of another one is refused.
+    pub trust_domain: TrustDomain,
+    /// Absolute path of the state directory (0700): `ca.pem`, `admin.sock`, `authority/`.
+    pub state_dir: PathBuf,
+    /// Registration entries of the file; entries made by the API are kept besides.
+    pub services: Vec<ServiceEntry>,
+    /// `[policy] dir`: one `NAME.cedar` per target, read at the start and by `POST /api/v1/policies/reload`.
+    pub policy_dir: Option<PathBuf>,
+    /// Renders the metrics of this process in Prometheus' text format; the recorder is the binary's.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// The node that `up` makes, and the default of an entry's `nodes`.
+pub const LOCAL_NODE: &str = "local";
+
+impl Settings {
+    /// The issuer: `public_url` without a trailing slash.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        match &self.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("https://localhost:{}", self.listen.port()),
+        }
+    }
+
+    /// The audience of access tokens.
+    #[must_use]
+    pub fn audience(&self, trust_domain: &TrustDomain) -> String {
+        self.audience.clone().unwrap_or_else(|| format!("https://{trust_domain}"))
+    }
+}
+
+fn sqlite() -> String {
+    "sqlite".to_owned()
+}
+
+fn one_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
+fn local_node() -> Vec<String> {
+    vec![LOCAL_NODE.to_owned()]
+}
+
+fn mtls() -> String {
+    "mtls".to_owned()
+}
+
+fn mtls_only() -> Vec<String> {
+    vec![mtls()]
+}
+
+/// `90s`, `15m`, `8h`, `30d`: a whole number and one unit.
+///
+/// # Errors
+/// A sentence that shows the text and the units.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration; write a number and one of s, m, h, d, such as 15m");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds_per_unit: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let digits = text.strip_suffix(unit).ok_or_else(wrong)?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let count: u64 = digits.parse().map_err(|_| wrong())?;
+    count.checked_mul(seconds_per_unit).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn accepts_a_number_with_one_unit() {
+        assert_eq!(parse_duration("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(parse_duration("15m").unwrap(), Duration::from_secs(900));
+        assert_eq!(parse_duration("1h").unwrap(), Duration::from_secs(3600));
+        assert_eq!(parse_duration("2d").unwrap(), Duration::from_secs(172_800));
+    }
+
+    #[test]
+    fn rejects_durations_that_could_be_misread() {
+        for text in ["", "m", "1", "1.5h", "-1m", "+1m", "1h30m", " 1m", "1 m", "99999999999999999999d", "1ö"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! What is recorded: one enum, and the envelope in which its exact bytes are hashed.
+
+use countersign_identity::{DecisionId, SpiffeId, UnixTime};
+use serde::{Deserialize, Serialize};
+
+use crate::chain::BootId;
+
+/// One event as it is written: its JSON bytes are what every hash covers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Schema of `event`; [`SCHEMA_VERSION`] for what this release writes.
+    pub v: u16,
+    /// Who wrote it.
+    pub writer: SpiffeId,
+    /// Which start of the writer.
+    pub boot: BootId,
+    /// From 1 within `boot`, without a gap.
+    pub sequence: u64,
+    /// The writer's clock, milliseconds.
+    pub at: UnixTime,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Everything that the ledger can say. A kind is never renamed and never changes its meaning; a field may
+/// be added when its absence has a meaning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The authority came up on an existing or a new state.
+    AuthorityStarted {
+        /// Version of the program.
+        version: String,
+        /// Epoch of its snapshots.
+        epoch: String,
+    },
+    /// A writer other than the authority came up.
+    WriterStarted {
+        /// Version of the program.
+        version: String,
+    },
+    /// Figure 3.1, step 1: a credential that is good for enrolling and nothing else.
+    BootstrapCredentialIssued {
+        /// Public name of the credential, never its secret.
+        credential: String,
+        /// For which node, where it is bound to one.
+        node: Option<SpiffeId>,
+        /// When it stops being accepted.
+        expires: UnixTime,
+    },
+    /// Figure 3.1, step 2: a workload asked for its identity, at start or at rotation.
+    EnrolmentRequested {
+        /// The identity that was asked for.
+        spiffe_id: SpiffeId,
+        /// The agent that attested the workload.
+        agent: Option<SpiffeId>,
+        /// What the agent saw of the process.
+        attestation: String,
+    },
+    /// Figure 3.1, step 3: a certificate signing request for the workload's own key.
+    CsrBuilt {
+        /// The identity it is for.
+        spiffe_id: SpiffeId,
+        /// RFC 7638 thumbprint of the public key.
+        key: String,
+    },
+    /// Figure 3.1, step 4: the CA signed.
+    CertificateSigned {
+        /// The identity in it.
+        spiffe_id: SpiffeId,
+        /// Serial number, lower-case hex.
+        serial: String,
+        /// RFC 7638 thumbprint of the public key.
+        key: String,
+        /// Which profile of `pki`.
+        profile: String,
+        /// Who asked: an agent, or an administrator (`uid:0`).
+        requested_by: String,
+        /// End of its validity.
+        not_after: UnixTime,
+    },
+    /// Figure 3.1, step 5: the chain was handed to the workload.
+    CertificateDelivered {
+        /// The identity in it.
+        spiffe_id: SpiffeId,
+        /// Serial number, lower-case hex.
+        serial: String,
+    },
+    /// A certificate must no longer be accepted.
+    CertificateRevoked {
+        /// Whose it was.
+        spiffe_id: SpiffeId,
+        /// Serial number, lower-case hex.
+        serial: String,
+        /// RFC 5280 reason, as in the CRL.
+        reason: String,
+        /// Who revoked it.
+        revoked_by: String,
+    },
+    /// A numbered CRL was signed.
+    CrlPublished {
+        /// crlNumber.
+        number: u64,
+        /// How many certificates are on it.
+        entries: u64,
+        /// Its nextUpdate.
+        next_update: UnixTime,
+    },
+    /// A process took in a CRL, and from now on refuses what it lists.
+    RevocationReceived {
+        /// crlNumber.
+        number: u64,
+        /// Open connections that were cut because of it.
+        connections_cut: u64,
+    },
+    /// A snapshot of trust and policies was signed.
+    SnapshotPublished {
+        /// Its epoch.
+        epoch: String,
+        /// Its number within the epoch.
+        sequence: u64,
+    },
+    /// A join token was used.
+    NodeJoined {
+        /// The agent's new identity.
+        agent: SpiffeId,
+        /// Serial number of its certificate, lower-case hex.
+        serial: String,
+        /// Public name of the join token.
+        credential: String,
+    },
+    /// A registration entry was made or changed.
+    ServiceRegistered {
+        /// Its short name.
+        name: String,
+        /// Its identity.
+        spiffe_id: SpiffeId,
+        /// Who did it.
+        registered_by: String,
+    },
+    /// A user was made.
+    UserAdded {
+        /// Pseudonym.
+        user: String,
+        /// Roles given.
+        roles: Vec<String>,
+        /// Who did it.
+        added_by: String,
+    },
+    /// Somebody tried to log in.
+    Login {
+        /// Pseudonym; of an unknown name there is none.
+        user: Option<String>,
+        /// Address of the client, where it is known.
+        address: Option<String>,
+        /// How it ended.
+        outcome: LoginOutcome,
+    },
+    /// Somebody called the authority's API.
+    AdminCall {
+        /// `METHOD /api/v1/…` with the path as a template.
+        route: String,
+        /// Who: `uid:0`, a SPIFFE ID, a pseudonym, or `stranger`.
+        actor: String,
+        /// Whether it was allowed.
+        verdict: Verdict,
+        /// Id under which `explain` finds it.
+        decision: DecisionId,
+    },
+    /// Policies were replaced.
+    PolicyChanged {
+        /// The new generation.
+        generation: u64,
+        /// SHA-256 over the files, lower-case hex.
+        digest: String,
+        /// Who did it.
+        changed_by: String,
+    },
+    /// A token was minted.
+    TokenMinted {
+        /// Its media type, for example `txntoken+jwt`.
+        typ: String,
+        /// Its `jti`, or `txn` where it has none.
+        id: String,
+        /// Pseudonym of the user.
+        user: String,
+        /// End of its validity.
+        expires: UnixTime,
+    },
+    /// A public key for verifying internal tokens was published.
+    TokenKeyPublished {
+        /// Whose key.
+        owner: SpiffeId,
+        /// RFC 7638 thumbprint.
+        kid: String,
+    },
+    /// A request was decided.
+    Decision(Box<Decision>),
+    /// Refusals before authentication, counted; the first of each kind is a [`Event::Decision`] as well.
+    Refusals {
+        /// Address (IPv6: its /64), or `others` where the table was full.
+        address: String,
+        /// Where they were refused.
+        stage: Stage,
+        /// Public error code.
+        code: String,
+        /// Start of the minute.
+        minute: UnixTime,
+        /// How many, including the one that is recorded in full.
+        count: u64,
+    },
+    /// Records of a writer that never arrived. Written by the authority, with the writer's own numbers.
+    Gap {
+        /// Whose records.
+        writer: SpiffeId,
+        /// Of which start.
+        boot: BootId,
+        /// First missing sequence.
+        missing_from: u64,
+        /// Last missing sequence.
+        missing_to: u64,
+    },
+    /// Allowed calls that the writer could not keep because its spool was full. They have no sequence.
+    Dropped {
+        /// How many.
+        count: u64,
+        /// Time of the first.
+        since: UnixTime,
+        /// Time of the last.
+        until: UnixTime,
+    },
+    /// The clock of the writer went back. Nothing that had expired is revived by it.
+    ClockSteppedBack {
+        /// By how much.
+        by_ms: u64,
+    },
+    /// An agent saw a head that does not continue the one it kept.
+    LedgerAlarm {
+        /// What is wrong, as [`crate::head::HeadMismatch`] says it.
+        finding: String,
+    },
+}
+
+/// One decided request: everything that `explain` shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Given to the caller with a refusal.
+    pub id: DecisionId,
+    /// Allowed or denied.
+    pub verdict: Verdict,
+    /// The stage that denied; for an allowed request the last one that was passed.
+    pub stage: Stage,
+    /// Full SPIFFE ID of the calling workload, if it proved one.
+    pub source: Option<String>,
+    /// Name or SPIFFE ID of who was called.
+    pub target: String,
+    /// HTTP method; empty when the connection was refused before a request.
+    pub method: String,
+    /// Route template, never a path with values or a query.
+    pub route: String,
+    /// Pseudonym of the user, if one was proven.
+    pub user: Option<String>,
+    /// What was verified of the caller: `none`, `mtls`, …
+    pub mode: String,
+    /// Every check, also those that were not reached.
+    pub checks: Vec<CheckRecord>,
+    /// Id of the policy that decided.
+    pub policy: Option<String>,
+    /// Public error code of a refusal.
+    pub code: Option<String>,
+    /// The facts behind the code: for operators only.
+    pub reason: Option<String>,
+    /// What to change.
+    pub fix: Option<String>,
+    /// HTTP status of the answer; 0 when the connection was refused.
+    pub status: u16,
+    /// From the request's head to the answer's head, microseconds.
+    pub latency_us: u64,
+    /// Connection on which it came.
+    pub connection: Option<String>,
+    /// Address of the peer.
+    pub peer: Option<String>,
+}
+
+/// One check of a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRecord {
+    /// For example `usage`, `validity`, `chain`, `revocation`, `identity`, `token`, `policy`.
+    pub name: String,
+    /// How it went.
+    pub result: CheckResult,
+    /// Why, or what was compared; empty when not reached.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckResult {
+    /// It held.
+    Pass,
+    /// It did not hold.
+    Fail,
+    /// An earlier one failed first.
+    NotReached,
+}
+
+/// Allowed or denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Allowed.
+    Allow,
+    /// Denied.
+    Deny,
+}
+
+/// Where a request was when it was decided, in the order in which the stages run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// TLS handshake.
+    Transport,
+    /// Reading the request in exactly one way.
+    Request,
+    /// Rate limits.
+    Quota,
+    /// Who is the workload.
+    Identity,
+    /// Who is the user.
+    Token,
+    /// May they.
+    Policy,
+    /// The service behind.
+    Upstream,
+}
+
+/// How a login ended. What the person sees is one and the same for all failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginOutcome {
+    /// A token was given.
+    Accepted,
+    /// Wrong password.
+    WrongPassword,
+    /// No such account.
+    UnknownUser,
+    /// Too many consecutive failures on the account.
+    Locked,
+    /// Too many attempts from the address.
+    Throttled,
+    /// The queue for password hashing was full.
+    Busy,
+}
+
+macro_rules! words {
+    ($type:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// The word used in JSON, in tables and as a metric label.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words!(CheckResult { Pass => "pass", Fail => "fail", NotReached => "not_reached" });
+words!(Verdict { Allow => "allow", Deny => "deny" });
+words!(Stage {
+    Transport => "transport",
+    Request => "request",
+    Quota => "quota",
+    Identity => "identity",
+    Token => "token",
+    Policy => "policy",
+    Upstream => "upstream",
+});
+words!(LoginOutcome {
+    Accepted => "accepted",
+    WrongPassword => "wrong_password",
+    UnknownUser => "unknown_user",
+    Locked => "locked",
+    Throttled => "throttled",
+    Busy => "busy",
+});
+
+impl Event {
+    /// Must it be on disk before the answer leaves? Only allowed calls may wait for the next batch.
+    pub fn is_durable_at_once(&self) -> bool {
+        !matches!(self, Self::Decision(decision) if decision.verdict == Verdict::Allow)
+    }
+
+    /// The decision id under which `explain` finds it.
+    pub fn decision(&self) -> Option<&DecisionId> {
+        match self {
+            Self::Decision(decision) => Some(&decision.id),
+            Self::AdminCall { decision, .. } => Some(decision),
+            _ => None,
+        }
+    }
+}
+
+/// Schema that this release writes.
+pub const SCHEMA_VERSION: u16 = 1;

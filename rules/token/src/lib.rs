@@ -1,1 +1,38 @@
-//! Countersign: token.
+//! Tokens: who somebody is, as signed text.
+//!
+//! Every kind of token is one file with `mint` and `verify`. All of them stand on one strict compact JWS
+//! ([`jws`]): one algorithm per key, three known header members, a registered `typ` and an own signing key
+//! for each kind, so that a token of one kind never passes as another. Time is an argument.
+//!
+//! - [`access_token`]: what a user gets by login and shows at the gateway (RFC 9068, `at+jwt`).
+//! - [`txn_token`]: what the gateway makes of it for the services inside (`txntoken+jwt`); the external
+//!   token never goes past the gateway.
+//!
+//! ```
+//! use countersign_identity::{SpiffeId, UnixTime};
+//! use countersign_keys::{KeyPair, SystemRandom};
+//! use countersign_token::{TxnToken, txn_token};
+//!
+//! let gateway: SpiffeId = "spiffe://fleamarket.test/countersign/gateway/edge".parse()?;
+//! let (key, now) = (KeyPair::generate(&SystemRandom::new())?, UnixTime::from_secs(1_800_000_000));
+//! let token = TxnToken {
+//!     txn: "01JZ".into(), user_id: "u_1".into(), name: "alice".into(), roles: vec!["buyer".into()],
+//!     scope: "fleamarket".into(), requested_by: gateway.clone(), expires: txn_token::expiry(now, None),
+//! }.mint(&key, now)?;
+//!
+//! let user = TxnToken::verify(&token, gateway.trust_domain(), now, |kid| {
+//!     (kid == key.public_key().thumbprint()).then(|| (key.public_key().clone(), gateway.clone()))
+//! })?;
+//! assert_eq!(user.name, "alice");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod access_token;
+mod claims;
+pub mod jws;
+pub mod txn_token;
+
+pub use access_token::{AccessToken, AccessTokenError};
+pub use claims::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, ClaimError};
+pub use jws::JwsError;
+pub use txn_token::{TxnToken, TxnTokenError};

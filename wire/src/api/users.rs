@@ -1,0 +1,58 @@
+//! `/api/v1/users`, `/api/v1/login`.
+
+use countersign_identity::UnixTime;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::SecretText;
+
+/// An account. No member ever says anything about its password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct User {
+    /// Immutable, opaque, never reused: `u_…`.
+    pub id: String,
+    /// Canonical name.
+    pub name: String,
+    /// Roles, sorted.
+    pub roles: Vec<String>,
+    /// Milliseconds since 1970.
+    #[schema(value_type = i64)]
+    pub created_at: UnixTime,
+}
+
+/// `POST /api/v1/users`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewUser {
+    /// As the user writes it; made canonical by the authority.
+    pub name: String,
+    /// At least 15 characters.
+    #[schema(value_type = String, format = Password)]
+    pub password: SecretText,
+    /// Roles.
+    #[serde(default)]
+    pub roles: Vec<String>,
+}
+
+/// `POST /api/v1/login`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// As the user writes it.
+    pub name: String,
+    /// The password.
+    #[schema(value_type = String, format = Password)]
+    pub password: SecretText,
+}
+
+/// A successful login, named as in RFC 6749 section 5.1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LoggedIn {
+    /// A JWT (RFC 9068).
+    #[schema(value_type = String)]
+    pub access_token: SecretText,
+    /// `Bearer`.
+    pub token_type: String,
+    /// Seconds.
+    pub expires_in: u64,
+}

@@ -1,0 +1,128 @@
+//! The query of a request. Policies never read it and the ledger never keeps it, yet upstream
+//! parses it, so it has to be one string for everybody.
+
+use thiserror::Error;
+
+use crate::path::{decode_hex, is_delimiter, is_plain};
+
+/// Longest query, in bytes.
+pub const QUERY_BYTES_MAX: usize = 4096;
+
+/// Parameters that would put a credential into access logs, histories and `Referer` headers
+/// (RFC 9700 section 4.3.2).
+const TOKEN_PARAMETERS: [&str; 4] = ["access_token", "id_token", "refresh_token", "txn_token"];
+
+/// Why a query is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum QueryError {
+    /// Over [`QUERY_BYTES_MAX`].
+    #[error("query has {bytes} bytes: at most {QUERY_BYTES_MAX} are allowed")]
+    TooLong {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// Outside what RFC 3986 allows; also `;`, which some readers take for `&`.
+    #[error("query holds {0:?}, which readers understand differently: encode it")]
+    BadCharacter(char),
+    /// A `%` without two hexadecimal digits.
+    #[error("query has a '%' without two hexadecimal digits")]
+    BadEncoding,
+    /// The encoded bytes are not UTF-8.
+    #[error("query encodes bytes that are not UTF-8")]
+    NotText,
+    /// An encoded NUL.
+    #[error("query encodes a NUL byte")]
+    EncodedNul,
+    /// A parameter whose value would be a credential.
+    #[error("query carries a token: send it in the Authorization header")]
+    Token,
+}
+
+/// Checks a query and returns it with hexadecimal digits in upper case.
+pub(crate) fn canonical(raw: &str) -> Result<String, QueryError> {
+    if raw.len() > QUERY_BYTES_MAX {
+        return Err(QueryError::TooLong { bytes: raw.len() });
+    }
+    let mut query = String::with_capacity(raw.len());
+    for (position, pair) in raw.split('&').enumerate() {
+        if position > 0 {
+            query.push('&');
+        }
+        let (name, value) = pair.split_once('=').map_or((pair, None), |(n, v)| (n, Some(v)));
+        let decoded = write_canonical(name, &mut query)?;
+        if TOKEN_PARAMETERS.iter().any(|token| decoded.eq_ignore_ascii_case(token)) {
+            return Err(QueryError::Token);
+        }
+        if let Some(value) = value {
+            query.push('=');
+            write_canonical(value, &mut query)?;
+        }
+    }
+    Ok(query)
+}
+
+/// Writes a name or a value, and returns what it decodes to.
+fn write_canonical(text: &str, query: &mut String) -> Result<String, QueryError> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        rest = rest.get(c.len_utf8()..).unwrap_or_default();
+        if c == '%' {
+            let (digits, after) = rest.split_at_checked(2).ok_or(QueryError::BadEncoding)?;
+            decoded.push(decode_hex(digits).ok_or(QueryError::BadEncoding)?);
+            query.push('%');
+            query.push_str(&digits.to_ascii_uppercase());
+            rest = after;
+        } else if is_plain(c) || is_delimiter(c) || matches!(c, '/' | '?') {
+            decoded.extend(u8::try_from(c));
+            query.push(c);
+        } else {
+            return Err(QueryError::BadCharacter(c));
+        }
+    }
+    if decoded.contains(&0) {
+        return Err(QueryError::EncodedNul);
+    }
+    String::from_utf8(decoded).map_err(|_| QueryError::NotText)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn accepts_ordinary_queries_as_they_are() {
+        for query in ["", "near=48.37,14.51", "q=a%20b&q=c+d", "a&b=&=c", "next=/ads?x=1", "a==b"] {
+            assert_eq!(canonical(query).unwrap(), query);
+        }
+        assert_eq!(canonical("q=%c3%a9").unwrap(), "q=%C3%A9");
+    }
+
+    #[test]
+    fn rejects_a_token_in_whatever_spelling() {
+        for query in ["access_token=x", "a=1&ACCESS_TOKEN=x", "access%5Ftoken=x", "id_token"] {
+            assert_eq!(canonical(query), Err(QueryError::Token), "{query}");
+        }
+        assert!(canonical("access_tokens=x&q=access_token").is_ok());
+    }
+
+    #[test]
+    fn rejects_each_way_to_be_wrong_with_its_own_error() {
+        for c in [';', '#', '\\', '\0', '\n', ' ', '"', '<', '|', 'é'] {
+            assert_eq!(canonical(&format!("a{c}b")), Err(QueryError::BadCharacter(c)));
+        }
+        for query in ["%", "a=%4", "a=%zz", "%é="] {
+            assert_eq!(canonical(query), Err(QueryError::BadEncoding), "{query}");
+        }
+        assert_eq!(canonical("a=%00"), Err(QueryError::EncodedNul));
+        assert_eq!(canonical("a=%FF"), Err(QueryError::NotText));
+    }
+
+    #[test]
+    fn accepts_a_query_at_the_limit_and_rejects_one_past_it() {
+        let longest = "a".repeat(QUERY_BYTES_MAX);
+        assert!(canonical(&longest).is_ok());
+        assert_eq!(canonical(&format!("{longest}a")), Err(QueryError::TooLong { bytes: 4097 }));
+    }
+}

@@ -1,0 +1,1 @@
+//! Certification path validation (RFC 5280 section 6).

@@ -1,0 +1,245 @@
+//! What every certificate of ours contains. The only home of that rule: issuing writes what is said here,
+//! verifying reads it.
+//!
+//! | profile | lifetime | why |
+//! |---|---|---|
+//! | workload root | 10 years | replaced by hand, its key is used a few times a year |
+//! | issuing CA | 90 days | online, so it is replaced by the authority itself long before it ends |
+//! | workload, server only | 1 hour (1 minute to 24 hours) | a stolen key dies before most people notice the theft |
+//! | edge root | 10 years | people install it in their trust stores: replacing it is work for them |
+//! | edge server | 30 days (at most 90) | renewed by the authority, and no client holds on to it |
+//!
+//! A leaf is backdated by [`CLOCK_SKEW`], and its lifetime counts from the moment of issue.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use countersign_identity::{CLOCK_SKEW, SpiffeId, TrustDomain, UnixTime};
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType, SerialNumber,
+};
+use time::OffsetDateTime;
+
+/// The kinds of certificates that exist here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// The root of a trust domain's workloads: self-signed, path length 1, URI SAN of the trust domain.
+    WorkloadRoot,
+    /// Signs workload certificates and CRLs: path length 0.
+    Issuing,
+    /// An X.509-SVID: exactly one URI SAN, clientAuth and serverAuth.
+    Workload,
+    /// An X.509-SVID for a process that only accepts connections: serverAuth alone.
+    WorkloadServerOnly,
+    /// The root for HTTPS at the edge: self-signed, path length 0, name-constrained. Never signs workloads.
+    EdgeRoot,
+    /// An HTTPS server's certificate: DNS and IP names, serverAuth alone.
+    EdgeServer,
+}
+
+/// How long a workload's certificate lives: 1 minute to 24 hours, 1 hour unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeafTtl(Duration);
+
+/// A lifetime outside its bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TtlError {
+    /// Below [`LEAF_TTL_MIN`].
+    #[error("a lifetime of {} s is below one minute", .asked.as_secs())]
+    TooShort {
+        /// What was asked for.
+        asked: Duration,
+    },
+    /// Above the profile's limit.
+    #[error("a lifetime of {} s is above the limit of {} s", .asked.as_secs(), .limit.as_secs())]
+    TooLong {
+        /// What was asked for.
+        asked: Duration,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+impl LeafTtl {
+    /// A lifetime within [`LEAF_TTL_MIN`] and [`LEAF_TTL_MAX`].
+    pub fn new(asked: Duration) -> Result<Self, TtlError> {
+        Ok(Self(within(asked, LEAF_TTL_MAX)?))
+    }
+
+    /// The lifetime.
+    pub fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for LeafTtl {
+    fn default() -> Self {
+        Self(LEAF_TTL_DEFAULT)
+    }
+}
+
+/// The names an edge certificate carries, or that an edge root may ever certify.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EdgeNames {
+    /// DNS names, lower case.
+    pub dns: Vec<String>,
+    /// IP addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// The shortest life of a leaf.
+pub const LEAF_TTL_MIN: Duration = Duration::from_secs(60);
+/// The longest life of a workload's certificate.
+pub const LEAF_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The usual life of a workload's certificate.
+pub const LEAF_TTL_DEFAULT: Duration = Duration::from_secs(3600);
+/// Life of both roots: 10 years.
+pub const ROOT_TTL: Duration = Duration::from_secs(3650 * DAY_SECS);
+/// Life of an issuing CA: 90 days.
+pub const ISSUING_TTL: Duration = Duration::from_secs(90 * DAY_SECS);
+/// The usual life of an edge server's certificate: 30 days.
+pub const EDGE_SERVER_TTL_DEFAULT: Duration = Duration::from_secs(30 * DAY_SECS);
+/// The longest life of an edge server's certificate: 90 days.
+pub const EDGE_SERVER_TTL_MAX: Duration = Duration::from_secs(90 * DAY_SECS);
+/// From this share of its life on, a CA is to be replaced.
+pub const LIFE_USED_WARNING: f32 = 0.8;
+/// Names in one edge certificate.
+pub const EDGE_NAMES_MAX: usize = 64;
+const DAY_SECS: u64 = 24 * 3600;
+
+pub(crate) fn within(asked: Duration, limit: Duration) -> Result<Duration, TtlError> {
+    if asked < LEAF_TTL_MIN {
+        return Err(TtlError::TooShort { asked });
+    }
+    if asked > limit {
+        return Err(TtlError::TooLong { asked, limit });
+    }
+    Ok(asked)
+}
+
+/// What is certified, besides the key.
+pub(crate) enum Subject<'a> {
+    /// A CA of this trust domain.
+    Authority(&'a TrustDomain),
+    /// An edge root of this trust domain, for these names and what lies below them.
+    EdgeRoot(&'a TrustDomain, &'a EdgeNames),
+    /// A workload.
+    Workload(&'a SpiffeId),
+    /// An edge server.
+    Edge(&'a EdgeNames),
+}
+
+impl Profile {
+    /// Whether certificates of this kind sign others.
+    pub fn is_ca(self) -> bool {
+        matches!(self, Self::WorkloadRoot | Self::Issuing | Self::EdgeRoot)
+    }
+
+    /// How many CA certificates may follow below one of this kind; `None` for a leaf.
+    pub fn path_length(self) -> Option<u8> {
+        match self {
+            Self::WorkloadRoot => Some(1),
+            Self::Issuing | Self::EdgeRoot => Some(0),
+            Self::Workload | Self::WorkloadServerOnly | Self::EdgeServer => None,
+        }
+    }
+
+    /// Critical key usage (RFC 5280 section 4.2.1.3).
+    pub fn key_usages(self) -> Vec<KeyUsagePurpose> {
+        if self.is_ca() {
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]
+        } else {
+            vec![KeyUsagePurpose::DigitalSignature]
+        }
+    }
+
+    /// Extended key usage (RFC 5280 section 4.2.1.12); none on a CA.
+    pub fn extended_key_usages(self) -> Vec<ExtendedKeyUsagePurpose> {
+        match self {
+            Self::Workload => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
+            Self::WorkloadServerOnly | Self::EdgeServer => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Self::WorkloadRoot | Self::Issuing | Self::EdgeRoot => Vec::new(),
+        }
+    }
+
+    /// The common name of a CA. Leaves have an empty subject: their name is in the critical SAN and nowhere else.
+    fn common_name(self) -> Option<&'static str> {
+        match self {
+            Self::WorkloadRoot => Some("Countersign workload root"),
+            Self::Issuing => Some("Countersign issuing CA"),
+            Self::EdgeRoot => Some("Countersign edge root"),
+            Self::Workload | Self::WorkloadServerOnly | Self::EdgeServer => None,
+        }
+    }
+
+    /// The whole content but for the key and the issuer.
+    pub(crate) fn params(
+        self,
+        subject: &Subject<'_>,
+        not_after: UnixTime,
+        now: UnixTime,
+        serial: [u8; 16],
+    ) -> Result<CertificateParams, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.not_before = at(now.saturating_sub(CLOCK_SKEW));
+        params.not_after = at(not_after);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.distinguished_name = self.distinguished_name(subject, serial);
+        params.subject_alt_names = names(subject)?;
+        params.is_ca = match self.path_length() {
+            Some(length) => IsCa::Ca(BasicConstraints::Constrained(length)),
+            None => IsCa::ExplicitNoCa,
+        };
+        params.key_usages = self.key_usages();
+        params.extended_key_usages = self.extended_key_usages();
+        params.name_constraints = constraints(subject);
+        params.use_authority_key_identifier_extension = true;
+        Ok(params)
+    }
+
+    /// A CA's name ends in the start of its serial, so that two generations never share a name and a path
+    /// through the wrong one is not even tried.
+    fn distinguished_name(self, subject: &Subject<'_>, serial: [u8; 16]) -> DistinguishedName {
+        let mut name = DistinguishedName::new();
+        if let (Some(common), Subject::Authority(domain) | Subject::EdgeRoot(domain, _)) =
+            (self.common_name(), subject)
+        {
+            let generation = serial.get(..4).map(countersign_keys::hash::hex).unwrap_or_default();
+            // X.520 allows 64 characters for an organisation; a longer trust domain is in the URI SAN in full.
+            name.push(DnType::OrganizationName, domain.as_str().chars().take(64).collect::<String>());
+            name.push(DnType::CommonName, format!("{common} {generation}"));
+        }
+        name
+    }
+}
+
+fn names(subject: &Subject<'_>) -> Result<Vec<SanType>, rcgen::Error> {
+    Ok(match subject {
+        Subject::Authority(domain) => vec![SanType::URI(format!("spiffe://{}", domain.as_str()).try_into()?)],
+        Subject::EdgeRoot(..) => Vec::new(),
+        Subject::Workload(id) => vec![SanType::URI(id.as_str().try_into()?)],
+        Subject::Edge(names) => {
+            let dns = names.dns.iter().map(|name| Ok(SanType::DnsName(name.as_str().try_into()?)));
+            let ips = names.ips.iter().map(|ip| Ok(SanType::IpAddress(*ip)));
+            dns.chain(ips).collect::<Result<_, rcgen::Error>>()?
+        }
+    })
+}
+
+/// DNS and IP names only: name constraints on URIs cannot be verified by our own verifier
+/// (RUSTSEC-2026-0098), and certificates that carry them are refused by it.
+fn constraints(subject: &Subject<'_>) -> Option<NameConstraints> {
+    let Subject::EdgeRoot(_, permitted) = subject else { return None };
+    let dns = permitted.dns.iter().map(|name| GeneralSubtree::DnsName(name.clone()));
+    let ips = permitted.ips.iter().map(|ip| {
+        let whole = if ip.is_ipv4() { 32 } else { 128 };
+        GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*ip, whole))
+    });
+    Some(NameConstraints { permitted_subtrees: dns.chain(ips).collect(), excluded_subtrees: Vec::new() })
+}
+
+/// X.509 counts whole seconds.
+pub(crate) fn at(time: UnixTime) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(time.secs()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}

@@ -1,1 +1,6 @@
-//! Countersign: sdk.
+//! essay
+
+pub mod accept;
+pub mod clock;
+pub mod outbound;
+pub mod tls;

@@ -8,8 +8,8 @@ use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UnixTime};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::Base64;
 use crate::json::{self, JsonError};
+use crate::{Base64, SecretText};
 
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
@@ -17,7 +17,7 @@ pub const FORMAT: u32 = 1;
 pub const SNAPSHOT_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// Members of a snapshot that this version understands; a writer may declare any of them critical.
-const KNOWN_MEMBERS: [&str; 13] = [
+const KNOWN_MEMBERS: [&str; 14] = [
     "format",
     "trust_domain",
     "epoch",
@@ -31,6 +31,7 @@ const KNOWN_MEMBERS: [&str; 13] = [
     "services",
     "policies",
     "ledger_head",
+    "pseudonym_key",
 ];
 
 /// One generation of what the authority tells its data planes.
@@ -64,6 +65,10 @@ pub struct Snapshot {
     /// The newest signed head of the ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger_head: Option<LedgerHead>,
+    /// Key for the pseudonyms of users in ledger records (`countersign_ledger::PseudonymKey`): 32 bytes, base64url
+    /// without padding. Without it, records name no user. Known to every workload, unknown to readers of the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pseudonym_key: Option<SecretText>,
 }
 
 /// Roots and revocations of one trust domain.

@@ -1,0 +1,332 @@
+//! One HTTP/2 connection to one place, made when needed and made again when it is gone.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+
+use super::{CallError, CallLimits, Target};
+use crate::{
+    clock,
+    tls::{H2, HandshakeError, HandshakeRefusal, Peer, TrustState},
+};
+
+/// The body of a request on its way out.
+pub type Outgoing = UnsyncBoxBody<Bytes, Box<dyn StdError + Send + Sync>>;
+
+/// A body of known bytes.
+#[must_use]
+pub fn full(bytes: impl Into<Bytes>) -> Outgoing {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of no bytes.
+#[must_use]
+pub fn empty() -> Outgoing {
+    full(Bytes::new())
+}
+
+/// A connection to one place. Cheap to clone; all clones share the connection.
+#[derive(Clone)]
+pub struct Channel(Arc<Inner>);
+
+struct Inner {
+    target: Target,
+    limits: CallLimits,
+    open: ArcSwapOption<Open>,
+    /// Held while connecting, so that a crowd of first callers makes one connection.
+    connecting: Mutex<()>,
+    in_flight: Arc<Semaphore>,
+    connections: AtomicU64,
+}
+
+/// An open connection, and under which identity it was made.
+struct Open {
+    send: SendRequest<Outgoing>,
+    peer: Option<Arc<Peer>>,
+    own_serial: Option<String>,
+}
+
+impl Channel {
+    /// Leads to `target`; connects with the first request.
+    #[must_use]
+    pub fn new(target: Target, limits: CallLimits) -> Self {
+        Self(Arc::new(Inner {
+            target,
+            limits,
+            open: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_max.min(Semaphore::MAX_PERMITS))),
+            connections: AtomicU64::new(0),
+        }))
+    }
+
+    /// Sends a request. Scheme and authority of its URI are replaced by those of the target.
+    ///
+    /// A request that was never sent, because the pooled connection was closing, is sent once more on a
+    /// new one. Nothing else is ever repeated.
+    ///
+    /// # Errors
+    /// See [`CallError`]; none of them means that the callee did nothing, except that it was never reached.
+    pub async fn send(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
+        let _turn = Arc::clone(&self.0.in_flight)
+            .try_acquire_owned()
+            .map_err(|_| CallError::Overloaded { place: self.place() })?;
+        let request = self.aimed(request)?;
+        match timeout(self.0.limits.answer, self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::TimedOut { place: self.place() }),
+        }
+    }
+
+    /// Connections made so far.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.0.connections.load(Ordering::Relaxed)
+    }
+
+    /// Who was proven at the other end of the connection that is open now.
+    #[must_use]
+    pub fn peer(&self) -> Option<Arc<Peer>> {
+        self.0.open.load().as_ref().and_then(|open| open.peer.clone())
+    }
+
+    fn place(&self) -> String {
+        self.0.target.place()
+    }
+
+    fn aimed(&self, mut request: Request<Outgoing>) -> Result<Request<Outgoing>, CallError> {
+        let (scheme, authority) = self.0.target.scheme_and_authority();
+        let path = request.uri().path_and_query().cloned().ok_or(CallError::BadRequest)?;
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
+        *request.uri_mut() = uri.build().map_err(|_| CallError::BadRequest)?;
+        *request.version_mut() = http::Version::HTTP_2;
+        // HTTP/2 has the authority in its URI; a second one could only disagree.
+        request.headers_mut().remove(http::header::HOST);
+        Ok(request)
+    }
+
+    async fn exchange(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
+        let mut request = request;
+        let mut again = true;
+        loop {
+            let open = self.ready().await?;
+            let mut send = open.send.clone();
+            match send.try_send_request(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(mut error) => {
+                    self.forget(&open);
+                    match error.take_message() {
+                        Some(unsent) if again => request = unsent,
+                        _ => return Err(self.broken(error.error())),
+                    }
+                    again = false;
+                }
+            }
+        }
+    }
+
+    /// The open connection if it may still be used, else a new one.
+    async fn ready(&self) -> Result<Arc<Open>, CallError> {
+        if let Some(open) = self.usable() {
+            return Ok(open);
+        }
+        let _turn = self.0.connecting.lock().await;
+        if let Some(open) = self.usable() {
+            return Ok(open);
+        }
+        let open = match timeout(self.0.limits.connect, self.connect()).await {
+            Ok(open) => Arc::new(open?),
+            Err(_) => return Err(CallError::TimedOut { place: self.place() }),
+        };
+        self.0.connections.fetch_add(1, Ordering::Relaxed);
+        self.0.open.store(Some(Arc::clone(&open)));
+        Ok(open)
+    }
+
+    /// A connection made with credentials that were rotated since is left to finish what runs on it;
+    /// one whose peer is no longer believed is not used for another request.
+    fn usable(&self) -> Option<Arc<Open>> {
+        let open = self.0.open.load_full()?;
+        if open.send.is_closed() {
+            return None;
+        }
+        if let Target::Workload { connector, .. } = &self.0.target {
+            let believed = open.peer.as_ref().is_some_and(|peer| peer.workload(clock::now()).is_ok());
+            if !believed || open.own_serial != own_serial(connector.trust()) {
+                return None;
+            }
+        }
+        Some(open)
+    }
+
+    fn forget(&self, gone: &Arc<Open>) {
+        let current = self.0.open.load();
+        if current.as_ref().is_some_and(|open| Arc::ptr_eq(open, gone)) {
+            self.0.open.compare_and_swap(&*current, None);
+        }
+    }
+
+    async fn connect(&self) -> Result<Open, CallError> {
+        match &self.0.target {
+            Target::Workload { address, connector, .. } => {
+                let own_serial = own_serial(connector.trust());
+                let tcp = self.tcp(address).await?;
+                let (stream, peer) = connector.connect(tcp).await.map_err(|source| self.refused(source))?;
+                self.demand_h2(stream.get_ref().1.alpn_protocol())?;
+                let trust = Arc::clone(connector.trust());
+                let send = self.http2(stream, Some((Arc::clone(&peer), trust))).await?;
+                Ok(Open { send, peer: Some(peer), own_serial })
+            }
+            Target::Edge(edge) => {
+                let tcp = self.tcp(&edge.address).await?;
+                let tls = TlsConnector::from(Arc::clone(&edge.config));
+                let stream = tls.connect(edge.name.clone(), tcp).await.map_err(|error| {
+                    self.refused(HandshakeRefusal::Protocol { why: error.to_string() }.into())
+                })?;
+                self.demand_h2(stream.get_ref().1.alpn_protocol())?;
+                Ok(Open { send: self.http2(stream, None).await?, peer: None, own_serial: None })
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
+                Ok(Open { send: self.http2(stream, None).await?, peer: None, own_serial: None })
+            }
+        }
+    }
+
+    async fn tcp(&self, address: &str) -> Result<TcpStream, CallError> {
+        let tcp = TcpStream::connect(address).await.map_err(|error| self.unreachable(&error))?;
+        tcp.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
+        Ok(tcp)
+    }
+
+    fn demand_h2(&self, settled: Option<&[u8]>) -> Result<(), CallError> {
+        if settled == Some(H2) {
+            return Ok(());
+        }
+        let why = "the server does not speak http/2".to_owned();
+        Err(self.refused(HandshakeRefusal::Protocol { why }.into()))
+    }
+
+    async fn http2<IO>(
+        &self,
+        io: IO,
+        watched: Option<(Arc<Peer>, Arc<TrustState>)>,
+    ) -> Result<SendRequest<Outgoing>, CallError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (send, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(self.0.limits.header_bytes_max)
+            .keep_alive_interval(Some(PING_INTERVAL))
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| self.broken(&error))?;
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "an outgoing connection ended with an error");
+                    }
+                }
+                () = no_longer_believed(watched) => {
+                    tracing::info!("an outgoing connection is cut: its peer is no longer believed");
+                }
+            }
+        });
+        Ok(send)
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> CallError {
+        CallError::Unreachable { place: self.place(), why: error.to_string() }
+    }
+
+    fn refused(&self, source: HandshakeError) -> CallError {
+        CallError::Handshake { place: self.place(), source }
+    }
+
+    fn broken(&self, error: &hyper::Error) -> CallError {
+        // The outer message says "connection error"; the alert that explains it lies beneath.
+        let mut why = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            why = format!("{why}: {inner}");
+            cause = inner.source();
+        }
+        CallError::Broken { place: self.place(), why }
+    }
+}
+
+fn own_serial(trust: &TrustState) -> Option<String> {
+    trust.load().identity().map(|identity| identity.serial_hex().to_owned())
+}
+
+/// Returns when the peer of an open connection fails a check that it passed before.
+async fn no_longer_believed(watched: Option<(Arc<Peer>, Arc<TrustState>)>) {
+    let Some((peer, trust)) = watched else { return std::future::pending().await };
+    let mut changes = trust.subscribe();
+    while peer.workload(clock::now()).is_ok() {
+        let left = peer.not_after().map_or(LOOK_AGAIN, clock::until).max(LOOK_AGAIN);
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for Channel
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Response = Response<Incoming>;
+    type Error = CallError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, CallError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let channel = self.clone();
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        Box::pin(async move { channel.send(request).await })
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Channel({})", self.place())
+    }
+}
+
+const PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
+const PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,121 @@
+//! Calling others: one pooled HTTP/2 connection per callee, and the peer is exactly the expected one.
+//!
+//! [`Channel`] is a connection to one place that makes itself anew when it has to. It is a
+//! [`tower_service::Service`], so gRPC clients take it as it is. [`ServiceClient`] is what services use:
+//! a callee by its registered name, with the user's context carried along.
+
+mod channel;
+
+mod target;
+
+pub use channel::{Channel, Outgoing, empty, full};
+
+pub use target::{EdgeTarget, EdgeUrlError, Target};
+
+use std::time::Duration;
+
+use countersign_wire::codes::Code;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::tls::HandshakeError;
+
+/// Limits of calls to one callee. In TOML, durations are whole milliseconds; each has a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallLimits {
+    /// For TCP and the TLS handshake together.
+    #[serde(rename = "connect_ms", deserialize_with = "millis")]
+    pub connect: Duration,
+    /// From the request's head to the answer's head.
+    #[serde(rename = "answer_ms", deserialize_with = "millis")]
+    pub answer: Duration,
+    /// Requests in progress to one callee; one more is refused at once rather than queued.
+    pub in_flight_max: usize,
+    /// Headers of one answer, in bytes.
+    pub header_bytes_max: u32,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(30),
+            in_flight_max: 1024,
+            header_bytes_max: 32 * 1024,
+        }
+    }
+}
+
+fn millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_millis)
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// The snapshot has no service of this name.
+    #[error("service {name:?} is not registered: see `countersign service list`")]
+    UnknownService {
+        /// What was asked for.
+        name: String,
+    },
+    /// Our own snapshot is too old to say whom to trust.
+    #[error("snapshot is stale: the agent has not heard from the authority for too long")]
+    Stale,
+    /// Nobody listens there.
+    #[error("{place} cannot be reached: {why}")]
+    Unreachable {
+        /// Where.
+        place: String,
+        /// What the operating system says.
+        why: String,
+    },
+    /// The other end is not whom we expect, or does not accept us.
+    #[error("{place} was not accepted: {source}")]
+    Handshake {
+        /// Where.
+        place: String,
+        /// Why.
+        source: HandshakeError,
+    },
+    /// [`CallLimits::connect`] or [`CallLimits::answer`] is over.
+    #[error("{place} did not answer in time")]
+    TimedOut {
+        /// Where.
+        place: String,
+    },
+    /// [`CallLimits::in_flight_max`] requests are in progress.
+    #[error("too many requests to {place} are in progress")]
+    Overloaded {
+        /// Where.
+        place: String,
+    },
+    /// The connection broke, or its other end refused our certificate.
+    #[error("connection to {place} failed: {why}")]
+    Broken {
+        /// Where.
+        place: String,
+        /// What the HTTP library says.
+        why: String,
+    },
+    /// The request has no usable path.
+    #[error("request has no usable target: give a path such as /users/7")]
+    BadRequest,
+}
+
+impl CallError {
+    /// What the caller of *our* service is told when we could not call another.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::TimedOut { .. } => Code::UpstreamTimeout,
+            Self::Overloaded { .. } => Code::Overloaded,
+            Self::UnknownService { .. } => Code::UpstreamUnknown,
+            Self::Handshake { .. } => Code::UpstreamIdentity,
+            Self::Stale => Code::SnapshotStale,
+            Self::BadRequest => Code::Internal,
+            Self::Unreachable { .. } | Self::Broken { .. } => Code::UpstreamUnreachable,
+        }
+    }
+}

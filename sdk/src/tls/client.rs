@@ -1,0 +1,227 @@
+//! The connecting side: exactly the expected peer, or nobody.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use countersign_identity::SpiffeId;
+use countersign_pki::verify::{CheckName, Usage};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::{
+        ResolvesClientCert, Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    pki_types::{CertificateDer, ServerName, UnixTime as TlsTime},
+    sign::CertifiedKey,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    H2, HTTP_1_1,
+    observer::HandshakeRefusal,
+    peer::Peer,
+    provider,
+    server::{HandshakeError, owned},
+    state::{Trust, TrustState},
+};
+use crate::clock;
+
+/// Whom the other end may be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expected {
+    /// Whoever a trusted bundle vouches for: what a server says, whose policy decides afterwards.
+    AnyInBundle,
+    /// One of these and nobody else. An empty list is nobody.
+    OneOf(Vec<SpiffeId>),
+}
+
+impl Expected {
+    /// Exactly this peer.
+    #[must_use]
+    pub fn exactly(id: SpiffeId) -> Self {
+        Self::OneOf(vec![id])
+    }
+}
+
+/// Turns a connected byte stream into a TLS stream to an expected workload.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    trust: Arc<TrustState>,
+    expected: Expected,
+}
+
+impl Connector {
+    /// Shows an identity of `trust`, if it has one, to a server that must be `expected`.
+    #[must_use]
+    pub const fn new(trust: Arc<TrustState>, expected: Expected) -> Self {
+        Self { trust, expected }
+    }
+
+    /// Who we are and whom we recognise.
+    #[must_use]
+    pub const fn trust(&self) -> &Arc<TrustState> {
+        &self.trust
+    }
+
+    /// Does the handshake. The caller sets the time limit.
+    ///
+    /// In TLS 1.3 the client finishes first: that this returns does not mean that the server accepted
+    /// *our* certificate. A refusal shows on the first read.
+    ///
+    /// # Errors
+    /// The server is not the expected one, or TLS failed.
+    pub async fn connect<IO>(&self, io: IO) -> Result<(TlsStream<IO>, Arc<Peer>), HandshakeError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let judge = Arc::new(ServerJudge {
+            trust: Arc::clone(&self.trust),
+            expected: self.expected.clone(),
+            peer: OnceLock::new(),
+        });
+        let config = self.config(&judge)?;
+        // Names come from the certificate's URI, never from DNS: nothing is sent as server name.
+        let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+        let result = TlsConnector::from(Arc::new(config)).connect(name, io).await;
+        let peer = judge.peer.get().cloned();
+        if let Some(Err(error)) = peer.as_deref().map(Peer::outcome) {
+            return Err(HandshakeRefusal::Peer(error).into());
+        }
+        match (result, peer) {
+            (Ok(stream), Some(peer)) => Ok((stream, peer)),
+            (Ok(_), None) => Err(HandshakeRefusal::NoCertificate.into()),
+            (Err(error), _) => Err(HandshakeRefusal::Protocol { why: error.to_string() }.into()),
+        }
+    }
+
+    fn config(&self, judge: &Arc<ServerJudge>) -> Result<ClientConfig, HandshakeError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?;
+        let mut config = builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(judge) as Arc<dyn ServerCertVerifier>)
+            .with_client_cert_resolver(Arc::new(Wardrobe(self.trust.load())));
+        config.alpn_protocols = vec![H2.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.enable_sni = false;
+        Ok(config)
+    }
+}
+
+/// A configuration for HTTPS servers with DNS or IP names below `roots`, such as the authority's API
+/// and the gateway; shows no certificate.
+///
+/// # Errors
+/// A root cannot be read.
+pub fn edge_client_config(roots: &[CertificateDer<'static>]) -> Result<ClientConfig, HandshakeError> {
+    let refused = |why: String| HandshakeError::Configuration { why };
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(|error| refused(error.to_string()))?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
+        .build()
+        .map_err(|error| refused(error.to_string()))?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| refused(error.to_string()))?
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// The identities of one generation, of which one fits the server's CertificateRequest.
+#[derive(Clone)]
+struct Wardrobe(Arc<Trust>);
+
+impl ResolvesClientCert for Wardrobe {
+    fn resolve(&self, authorities: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let fitting = self.0.identities().iter().find(|identity| identity.is_wanted_by(authorities));
+        // None fits: the preferred one is shown all the same, so that the server's record names us.
+        let shown = fitting.or_else(|| self.0.identity())?;
+        Some(Arc::clone(shown.certified()))
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.identity().is_some()
+    }
+}
+
+impl fmt::Debug for Wardrobe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wardrobe({:?})", self.0.identities())
+    }
+}
+
+/// Judges the one server of one connection.
+struct ServerJudge {
+    trust: Arc<TrustState>,
+    expected: Expected,
+    peer: OnceLock<Arc<Peer>>,
+}
+
+impl ServerCertVerifier for ServerJudge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: TlsTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let chain = owned(end_entity, intermediates);
+        let trust = Arc::clone(&self.trust);
+        let judged = Peer::judge(chain, Usage::Server, self.expected.clone(), trust, clock::now());
+        let peer = self.peer.get_or_init(|| Arc::new(judged));
+        peer.outcome().map_err(|_| certificate_error(peer))?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Err(TlsError::General("tls 1.2 is not spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ServerJudge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerJudge({:?})", self.expected)
+    }
+}
+
+/// The alert that the peer sees (RFC 8446 section 6.2): enough to repair an honest mistake.
+pub(super) fn certificate_error(peer: &Peer) -> TlsError {
+    let certificate = match peer.failed() {
+        Some(CheckName::Usage) => CertificateError::InvalidPurpose,
+        Some(CheckName::Validity) => CertificateError::Expired,
+        Some(CheckName::Chain) => CertificateError::UnknownIssuer,
+        Some(CheckName::Revocation) => CertificateError::Revoked,
+        Some(CheckName::Identity) | None => CertificateError::ApplicationVerificationFailure,
+    };
+    TlsError::InvalidCertificate(certificate)
+}

@@ -1,0 +1,35 @@
+//! The few facts of a leaf certificate that are needed before, or without, judging it.
+
+use countersign_identity::{SpiffeId, UnixTime};
+use rustls::pki_types::CertificateDer;
+use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
+
+/// What a certificate says about itself. Proves nothing.
+pub(super) struct Leaf {
+    /// The first URI among its names that is a SPIFFE ID.
+    pub(super) id: Option<SpiffeId>,
+    pub(super) serial_hex: String,
+    pub(super) not_before: UnixTime,
+    pub(super) not_after: UnixTime,
+}
+
+impl Leaf {
+    pub(super) fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let validity = certificate.validity();
+        Some(Self {
+            id: first_spiffe_id(&certificate),
+            serial_hex: countersign_pki::serial_hex(certificate.raw_serial()),
+            not_before: UnixTime::from_secs(validity.not_before.timestamp()),
+            not_after: UnixTime::from_secs(validity.not_after.timestamp()),
+        })
+    }
+}
+
+fn first_spiffe_id(certificate: &X509Certificate<'_>) -> Option<SpiffeId> {
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => SpiffeId::parse(uri).ok(),
+        _ => None,
+    })
+}

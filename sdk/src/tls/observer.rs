@@ -1,0 +1,98 @@
+//! Who learns how a handshake went. A refusal inside the handshake never reaches a handler, so this
+//! is the only way into the ledger for it.
+
+use std::{fmt, net::SocketAddr};
+
+use countersign_identity::SpiffeId;
+use countersign_keys::{SystemRandom, random_bytes};
+use countersign_ledger::CheckRecord;
+use countersign_pki::verify::PeerError;
+use thiserror::Error;
+
+/// Names one connection in the ledger and in traces: 64 random bits as 16 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// A new name. Not a secret and never an argument for a decision, so a failing generator costs
+    /// uniqueness only.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(random_bytes(&SystemRandom::new()).map_or(0, u64::from_be_bytes))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c_{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Called once per handshake, admitted or refused. Must not block: the connection waits for it.
+pub trait HandshakeObserver: Send + Sync {
+    /// How it went.
+    fn handshake(&self, report: &HandshakeReport);
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl HandshakeObserver for Unobserved {
+    fn handshake(&self, _report: &HandshakeReport) {}
+}
+
+/// One finished handshake.
+#[derive(Clone, Debug)]
+pub struct HandshakeReport {
+    /// On which connection.
+    pub connection: ConnectionId,
+    /// From where.
+    pub address: Option<SocketAddr>,
+    /// Who the peer says it is; proven only if the outcome is [`HandshakeOutcome::Admitted`].
+    pub claimed: Option<SpiffeId>,
+    /// The five checks: usage, validity, chain, revocation, identity.
+    pub checks: Vec<CheckRecord>,
+    /// Whether the connection exists now.
+    pub outcome: HandshakeOutcome,
+}
+
+/// How a handshake ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandshakeOutcome {
+    /// The peer proved its name.
+    Admitted,
+    /// The peer proved nothing, and this listener allows that.
+    Anonymous,
+    /// There is no connection.
+    Refused(HandshakeRefusal),
+}
+
+/// Why a peer was refused before it could send a request.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum HandshakeRefusal {
+    /// An empty Certificate message (RFC 8446 section 4.4.2).
+    #[error("no client certificate: connect with an x509-svid of this deployment")]
+    NoCertificate,
+    /// One of the five checks failed.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The CertificateVerify message does not verify: the peer does not hold the private key.
+    #[error("peer does not hold the private key of the certificate that it shows")]
+    NoPossession,
+    /// TLS itself failed: wrong version, no common parameters, nonsense, or the peer went away.
+    #[error("tls handshake failed: {why}")]
+    Protocol {
+        /// What the TLS library says.
+        why: String,
+    },
+    /// It took too long.
+    #[error("tls handshake was not finished in time")]
+    TimedOut,
+}

@@ -1,0 +1,146 @@
+//! The other end of a connection: proven in the handshake, and judged again as long as it lasts.
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use countersign_identity::{SpiffeId, UnixTime, Verified, Workload};
+use countersign_ledger::{CheckRecord, CheckResult};
+use countersign_pki::verify::{self, CheckName, Expectation, PeerError, Usage, Verdict};
+use rustls::pki_types::CertificateDer;
+
+use super::{client::Expected, leaf::Leaf, state::TrustState};
+
+/// A peer whose certificate passed the five checks when the connection was made.
+///
+/// "Continuous verification is the core principle": [`Peer::workload`] is asked on every request and
+/// whenever trust changes, and answers for *now*. It costs one atomic load while nothing has changed.
+pub struct Peer {
+    chain: Vec<CertificateDer<'static>>,
+    usage: Usage,
+    expected: Expected,
+    trust: Arc<TrustState>,
+    judged: ArcSwap<Judged>,
+}
+
+/// The last judgement. A refusal is final: a connection that lost its proof never regains it.
+struct Judged {
+    generation: u64,
+    outcome: Result<Verified<Workload>, PeerError>,
+    failed: Option<CheckName>,
+    checks: Vec<CheckRecord>,
+}
+
+impl Peer {
+    /// Judges a chain for the first time, inside the handshake.
+    pub(super) fn judge(
+        chain: Vec<CertificateDer<'static>>,
+        usage: Usage,
+        expected: Expected,
+        trust: Arc<TrustState>,
+        now: UnixTime,
+    ) -> Self {
+        let judged = judge(&chain, usage, &expected, &trust, now);
+        Self { chain, usage, expected, trust, judged: ArcSwap::from_pointee(judged) }
+    }
+
+    /// Who it is, if it still passes every check at `now` under the newest trust.
+    ///
+    /// # Errors
+    /// The first check that fails, now or at any time before on this connection.
+    pub fn workload(&self, now: UnixTime) -> Result<Verified<Workload>, PeerError> {
+        let last = self.judged.load();
+        let workload = last.outcome.as_ref().map_err(Clone::clone)?;
+        let expired = workload.certificate.as_ref().is_some_and(|facts| facts.not_after <= now);
+        if !expired && last.generation == self.trust.generation() {
+            return Ok(workload.clone());
+        }
+        let next = judge(&self.chain, self.usage, &self.expected, &self.trust, now);
+        let outcome = next.outcome.clone();
+        self.judged.store(Arc::new(next));
+        outcome
+    }
+
+    /// The five checks as they were last made.
+    #[must_use]
+    pub fn checks(&self) -> Vec<CheckRecord> {
+        self.judged.load().checks.clone()
+    }
+
+    /// When its certificate expires, if it passed.
+    #[must_use]
+    pub fn not_after(&self) -> Option<UnixTime> {
+        let judged = self.judged.load();
+        let workload = judged.outcome.as_ref().ok()?;
+        workload.certificate.as_ref().map(|facts| facts.not_after)
+    }
+
+    /// The name in the certificate, proven or not: for the record of a refusal.
+    #[must_use]
+    pub fn claimed(&self) -> Option<SpiffeId> {
+        match &self.judged.load().outcome {
+            Ok(workload) => Some(workload.id.clone()),
+            Err(_) => Leaf::read(self.chain.first()?)?.id,
+        }
+    }
+
+    /// What it presented, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The check that failed, if one did.
+    #[must_use]
+    pub fn failed(&self) -> Option<CheckName> {
+        self.judged.load().failed
+    }
+
+    pub(super) fn outcome(&self) -> Result<(), PeerError> {
+        self.judged.load().outcome.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.judged.load().outcome {
+            Ok(workload) => write!(f, "Peer({})", workload.id),
+            Err(error) => write!(f, "Peer(refused: {error})"),
+        }
+    }
+}
+
+fn judge(
+    chain: &[CertificateDer<'static>],
+    usage: Usage,
+    expected: &Expected,
+    trust: &TrustState,
+    now: UnixTime,
+) -> Judged {
+    let trust = trust.load();
+    let expectation = match expected {
+        Expected::AnyInBundle => Expectation::AnyInBundle,
+        Expected::OneOf(ids) => Expectation::OneOf(ids),
+    };
+    let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
+    let failed = verdict.checks.iter().find(|check| matches!(check.result, verify::CheckResult::Fail(_)));
+    Judged {
+        generation: trust.generation(),
+        failed: failed.map(|check| check.name),
+        checks: check_records(&verdict),
+        outcome: verdict.outcome,
+    }
+}
+
+/// The five checks in the form in which the ledger keeps them.
+#[must_use]
+pub fn check_records(verdict: &Verdict) -> Vec<CheckRecord> {
+    let record = |check: &verify::Check| {
+        let (result, detail) = match &check.result {
+            verify::CheckResult::Pass => (CheckResult::Pass, String::new()),
+            verify::CheckResult::Fail(reason) => (CheckResult::Fail, reason.to_string()),
+            verify::CheckResult::NotReached => (CheckResult::NotReached, String::new()),
+        };
+        CheckRecord { name: check.name.as_str().to_owned(), result, detail }
+    };
+    verdict.checks.iter().map(record).collect()
+}

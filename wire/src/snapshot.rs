@@ -136,24 +136,15 @@ pub struct PolicyFile {
     pub text: String,
 }
 
-/// A signed head of the ledger (countersign-ledger, module chain, says what is signed).
+/// A signed head of the ledger, as `countersign_ledger::SignedHead` makes and verifies it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LedgerHead {
-    /// Epoch of the authority's state.
-    pub epoch: String,
-    /// Number of events.
-    pub size: u64,
-    /// SHA-256 hash of the chain after the last of them.
-    #[schema(value_type = String, format = Byte)]
-    pub hash: Base64,
-    /// When it was signed, in milliseconds since 1970.
-    #[schema(value_type = i64)]
-    pub at: UnixTime,
+    /// The exact text that was signed: JSON with trust domain, epoch, size, hash and time.
+    pub payload: String,
     /// Thumbprint of the ledger's key.
     pub kid: String,
-    /// The signature, 64 bytes.
-    #[schema(value_type = String, format = Byte)]
-    pub signature: Base64,
+    /// base64url.
+    pub signature: String,
 }
 
 /// A public JSON Web Key, kept as the text that came: whoever uses it parses it strictly

@@ -20,7 +20,7 @@ pub struct AuditEvent {
     /// When it was stored, in milliseconds since 1970.
     #[schema(value_type = i64)]
     pub stored_at: UnixTime,
-    /// Kind of event.
+    /// Kind of event, `certificate_signed`.
     pub kind: String,
     /// The exact bytes: JSON with a schema version.
     #[schema(value_type = String, format = Byte)]

@@ -18,9 +18,12 @@ pub struct Explanation {
     pub checks: Vec<Check>,
     /// What to change; absent when nothing needs to.
     pub fix: Option<String>,
-    /// `CSnnnn`; absent when the call was allowed.
+    /// The public code that the caller saw; absent when the call was allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// The facts behind the code: for operators only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When, in milliseconds since 1970.
     #[schema(value_type = i64)]
     pub at: UnixTime,
@@ -44,6 +47,8 @@ pub struct Explanation {
     pub status: Option<u16>,
     /// Microseconds.
     pub latency_us: Option<u64>,
+    /// Name of the connection at the writer.
+    pub connection: Option<String>,
     /// Address of the peer.
     pub peer: Option<String>,
 }

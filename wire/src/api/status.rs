@@ -40,8 +40,10 @@ pub struct Status {
     pub users: u64,
     /// Live workload certificates.
     pub certificates: u64,
-    /// The newest head.
-    pub ledger: Option<LedgerHead>,
+    /// Number of events in the ledger.
+    pub ledger_size: u64,
+    /// The newest signed head of the ledger.
+    pub ledger_head: Option<LedgerHead>,
     /// What somebody should look at, worst first; empty when all is well.
     pub warnings: Vec<Warning>,
 }

@@ -123,7 +123,7 @@ codes! {
     2006 CertificateRevoked (Transport, AuthenticationFailed, never, Denied)
         "the certificate has been revoked"
         "somebody withdrew trust in it before it expired"
-        "see who and why: countersign audit search --kind CertificateRevoked; restart the workload to get a new one";
+        "see who and why: countersign audit search --kind certificate_revoked; restart the workload to get a new one";
     2007 CertificateIdentity (Transport, AuthenticationFailed, never, Denied)
         "the certificate names no single SPIFFE ID"
         "exactly one URI SAN with a valid SPIFFE ID makes an identity; DNS names and e-mail addresses do not"
@@ -249,7 +249,7 @@ codes! {
     3012 TokenRequester (Token, AuthenticationFailed, never, Denied)
         "the token names another requester than the owner of its key"
         "a gateway can speak only for itself"
-        "check which gateway published the key: countersign audit search --kind TokenKeyPublished";
+        "check which gateway published the key: countersign audit search --kind token_key_published";
     3013 LoginFailed (Token, LoginFailed, never, Denied)
         "name or password is wrong"
         "which of them stays unsaid"
@@ -277,7 +277,7 @@ codes! {
     3019 JoinTokenSpent (Token, AuthenticationFailed, never, Denied)
         "the join token has been used with another key"
         "it is good for one agent; if that was not yours, somebody else has joined"
-        "look at countersign audit search --kind NodeJoined, then make a new token";
+        "look at countersign audit search --kind node_joined, then make a new token";
 
     // --- policy ------------------------------------------------------------------------------------------
     4001 NotPermitted (Policy, AccessDenied, never, Denied)

@@ -80,6 +80,9 @@ public_codes! {
     /// A body of another kind.
     UnsupportedMediaType "unsupported_media_type" 415 "invalid_request" InvalidArgument
         "The media type is not supported";
+    /// Sent to a connection that is not for this host.
+    MisdirectedRequest "misdirected_request" 421 "invalid_request" InvalidArgument
+        "This connection does not serve that host";
     /// Too often.
     TooManyRequests "too_many_requests" 429 "temporarily_unavailable" ResourceExhausted
         "Too many requests: wait and try again";

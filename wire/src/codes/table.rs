@@ -98,6 +98,14 @@ codes! {
         "the request names no host, or two"
         "Host and :authority decide where a request goes, so they must agree"
         "send exactly one Host header, or :authority alone";
+    1016 Misdirected (Request, MisdirectedRequest, never, Usage)
+        "the request names another host than the TLS handshake did"
+        "a certificate, a policy or a route for one host must not be reached through the handshake of another"
+        "open a connection of its own for each host, and write the host as in the URL";
+    1017 UpgradeRefused (Request, MalformedRequest, never, Usage)
+        "the request asks to leave HTTP"
+        "bytes after an upgrade are not requests, so nobody could decide about them"
+        "send the request without Upgrade";
 
     // --- identity and transport --------------------------------------------------------------------------
     2001 CertificateMissing (Identity, AuthenticationRequired, never, Denied)

@@ -54,6 +54,9 @@ pub struct Connection {
     pub origin: Origin,
     /// The workload that proved itself in the handshake. `None` is a stranger, and stays one.
     pub peer: Option<Arc<Peer>>,
+    /// The host that the client named in the TLS handshake (RFC 6066 section 3), lower case. Workloads
+    /// name none, and neither does who connects to an address.
+    pub server_name: Option<Arc<str>>,
 }
 
 impl Connection {
@@ -106,7 +109,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let mut connection = Connection { id: ConnectionId::random(), origin, peer: None };
+    let mut connection = Connection { id: ConnectionId::random(), origin, peer: None, server_name: None };
     match serving.transport.clone() {
         Transport::Plain => drive(io, None, connection, service, &serving).await,
         Transport::Tls(acceptor) => {
@@ -118,12 +121,14 @@ where
             };
             match shaken {
                 Ok(Ok((stream, peer))) => {
-                    let h2 = stream.get_ref().1.alpn_protocol() == Some(crate::tls::H2);
+                    let session = stream.get_ref().1;
+                    let h2 = session.alpn_protocol() == Some(crate::tls::H2);
+                    connection.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
                     connection.peer = peer;
                     drive(stream, Some(h2), connection, service, &serving).await;
                 }
                 Ok(Err(error)) => tracing::debug!(connection = %connection.id, %error, "handshake refused"),
-                Err(_) => acceptor.timed_out(connection.id, address),
+                Err(_) => acceptor.timed_out(connection.id, address, serving.limits.handshake),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Who learns how a handshake went. A refusal inside the handshake never reaches a handler, so this
 //! is the only way into the ledger for it.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use countersign_identity::SpiffeId;
 use countersign_keys::{SystemRandom, random_bytes};
@@ -61,6 +61,8 @@ pub struct HandshakeReport {
     pub checks: Vec<CheckRecord>,
     /// Whether the connection exists now.
     pub outcome: HandshakeOutcome,
+    /// From the first byte to this report.
+    pub took: Duration,
 }
 
 /// How a handshake ended.

@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use countersign_ledger::{CheckRecord, CheckResult};
@@ -112,6 +113,7 @@ impl Acceptor {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        let started = Instant::now();
         let judge = Arc::new(ClientJudge::new(Arc::clone(&self.trust), self.auth));
         let config = self.config(&judge)?;
         let result = TlsAcceptor::from(Arc::new(config)).accept(io).await;
@@ -121,7 +123,7 @@ impl Acceptor {
             (Ok(_), None) => HandshakeOutcome::Anonymous,
             (Err(error), peer) => HandshakeOutcome::Refused(refusal(error, peer.as_deref(), &judge)),
         };
-        self.report(connection, address, peer.as_deref(), outcome.clone());
+        self.report(connection, address, peer.as_deref(), outcome.clone(), started.elapsed());
         match (result, outcome) {
             (_, HandshakeOutcome::Refused(refusal)) => Err(refusal.into()),
             (Ok(stream), _) => Ok((stream, peer)),
@@ -130,8 +132,9 @@ impl Acceptor {
     }
 
     /// Reports a handshake that was given up.
-    pub fn timed_out(&self, connection: ConnectionId, address: Option<SocketAddr>) {
-        self.report(connection, address, None, HandshakeOutcome::Refused(HandshakeRefusal::TimedOut));
+    pub fn timed_out(&self, connection: ConnectionId, address: Option<SocketAddr>, took: Duration) {
+        let outcome = HandshakeOutcome::Refused(HandshakeRefusal::TimedOut);
+        self.report(connection, address, None, outcome, took);
     }
 
     fn report(
@@ -140,6 +143,7 @@ impl Acceptor {
         address: Option<SocketAddr>,
         peer: Option<&Peer>,
         outcome: HandshakeOutcome,
+        took: Duration,
     ) {
         let checks = match (peer, &outcome) {
             (Some(peer), _) => peer.checks(),
@@ -147,7 +151,7 @@ impl Acceptor {
             (None, _) => Vec::new(),
         };
         let claimed = peer.and_then(Peer::claimed);
-        self.observer.handshake(&HandshakeReport { connection, address, claimed, checks, outcome });
+        self.observer.handshake(&HandshakeReport { connection, address, claimed, checks, outcome, took });
     }
 
     fn config(&self, judge: &Arc<ClientJudge>) -> Result<ServerConfig, HandshakeError> {

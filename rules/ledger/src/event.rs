@@ -280,6 +280,10 @@ pub struct Decision {
     pub connection: Option<String>,
     /// Address of the peer.
     pub peer: Option<String>,
+    /// W3C trace id (32 lower-case hex digits) that joins the hops of one call; the edge makes one where the client
+    /// sent none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// One check of a decision.

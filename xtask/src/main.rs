@@ -1,1 +1,98 @@
-fn main() {}
+//! The repository's own chores. `cargo xtask test` runs every test, and installs what they need where it may.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// What the tests call that is not Rust: Debian package, and a path that shows it is there.
+const TOOLS: &[(&str, &[&str])] = &[
+    ("openssl", &["/usr/bin/openssl"]),
+    ("curl", &["/usr/bin/curl"]),
+    (
+        "postgresql",
+        &[
+            "/usr/lib/postgresql/15/bin/initdb",
+            "/usr/lib/postgresql/16/bin/initdb",
+            "/usr/lib/postgresql/17/bin/initdb",
+        ],
+    ),
+];
+
+#[derive(Parser)]
+#[command(about = "Chores of the Countersign repository")]
+struct Xtask {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Install missing Debian packages where that is allowed, then run all tests (each starts its own servers)
+    Test {
+        /// Passed on to `cargo test`, such as a crate (`-p countersign-pki`) or a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Chore::Test { rest } = Xtask::parse().chore;
+    install_missing();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg("test");
+    if !rest.iter().any(|a| a == "-p" || a.starts_with("--package")) {
+        cargo.arg("--workspace");
+    }
+    match cargo.args(rest).status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(why) => {
+            say(&format!("cargo did not start: {why}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn install_missing() {
+    let missing: Vec<&str> = TOOLS
+        .iter()
+        .filter(|(_, paths)| !paths.iter().any(|p| Path::new(p).exists()))
+        .map(|(name, _)| *name)
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    let wanted = missing.join(" ");
+    if !may_install() {
+        say(&format!(
+            "these tests' tools are missing, tests that need them report themselves skipped; as root: apt-get install {wanted}"
+        ));
+        return;
+    }
+    say(&format!("installing {wanted}"));
+    let done = apt(&["update", "--quiet"])
+        && apt(&[&["install", "--yes", "--quiet", "--no-install-recommends"], missing.as_slice()].concat());
+    if !done {
+        say("apt-get failed: tests that need these tools report themselves skipped");
+    }
+}
+
+fn apt(arguments: &[&str]) -> bool {
+    Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(arguments)
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Only root installs, and only where apt is.
+fn may_install() -> bool {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0");
+    root && Path::new("/usr/bin/apt-get").exists()
+}
+
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "xtask: {text}");
+}

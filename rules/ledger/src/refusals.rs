@@ -115,3 +115,94 @@ impl fmt::Display for From {
 
 /// Kinds (address, stage, code) that are told apart in one minute: at most twice as many events.
 pub const KINDS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const NOON: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    #[test]
+    fn records_the_first_of_each_kind_in_full_and_counts_the_rest() {
+        let mut refusals = Refusals::new(KINDS_MAX);
+        let mut full = 0;
+        for _ in 0..1000 {
+            full += u32::from(refusals.count(v4(1), Stage::Transport, "CS0101", NOON).record_in_full);
+        }
+        assert_eq!(full, 1);
+        assert!(refusals.count(v4(1), Stage::Transport, "CS0102", NOON).record_in_full, "another kind");
+        assert!(refusals.count(v4(2), Stage::Transport, "CS0101", NOON).record_in_full, "another address");
+
+        let counts = refusals.finish_minute(at(60));
+        let expected = Event::Refusals {
+            address: "10.0.0.1".into(),
+            stage: Stage::Transport,
+            code: "CS0101".into(),
+            minute: NOON,
+            count: 1000,
+        };
+        assert_eq!(counts, [expected], "those that occurred once were recorded in full");
+    }
+
+    #[test]
+    fn a_million_strangers_cost_no_more_events_than_the_table_has_places() {
+        let mut refusals = Refusals::new(100);
+        let (mut full, mut counted) = (0, 0);
+        for stranger in 0..1_000_000_u32 {
+            let address = IpAddr::V4(Ipv4Addr::from_bits(stranger));
+            full += usize::from(refusals.count(address, Stage::Request, "CS0200", NOON).record_in_full);
+        }
+        assert_eq!(full, 101);
+        assert_eq!(refusals.counts.len(), 101);
+        for event in refusals.take_all() {
+            let Event::Refusals { address, count, .. } = event else { unreachable!() };
+            assert_eq!(address, "others");
+            counted += count;
+        }
+        assert_eq!(counted, 1_000_000 - 100);
+    }
+
+    #[test]
+    fn one_customers_ipv6_network_is_one_address() {
+        let mut refusals = Refusals::new(KINDS_MAX);
+        for host in 1..=5_u128 {
+            let address = IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_0000_0001 << 64 | host));
+            refusals.count(address, Stage::Quota, "CS0300", NOON);
+        }
+        let Event::Refusals { address, count, .. } = refusals.take_all().remove(0) else { unreachable!() };
+        assert_eq!((address.as_str(), count), ("2001:db8:0:1::/64", 5));
+        // An IPv4 address that came in through a dual-stack socket is that IPv4 address.
+        let mapped = IpAddr::V6(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
+        refusals.count(mapped, Stage::Quota, "CS0300", NOON);
+        assert!(!refusals.count(v4(1), Stage::Quota, "CS0300", NOON).record_in_full);
+    }
+
+    #[test]
+    fn a_new_minute_hands_out_the_counts_of_the_last_and_starts_anew() {
+        let mut refusals = Refusals::new(KINDS_MAX);
+        refusals.count(v4(1), Stage::Token, "CS0400", NOON);
+        refusals.count(v4(1), Stage::Token, "CS0400", at(59));
+        let next = refusals.count(v4(1), Stage::Token, "CS0400", at(60));
+        assert!(next.record_in_full);
+        assert!(matches!(next.finished[..], [Event::Refusals { count: 2, minute: NOON, .. }]));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_ends_no_minute() {
+        let mut refusals = Refusals::new(KINDS_MAX);
+        refusals.count(v4(1), Stage::Token, "CS0400", at(120));
+        let earlier = refusals.count(v4(1), Stage::Token, "CS0400", NOON);
+        assert_eq!(earlier, Counted { record_in_full: false, finished: vec![] });
+    }
+
+    fn v4(last: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    }
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_secs(NOON.secs() + seconds)
+    }
+}

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use countersign_identity::TrustDomain;
 use rustls_pki_types::CertificateDer;
 
+use crate::path::{Anchor, PathError};
 use crate::revocation::Crl;
 
-/// The roots and CRLs of one trust domain.
+/// The roots and CRLs of one trust domain. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     trust_domain: TrustDomain,
-    roots: Vec<CertificateDer<'static>>,
+    anchors: Arc<[Anchor]>,
     crls: Vec<Arc<Crl>>,
 }
 
@@ -25,13 +26,32 @@ pub enum BundleError {
         /// Whose bundle.
         trust_domain: TrustDomain,
     },
-    /// A root is not a CA certificate.
-    #[error("root {position} of the bundle of {trust_domain} is not a CA certificate")]
+    /// A root is not a CA certificate that holds by itself.
+    #[error("root {position} of the bundle of {trust_domain} is refused")]
     NotARoot {
         /// Whose bundle.
         trust_domain: TrustDomain,
         /// Which root, from 0.
         position: usize,
+        /// What is wrong with it.
+        #[source]
+        reason: PathError,
+    },
+    /// More roots than [`ROOTS_MAX`].
+    #[error("the bundle of {trust_domain} has {count} roots, more than {ROOTS_MAX}")]
+    TooManyRoots {
+        /// Whose bundle.
+        trust_domain: TrustDomain,
+        /// How many.
+        count: usize,
+    },
+    /// More CRLs than [`CRLS_MAX`].
+    #[error("the bundle of {trust_domain} has {count} CRLs, more than {CRLS_MAX}")]
+    TooManyCrls {
+        /// Whose bundle.
+        trust_domain: TrustDomain,
+        /// How many.
+        count: usize,
     },
 }
 
@@ -40,13 +60,40 @@ pub enum BundleError {
 pub struct BundleSet(BTreeMap<TrustDomain, Arc<Bundle>>);
 
 impl Bundle {
-    /// Takes roots (self-signed CA certificates) and CRLs.
+    /// Takes roots (CA certificates) and CRLs.
     pub fn new(
         trust_domain: TrustDomain,
         roots: Vec<CertificateDer<'static>>,
         crls: Vec<Crl>,
     ) -> Result<Self, BundleError> {
-        Ok(Self { trust_domain, roots, crls: crls.into_iter().map(Arc::new).collect() })
+        if roots.is_empty() {
+            return Err(BundleError::Empty { trust_domain });
+        }
+        if roots.len() > ROOTS_MAX {
+            return Err(BundleError::TooManyRoots { trust_domain, count: roots.len() });
+        }
+        if crls.len() > CRLS_MAX {
+            return Err(BundleError::TooManyCrls { trust_domain, count: crls.len() });
+        }
+        let anchors = roots
+            .into_iter()
+            .enumerate()
+            .map(|(position, root)| {
+                let refused =
+                    |reason| BundleError::NotARoot { trust_domain: trust_domain.clone(), position, reason };
+                Anchor::new(root).map_err(refused)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { anchors, crls: crls.into_iter().map(Arc::new).collect(), trust_domain })
+    }
+
+    /// The same roots with these CRLs.
+    pub fn with_crls(&self, crls: Vec<Arc<Crl>>) -> Result<Self, BundleError> {
+        if crls.len() > CRLS_MAX {
+            let trust_domain = self.trust_domain.clone();
+            return Err(BundleError::TooManyCrls { trust_domain, count: crls.len() });
+        }
+        Ok(Self { crls, ..self.clone() })
     }
 
     /// Whose bundle it is.
@@ -55,13 +102,17 @@ impl Bundle {
     }
 
     /// The roots.
-    pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
+    pub fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.anchors.iter().map(Anchor::certificate)
     }
 
     /// The CRLs.
     pub fn crls(&self) -> &[Arc<Crl>] {
         &self.crls
+    }
+
+    pub(crate) fn anchors(&self) -> &[Anchor] {
+        &self.anchors
     }
 }
 
@@ -94,3 +145,8 @@ impl FromIterator<Bundle> for BundleSet {
         set
     }
 }
+
+/// Roots in one bundle: the current one, its successor, and some in retirement.
+pub const ROOTS_MAX: usize = 32;
+/// CRLs in one bundle: one per CA that is still in use.
+pub const CRLS_MAX: usize = 64;

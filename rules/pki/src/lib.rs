@@ -45,4 +45,4 @@ pub use rustls_pki_types::CertificateDer;
 pub use verify::{
     Check, CheckName, CheckResult, CrlPolicy, Expectation, PeerError, Usage, Verdict, verify_peer,
 };
-pub use x509::serial_hex;
+pub use x509::{CERTIFICATE_BYTES_MAX, serial_hex};

@@ -14,12 +14,16 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use countersign_identity::{CLOCK_SKEW, SpiffeId, TrustDomain, UnixTime};
+use countersign_identity::{CLOCK_SKEW, IdKind, SpiffeId, TrustDomain, UnixTime};
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+
+use crate::x509;
 
 /// The kinds of certificates that exist here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +90,16 @@ pub struct EdgeNames {
     pub dns: Vec<String>,
     /// IP addresses.
     pub ips: Vec<IpAddr>,
+}
+
+impl EdgeNames {
+    /// What a deployment on one machine needs: the trust domain's own name, `localhost` and the loopback addresses.
+    pub fn local(trust_domain: &TrustDomain) -> Self {
+        Self {
+            dns: vec![trust_domain.as_str().to_owned(), "localhost".to_owned()],
+            ips: vec![IpAddr::from([127, 0, 0, 1]), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)],
+        }
+    }
 }
 
 /// The shortest life of a leaf.
@@ -163,6 +177,22 @@ impl Profile {
         }
     }
 
+    /// Which kind of CA this certificate is, by its content; `None` if it is none of ours.
+    pub(crate) fn of_ca(certificate: &X509Certificate<'_>) -> Option<Self> {
+        let constraints = certificate.basic_constraints().ok()??;
+        let usage = certificate.key_usage().ok()??;
+        if !constraints.value.ca || !usage.value.key_cert_sign() || !usage.value.crl_sign() {
+            return None;
+        }
+        let self_issued = certificate.subject().as_raw() == certificate.issuer().as_raw();
+        let for_workloads = trust_domain_of_ca(certificate).is_some();
+        [Self::WorkloadRoot, Self::Issuing, Self::EdgeRoot].into_iter().find(|profile| {
+            profile.path_length().map(u32::from) == constraints.value.path_len_constraint
+                && self_issued == (*profile != Self::Issuing)
+                && for_workloads == (*profile != Self::EdgeRoot)
+        })
+    }
+
     /// The common name of a CA. Leaves have an empty subject: their name is in the critical SAN and nowhere else.
     fn common_name(self) -> Option<&'static str> {
         match self {
@@ -214,6 +244,17 @@ impl Profile {
     }
 }
 
+/// Whose CA this is: the trust domain in its one URI SAN.
+pub(crate) fn trust_domain_of_ca(certificate: &X509Certificate<'_>) -> Option<TrustDomain> {
+    match x509::subject_alt_names(certificate).ok()?? {
+        (_, [GeneralName::URI(uri)]) => SpiffeId::parse(uri)
+            .ok()
+            .filter(|id| id.kind() == IdKind::TrustDomain)
+            .map(|id| id.trust_domain().clone()),
+        _ => None,
+    }
+}
+
 fn names(subject: &Subject<'_>) -> Result<Vec<SanType>, rcgen::Error> {
     Ok(match subject {
         Subject::Authority(domain) => vec![SanType::URI(format!("spiffe://{}", domain.as_str()).try_into()?)],
@@ -236,7 +277,17 @@ fn constraints(subject: &Subject<'_>) -> Option<NameConstraints> {
         let whole = if ip.is_ipv4() { 32 } else { 128 };
         GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*ip, whole))
     });
-    Some(NameConstraints { permitted_subtrees: dns.chain(ips).collect(), excluded_subtrees: Vec::new() })
+    // A kind of name of which nothing is permitted would otherwise be unconstrained.
+    let mut excluded_subtrees = Vec::new();
+    if permitted.dns.is_empty() {
+        excluded_subtrees.push(GeneralSubtree::DnsName(String::new()));
+    }
+    if permitted.ips.is_empty() {
+        let everything = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        let subnets = everything.map(|ip| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(ip, 0)));
+        excluded_subtrees.extend(subnets);
+    }
+    Some(NameConstraints { permitted_subtrees: dns.chain(ips).collect(), excluded_subtrees })
 }
 
 /// X.509 counts whole seconds.

@@ -1,9 +1,11 @@
-//! The thesis's Listing 5.1, `ICertificateAuthorityService`, over our bundles.
+//! The thesis's Listing 5.1, `ICertificateAuthorityService`, over our bundles: a trust store of one's own in
+//! place of the operating system's.
 
 use countersign_identity::{TrustDomain, UnixTime};
 use rustls_pki_types::CertificateDer;
 
-use crate::bundle::{BundleError, BundleSet};
+use crate::bundle::{Bundle, BundleError, BundleSet};
+use crate::verify::{CrlPolicy, Expectation, Usage, verify_peer};
 
 /// A trust store to which authorities are appended and against which certificates are validated.
 pub trait CertificateAuthorityService {
@@ -14,7 +16,7 @@ pub trait CertificateAuthorityService {
         certificate: CertificateDer<'static>,
     ) -> Result<(), BundleError>;
 
-    /// Whether this certificate (leaf first, with its intermediates) counts now: all five checks, as a client.
+    /// Whether this chain (leaf first) counts now: all five checks, as a client, revocation as far as known.
     fn validate_certificate(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool;
 }
 
@@ -24,17 +26,19 @@ impl CertificateAuthorityService for BundleSet {
         trust_domain: &TrustDomain,
         certificate: CertificateDer<'static>,
     ) -> Result<(), BundleError> {
-        let (mut roots, crls) = match self.of(trust_domain) {
-            Some(bundle) => (bundle.roots().to_vec(), bundle.crls().to_vec()),
-            None => (Vec::new(), Vec::new()),
-        };
-        roots.push(certificate);
-        let _ = crls;
+        let held = self.of(trust_domain);
+        let mut roots: Vec<_> = held.iter().flat_map(|bundle| bundle.roots().cloned()).collect();
+        let crls = held.map(|bundle| bundle.crls().to_vec()).unwrap_or_default();
+        if !roots.contains(&certificate) {
+            roots.push(certificate);
+        }
+        self.insert(Bundle::new(trust_domain.clone(), roots, Vec::new())?.with_crls(crls)?);
         Ok(())
     }
 
     fn validate_certificate(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
-        let _ = (chain, now);
-        false
+        verify_peer(chain, self, now, Usage::Client, Expectation::AnyInBundle, CrlPolicy::AcceptMissing)
+            .outcome
+            .is_ok()
     }
 }

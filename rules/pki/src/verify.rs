@@ -1,9 +1,21 @@
 //! Who a peer is: the five checks of mutual TLS, in order, each with its result.
+//!
+//! The first failure ends the judgement; what was not looked at any more is *not reached*. A chain whose
+//! name cannot be read has no trust domain, hence no bundle: then the identity fails, and the chain and
+//! revocation before it were not reached.
 
-use countersign_identity::{SpiffeId, UnixTime, Verified, Workload};
+use countersign_identity::{
+    CertificateFacts, IdError, IdKind, SpiffeId, TrustDomain, UnixTime, Verified, Workload,
+};
+use countersign_keys::{constant_time_eq, sha256, sha256_hex};
 use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 
-use crate::bundle::BundleSet;
+use crate::bundle::{Bundle, BundleSet};
+use crate::path::{self, Link, Path, PathError, Purpose};
+use crate::revocation::{CrlError, RevocationReason};
+use crate::x509::{self, CERTIFICATE_BYTES_MAX};
 
 /// In which role the peer presents its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +35,15 @@ pub enum Expectation<'a> {
     Exactly(&'a SpiffeId),
     /// One of these.
     OneOf(&'a [SpiffeId]),
-    /// The holder of the certificate with this SHA-256 thumbprint.
+    /// The holder of the certificate with this SHA-256 thumbprint. It must be chained all the same.
     Thumbprint(&'a [u8; 32]),
 }
 
-/// What to do where no current CRL speaks for a certificate's issuer.
+/// What to do where no current CRL speaks for the issuer of the peer's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrlPolicy {
-    /// Refuse: each issuer below the root needs a CRL that has not expired.
+    /// Refuse: the leaf's issuer needs a CRL that has not expired. (CAs further up are looked up in whatever
+    /// CRLs the bundle holds of their issuers.)
     Require,
     /// Believe the certificate. What an expired CRL lists stays revoked.
     AcceptMissing,
@@ -80,15 +93,361 @@ pub struct Verdict {
     pub outcome: Result<Verified<Workload>, PeerError>,
 }
 
-/// Why a peer is refused.
+/// Why a peer is refused: the check that failed, and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
+    /// The certificate may not be used so.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// It is not valid now.
+    #[error(transparent)]
+    Validity(#[from] ValidityError),
+    /// It does not lead to a root of its own trust domain.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// It is revoked, or nobody can say.
+    #[error(transparent)]
+    Revocation(#[from] RevocationError),
+    /// It names nobody, or somebody else.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Check 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
     /// It presented none.
-    #[error("the peer presented no certificate")]
+    #[error("the peer presented no certificate; direct connections must be mutually authenticated")]
     NoCertificate,
+    /// More certificates than [`CHAIN_CERTIFICATES_MAX`], or one that is too long.
+    #[error(
+        "the peer presented more than {CHAIN_CERTIFICATES_MAX} certificates or one above {CERTIFICATE_BYTES_MAX} bytes"
+    )]
+    TooMuch,
     /// What it presented is no certificate.
     #[error("the peer's certificate is not a DER X.509 certificate of version 3")]
     Malformed,
+    /// A CA is no peer.
+    #[error("the peer's certificate is a CA; a workload presents a leaf")]
+    Ca,
+    /// Key usage is missing, not critical, or lacks digitalSignature.
+    #[error("the peer's certificate lacks a critical key usage with digitalSignature")]
+    NoDigitalSignature,
+    /// It could sign certificates or CRLs.
+    #[error("the peer's certificate has the key usage keyCertSign or cRLSign; a workload signs neither")]
+    SignsCertificates,
+    /// Extended key usage without clientAuth (1.3.6.1.5.5.7.3.2).
+    #[error("the peer's certificate is not for client authentication; issue it with the workload profile")]
+    NoClientAuth,
+    /// Extended key usage without serverAuth (1.3.6.1.5.5.7.3.1).
+    #[error("the peer's certificate is not for server authentication; issue it with the workload profile")]
+    NoServerAuth,
+}
+
+/// Check 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ValidityError {
+    /// It has ended.
+    #[error("the peer's certificate expired {} s ago; it should have been renewed at half its life", .by.as_secs())]
+    Expired {
+        /// How long ago.
+        by: std::time::Duration,
+    },
+    /// It has not begun.
+    #[error("the peer's certificate is not valid for another {} s; compare the clocks", .by.as_secs())]
+    NotYetValid {
+        /// How long until it is.
+        by: std::time::Duration,
+    },
+}
+
+/// Check 3.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// We hold no bundle of its trust domain.
+    #[error("there is no bundle of the trust domain {trust_domain}; federate with it first")]
+    NoBundle {
+        /// The trust domain in its name.
+        trust_domain: TrustDomain,
+    },
+    /// No path to a root of that bundle holds.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+/// Check 4.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RevocationError {
+    /// It, or a CA above it, is listed.
+    #[error("certificate {serial_hex} is revoked ({})", .reason.as_str())]
+    Revoked {
+        /// Which certificate of the chain.
+        serial_hex: String,
+        /// Why.
+        reason: RevocationReason,
+    },
+    /// No CRL of its issuer is in the bundle.
+    #[error("the bundle holds no CRL of the certificate's issuer; the revocation state is unknown")]
+    NoCrl,
+    /// The CRL of its issuer does not count.
+    #[error("the CRL of the certificate's issuer does not count")]
+    Crl(#[from] CrlError),
+}
+
+/// Check 5.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// No alternative names.
+    #[error("the peer's certificate names nobody; an X.509-SVID has exactly one URI name")]
+    NoName,
+    /// The alternative names cannot be read, or one of them holds a control byte.
+    #[error("a name in the peer's certificate cannot be read or holds a control byte")]
+    MalformedName,
+    /// More than one URI, of whatever scheme.
+    #[error("the peer's certificate has {count} URI names, not exactly one")]
+    UriCount {
+        /// How many.
+        count: usize,
+    },
+    /// The URI is no SPIFFE ID.
+    #[error("the URI name in the peer's certificate is no SPIFFE ID")]
+    NotASpiffeId(#[source] IdError),
+    /// A trust domain is no workload.
+    #[error("the peer's certificate names a whole trust domain, not a workload")]
+    NotAWorkload,
+    /// The subject is empty and the name is not critical.
+    #[error("the peer's certificate has an empty subject, but its name is not critical")]
+    NameNotCritical,
+    /// A valid certificate of somebody else.
+    #[error("the peer is {got}, which is not the expected one")]
+    Unexpected {
+        /// Who it is.
+        got: SpiffeId,
+    },
+    /// A valid certificate of the same name, but not the pinned one.
+    #[error("the certificate of {got} is not the pinned one")]
+    OtherThumbprint {
+        /// Who it is.
+        got: SpiffeId,
+    },
+}
+
+/// Judges a peer by its certificate chain, leaf first.
+///
+/// The bundle is that of the trust domain in the leaf's own name; other bundles are never consulted (SPF-3).
+pub fn verify_peer(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: UnixTime,
+    usage: Usage,
+    expected: Expectation<'_>,
+    crl_policy: CrlPolicy,
+) -> Verdict {
+    let mut passed = Vec::with_capacity(CheckName::ALL.len());
+    let outcome = judge(chain, bundles, now, usage, expected, crl_policy, &mut passed);
+    let failed = outcome.as_ref().err();
+    let checks = CheckName::ALL.map(|name| Check {
+        name,
+        result: match failed {
+            Some(reason) if reason.check() == name => CheckResult::Fail(reason.clone()),
+            _ if passed.contains(&name) => CheckResult::Pass,
+            _ => CheckResult::NotReached,
+        },
+    });
+    Verdict { checks, outcome }
+}
+
+fn judge(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: UnixTime,
+    usage: Usage,
+    expected: Expectation<'_>,
+    crl_policy: CrlPolicy,
+    passed: &mut Vec<CheckName>,
+) -> Result<Verified<Workload>, PeerError> {
+    let (leaf_der, intermediates) = chain.split_first().ok_or(UsageError::NoCertificate)?;
+    let too_long = chain.iter().any(|certificate| certificate.len() > CERTIFICATE_BYTES_MAX);
+    if chain.len() > CHAIN_CERTIFICATES_MAX || too_long {
+        return Err(UsageError::TooMuch.into());
+    }
+    let leaf = x509::parse(leaf_der).ok_or(UsageError::Malformed)?;
+
+    check_usage(&leaf, usage)?;
+    passed.push(CheckName::Usage);
+    let not_after = check_validity(&leaf, now)?;
+    passed.push(CheckName::Validity);
+
+    let id = read_identity(&leaf)?;
+    let trust_domain = id.trust_domain();
+    let bundle = bundles
+        .of(trust_domain)
+        .ok_or_else(|| ChainError::NoBundle { trust_domain: trust_domain.clone() })?;
+    let purpose = match usage {
+        Usage::Client => Purpose::Client,
+        Usage::Server => Purpose::Server,
+    };
+    let path =
+        path::validate(leaf_der, intermediates, bundle.anchors(), now, purpose).map_err(ChainError::Path)?;
+    passed.push(CheckName::Chain);
+    check_revocation(&path, bundle, now, crl_policy)?;
+    passed.push(CheckName::Revocation);
+    check_expected(&id, leaf_der, expected)?;
+    passed.push(CheckName::Identity);
+
+    let certificate = CertificateFacts {
+        serial_hex: x509::serial_hex(leaf.raw_serial()),
+        thumbprint_sha256_hex: sha256_hex(leaf_der),
+        not_after,
+    };
+    Ok(Verified::vouch(Workload { id, certificate: Some(certificate) }))
+}
+
+/// Check 1: X509-SVID section 4 on constraints and usages.
+fn check_usage(leaf: &X509Certificate<'_>, usage: Usage) -> Result<(), UsageError> {
+    let constraints = leaf.basic_constraints().map_err(|_| UsageError::Malformed)?;
+    if constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(UsageError::Ca);
+    }
+    let key_usage =
+        leaf.key_usage().map_err(|_| UsageError::Malformed)?.ok_or(UsageError::NoDigitalSignature)?;
+    if key_usage.value.key_cert_sign() || key_usage.value.crl_sign() {
+        return Err(UsageError::SignsCertificates);
+    }
+    if !key_usage.critical || !key_usage.value.digital_signature() {
+        return Err(UsageError::NoDigitalSignature);
+    }
+    // X509-SVID section 4.4: when the extension is there, it must have both.
+    let extended = leaf.extended_key_usage().map_err(|_| UsageError::Malformed)?;
+    let (client, server) =
+        extended.map_or((true, true), |extended| (extended.value.client_auth, extended.value.server_auth));
+    match (client, server, usage) {
+        (true, true, _) => Ok(()),
+        (false, _, Usage::Client) | (false, true, Usage::Server) => Err(UsageError::NoClientAuth),
+        (_, false, _) => Err(UsageError::NoServerAuth),
+    }
+}
+
+/// Check 2. Both ends are inclusive (RFC 5280 section 4.1.2.5); no leeway, since certificates are backdated.
+fn check_validity(leaf: &X509Certificate<'_>, now: UnixTime) -> Result<UnixTime, ValidityError> {
+    let (not_before, not_after) = x509::validity(leaf);
+    if now.secs() < not_before.secs() {
+        return Err(ValidityError::NotYetValid { by: not_before.since(now) });
+    }
+    if now.secs() > not_after.secs() {
+        return Err(ValidityError::Expired { by: now.since(not_after) });
+    }
+    Ok(not_after)
+}
+
+/// Check 4: each certificate of the path against the CRLs of its own issuer.
+fn check_revocation(
+    path: &Path,
+    bundle: &Bundle,
+    now: UnixTime,
+    policy: CrlPolicy,
+) -> Result<(), RevocationError> {
+    for (position, link) in path.links.iter().enumerate() {
+        let required = position == 0 && policy == CrlPolicy::Require;
+        match look_up(link, bundle, now)? {
+            Ok(()) => {}
+            Err(reason) if required => return Err(reason),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Outer error: revoked, whatever the policy. Inner error: no current CRL says that it is not.
+fn look_up(
+    link: &Link,
+    bundle: &Bundle,
+    now: UnixTime,
+) -> Result<Result<(), RevocationError>, RevocationError> {
+    let mut state = Err(RevocationError::NoCrl);
+    for crl in bundle.crls().iter().filter(|crl| crl.issuer_name() == link.issuer_name) {
+        if let Err(reason) = crl.verify(&link.issuer) {
+            state = state.or(Err(reason.into()));
+            continue;
+        }
+        if let Some(reason) = crl.reason(&link.serial) {
+            return Err(RevocationError::Revoked { serial_hex: x509::serial_hex(&link.serial), reason });
+        }
+        state = match crl.check_current(now) {
+            Ok(()) => Ok(()),
+            Err(reason) => state.or(Err(reason.into())),
+        };
+    }
+    Ok(state)
+}
+
+/// The first half of check 5: the one name in the certificate (X509-SVID sections 2 and 5.2).
+fn read_identity(leaf: &X509Certificate<'_>) -> Result<SpiffeId, IdentityError> {
+    let names = x509::subject_alt_names(leaf).map_err(|_| IdentityError::MalformedName)?;
+    let (critical, names) = names.ok_or(IdentityError::NoName)?;
+    if names.iter().any(is_malformed) {
+        return Err(IdentityError::MalformedName);
+    }
+    let uris: Vec<&str> = names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .collect();
+    let [uri] = uris.as_slice() else { return Err(IdentityError::UriCount { count: uris.len() }) };
+    let id = SpiffeId::parse(uri).map_err(IdentityError::NotASpiffeId)?;
+    if id.kind() == IdKind::TrustDomain {
+        return Err(IdentityError::NotAWorkload);
+    }
+    if leaf.subject().iter().next().is_none() && !critical {
+        return Err(IdentityError::NameNotCritical);
+    }
+    Ok(id)
+}
+
+/// A NUL or another control byte in a name of any kind has fooled enough verifiers (CVE-2025-66220): the
+/// certificate is refused, not the name skipped.
+fn is_malformed(name: &GeneralName<'_>) -> bool {
+    match name {
+        GeneralName::URI(text) | GeneralName::DNSName(text) | GeneralName::RFC822Name(text) => {
+            text.bytes().any(|byte| byte < 0x20 || byte == 0x7f)
+        }
+        GeneralName::Invalid(..) => true,
+        _ => false,
+    }
+}
+
+/// The second half of check 5.
+fn check_expected(
+    id: &SpiffeId,
+    leaf: &CertificateDer<'_>,
+    expected: Expectation<'_>,
+) -> Result<(), IdentityError> {
+    let (fits, pinned) = match expected {
+        Expectation::AnyInBundle => (true, false),
+        Expectation::Exactly(one) => (id == one, false),
+        Expectation::OneOf(some) => (some.contains(id), false),
+        Expectation::Thumbprint(pin) => (constant_time_eq(&sha256(leaf), pin), true),
+    };
+    match (fits, pinned) {
+        (true, _) => Ok(()),
+        (false, true) => Err(IdentityError::OtherThumbprint { got: id.clone() }),
+        (false, false) => Err(IdentityError::Unexpected { got: id.clone() }),
+    }
+}
+
+impl PeerError {
+    /// Which of the five checks failed.
+    pub fn check(&self) -> CheckName {
+        match self {
+            Self::Usage(_) => CheckName::Usage,
+            Self::Validity(_) => CheckName::Validity,
+            Self::Chain(_) => CheckName::Chain,
+            Self::Revocation(_) => CheckName::Revocation,
+            Self::Identity(_) => CheckName::Identity,
+        }
+    }
 }
 
 impl CheckName {
@@ -107,22 +466,5 @@ impl CheckName {
     }
 }
 
-/// Judges a peer by its certificate chain, leaf first.
-///
-/// The bundle is that of the trust domain in the leaf's own name; other bundles are never consulted (SPF-3).
-pub fn verify_peer(
-    chain: &[CertificateDer<'_>],
-    bundles: &BundleSet,
-    now: UnixTime,
-    usage: Usage,
-    expected: Expectation<'_>,
-    crl_policy: CrlPolicy,
-) -> Verdict {
-    let _ = (chain, bundles, now, usage, expected, crl_policy);
-    let reason = PeerError::NoCertificate;
-    let mut checks = CheckName::ALL.map(|name| Check { name, result: CheckResult::NotReached });
-    if let Some(first) = checks.first_mut() {
-        first.result = CheckResult::Fail(reason.clone());
-    }
-    Verdict { checks, outcome: Err(reason) }
-}
+/// The most certificates a peer may present: leaf, issuing CA, and room for a cross-signed or nested one.
+pub const CHAIN_CERTIFICATES_MAX: usize = 6;

@@ -13,6 +13,7 @@ use crate::revocation::Crl;
 #[derive(Debug, Clone)]
 pub struct Bundle {
     trust_domain: TrustDomain,
+    roots: Arc<[CertificateDer<'static>]>,
     anchors: Arc<[Anchor]>,
     crls: Vec<Arc<Crl>>,
 }
@@ -76,7 +77,7 @@ impl Bundle {
             return Err(BundleError::TooManyCrls { trust_domain, count: crls.len() });
         }
         let anchors = roots
-            .into_iter()
+            .iter()
             .enumerate()
             .map(|(position, root)| {
                 let refused =
@@ -84,7 +85,12 @@ impl Bundle {
                 Anchor::new(root).map_err(refused)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { anchors, crls: crls.into_iter().map(Arc::new).collect(), trust_domain })
+        Ok(Self {
+            roots: roots.into(),
+            anchors,
+            crls: crls.into_iter().map(Arc::new).collect(),
+            trust_domain,
+        })
     }
 
     /// The same roots with these CRLs.
@@ -102,8 +108,8 @@ impl Bundle {
     }
 
     /// The roots.
-    pub fn roots(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        self.anchors.iter().map(Anchor::certificate)
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
     }
 
     /// The CRLs.

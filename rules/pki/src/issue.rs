@@ -276,7 +276,7 @@ pub fn issue_edge_server(
     let ttl = profile::within(ttl, profile::EDGE_SERVER_TTL_MAX)?;
     let issued = sign(issuer, Profile::EdgeServer, &Subject::Edge(names), public_key, ttl, now, serial)?;
     // The root's name constraints decide; ask the verifier that clients will ask.
-    let anchor = Anchor::new(issuer.certificate.clone()).map_err(|_| IssueError::Encode)?;
+    let anchor = Anchor::new(&issuer.certificate).map_err(|_| IssueError::Encode)?;
     path::validate(&issued.der, &[], &[anchor], now, Purpose::Server)
         .map_err(|reason| IssueError::NameNotPermitted { reason })?;
     Ok(issued)

@@ -26,7 +26,6 @@ pub enum Purpose {
 /// A root that was judged once, when it was taken in.
 #[derive(Debug, Clone)]
 pub struct Anchor {
-    certificate: CertificateDer<'static>,
     trust_anchor: TrustAnchor<'static>,
     not_before: UnixTime,
     not_after: UnixTime,
@@ -151,10 +150,10 @@ pub enum PathError {
 
 impl Anchor {
     /// Judges a root certificate. Its lifetime is judged at each use.
-    pub fn new(certificate: CertificateDer<'static>) -> Result<Self, PathError> {
+    pub fn new(certificate: &CertificateDer<'_>) -> Result<Self, PathError> {
         let trust_anchor =
-            anchor_from_trusted_cert(&certificate).map_err(|e| PathError::from_webpki(&e))?.to_owned();
-        let parsed = x509::parse(&certificate).ok_or(PathError::Malformed)?;
+            anchor_from_trusted_cert(certificate).map_err(|e| PathError::from_webpki(&e))?.to_owned();
+        let parsed = x509::parse(certificate).ok_or(PathError::Malformed)?;
         judge(&parsed, Role::Root)?;
         let (not_before, not_after) = x509::validity(&parsed);
         let constraints = parsed.basic_constraints().map_err(|_| PathError::Malformed)?;
@@ -164,13 +163,7 @@ impl Anchor {
             not_after,
             path_length: constraints.and_then(|c| c.value.path_len_constraint),
             key: IssuerKey::of(&parsed),
-            certificate,
         })
-    }
-
-    /// The root's certificate.
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
     }
 }
 

@@ -27,7 +27,7 @@ impl CertificateAuthorityService for BundleSet {
         certificate: CertificateDer<'static>,
     ) -> Result<(), BundleError> {
         let held = self.of(trust_domain);
-        let mut roots: Vec<_> = held.iter().flat_map(|bundle| bundle.roots().cloned()).collect();
+        let mut roots = held.map(|bundle| bundle.roots().to_vec()).unwrap_or_default();
         let crls = held.map(|bundle| bundle.crls().to_vec()).unwrap_or_default();
         if !roots.contains(&certificate) {
             roots.push(certificate);

@@ -65,7 +65,7 @@ pub enum RuleEffect {
 /// One step of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClauseTrace {
-    /// The condition in Cedar's words.
+    /// What has to hold, in Cedar's words; the condition of an `unless` is shown negated.
     pub text: String,
     /// How it came out.
     pub result: ClauseResult,
@@ -134,7 +134,7 @@ fn trace(
 }
 
 /// Rules that decided come first, then permits by how many steps they got through.
-fn nearness(rule: &RuleTrace, verdict: Result<(), RefusalKind>) -> (bool, bool, usize, usize) {
+fn nearness(rule: &RuleTrace, verdict: Result<(), RefusalKind>) -> (bool, bool, bool, usize, usize) {
     let has_error = rule.clauses.iter().any(|clause| matches!(clause.result, ClauseResult::Error(_)));
     let decided = match verdict {
         Ok(()) => rule.applies && rule.effect == RuleEffect::Permit,
@@ -143,7 +143,7 @@ fn nearness(rule: &RuleTrace, verdict: Result<(), RefusalKind>) -> (bool, bool, 
         Err(_) => false,
     };
     let passed = |steps: &[ClauseTrace]| steps.iter().filter(|s| s.result == ClauseResult::Pass).count();
-    (decided, rule.effect == RuleEffect::Permit, passed(&rule.scope), passed(&rule.clauses))
+    (decided, rule.effect == RuleEffect::Permit, is_near(rule), passed(&rule.scope), passed(&rule.clauses))
 }
 
 /// A rule that is about another action or another route is nobody's near miss.
@@ -277,14 +277,13 @@ fn split(condition: &Value) -> Vec<Value> {
     clauses
 }
 
+/// What has to hold; Cedar writes the condition of an `unless` as its negation.
 fn condition_text(condition: &Value) -> String {
     let everything = ["principal", "action", "resource"].map(|name| (name, json!({ "op": "All" })));
     let alone = Probe::new(everything.into_iter(), std::slice::from_ref(condition)).0;
     let text = alone.and_then(|rule| rule.to_cedar()).unwrap_or_default();
-    let kind = condition.get("kind").and_then(Value::as_str).unwrap_or("when");
     let body = text.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}'));
-    let body = body.map_or("", |(body, _)| body.trim());
-    if kind == "unless" { format!("unless {body}") } else { body.to_owned() }
+    body.map_or("", |(body, _)| body.trim()).to_owned()
 }
 
 /// A rule made for one question; nothing when the parts do not fit together.

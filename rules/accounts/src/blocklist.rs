@@ -45,9 +45,11 @@ fn cores(lower: &str) -> Vec<String> {
         (_, '7') => 't',
         (_, c) => c,
     };
-    [None, Some('i'), Some('l')]
-        .into_iter()
-        .map(|one| word.chars().map(|c| read(one, c)).filter(|c| c.is_alphanumeric()).collect())
+    let readings = [None, Some('i'), Some('l')];
+    // The first letter may itself be written as a digit: also read without taking anything away.
+    let texts = readings.iter().flat_map(|one| [(one, word), (one, lower)]);
+    texts
+        .map(|(one, text)| text.chars().map(|c| read(*one, c)).filter(|c| c.is_alphanumeric()).collect())
         .collect()
 }
 
@@ -132,3 +134,96 @@ const UNIT_CHARS_MAX: usize = 7;
 const WALKS_MAX: usize = 3;
 const DECORATION_CHARS_MAX: usize = 6;
 const CONTEXT_CHARS_MIN: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+
+    const CONTEXT: [&str; 2] = ["alice", "fleamarket.test"];
+
+    #[test]
+    fn accepts_passphrases_and_random_texts() {
+        for password in [
+            "wet stones sing at noon",
+            "correct horse battery staple",
+            "sunshine over dusty chairs",
+            "839201847362910",
+            "monkey 8392 0184 7362",
+            "alice likes rain on tin",
+            "xK9#vQ2m!pL7zR4w",
+            "qpzmwoxnei384756",
+        ] {
+            assert_eq!(judge(password, &CONTEXT), Ok(()), "{password}");
+        }
+    }
+
+    #[test]
+    fn rejects_common_passwords_twice_and_with_digits_around() {
+        for password in [
+            "passwordpassword",
+            "PASSWORD12345678",
+            "Password!Password!",
+            "p4ssw0rd p4ssw0rd",
+            "1234567890iloveyou",
+            "iloveyouforever1",
+            "administrator123",
+            "sunshine-dragon-7",
+            "letmeinletmeinletmein1",
+            "!!changemechangeme!!",
+        ] {
+            assert_eq!(judge(password, &CONTEXT), Err(BlockReason::Common), "{password}");
+        }
+    }
+
+    #[test]
+    fn rejects_the_accounts_own_words() {
+        for password in [
+            "alicealicealice1",
+            "fleamarket.test1",
+            "FleamarketAlice1",
+            "alice.fleamarket",
+            "@l1ceFle4m@rket",
+        ] {
+            assert_eq!(judge(password, &CONTEXT), Err(BlockReason::Context), "{password}");
+        }
+        assert_eq!(judge("alicealicealice1", &[]), Err(BlockReason::Common), "alice is common enough");
+    }
+
+    #[test]
+    fn rejects_one_short_piece_again_and_again() {
+        for password in [
+            "aaaaaaaaaaaaaaa",
+            "abcabcabcabcabc",
+            "xY7.xY7.xY7.xY7.",
+            "               ",
+            "\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}",
+        ] {
+            assert_eq!(judge(password, &CONTEXT), Err(BlockReason::Repetition), "{password}");
+        }
+    }
+
+    #[test]
+    fn rejects_walks_along_keyboard_alphabet_and_digits() {
+        for password in [
+            "123456789012345",
+            "abcdefghijklmno",
+            "qwertyuiopasdfgh",
+            "zyxwvutsrqponml",
+            "987654321098765",
+            "qwertzuiopü+asdf",
+            "1234567890qwerty",
+            "qwertzqwertz1234",
+        ] {
+            assert_eq!(judge(password, &CONTEXT), Err(BlockReason::Walk), "{password}");
+        }
+    }
+
+    #[test]
+    fn the_list_is_lower_case_letters_without_doubles() {
+        let words: Vec<&str> = include_str!("blocklist.txt").split_whitespace().collect();
+        assert!(words.len() > 1000, "{}", words.len());
+        assert!(words.is_sorted_by(|a, b| a < b));
+        assert!(words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
+    }
+}

@@ -114,3 +114,138 @@ pub const FAILURES_MAX: u64 = 100;
 pub const LOGIN_LIMIT: Limit = Limit { burst: 10, every: Duration::from_secs(3) };
 /// How many addresses are told apart.
 pub const ADDRESSES_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: Limit = Limit { burst: 3, every: Duration::from_secs(10) };
+
+    #[test]
+    fn an_account_is_closed_after_a_hundred_failures_in_a_row() {
+        assert!(!is_locked(0));
+        assert!(!is_locked(FAILURES_MAX));
+        assert!(is_locked(FAILURES_MAX + 1));
+    }
+
+    #[test]
+    fn an_address_may_try_a_burst_and_then_one_by_one() {
+        let mut throttle = Throttle::new(LIMIT, 10);
+        for _ in 0..3 {
+            throttle.take(v4(1), at(0)).unwrap();
+        }
+        assert_eq!(throttle.take(v4(1), at(0)), Err(Throttled { retry_after: Duration::from_secs(10) }));
+        assert_eq!(throttle.take(v4(1), at(4)), Err(Throttled { retry_after: Duration::from_secs(6) }));
+        throttle.take(v4(1), at(10)).unwrap();
+        assert!(throttle.take(v4(1), at(10)).is_err());
+        throttle.take(v4(2), at(10)).expect("another address has its own bucket");
+    }
+
+    #[test]
+    fn who_waits_long_enough_has_a_full_burst_again_and_no_more() {
+        let mut throttle = Throttle::new(LIMIT, 10);
+        for _ in 0..3 {
+            throttle.take(v4(1), at(0)).unwrap();
+        }
+        let accepted = (0..10).filter(|_| throttle.take(v4(1), at(1000)).is_ok()).count();
+        assert_eq!(accepted, 3);
+    }
+
+    #[test]
+    fn a_refused_attempt_costs_nothing() {
+        let mut throttle = Throttle::new(LIMIT, 10);
+        for _ in 0..100 {
+            let _ = throttle.take(v4(1), at(0));
+        }
+        throttle.take(v4(1), at(10)).unwrap();
+    }
+
+    #[test]
+    fn one_customers_ipv6_network_shares_a_bucket() {
+        let mut throttle = Throttle::new(LIMIT, 10);
+        let host = |host: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_0000_0001 << 64 | host));
+        for last in 0..3 {
+            throttle.take(host(last), at(0)).unwrap();
+        }
+        assert!(throttle.take(host(77), at(0)).is_err());
+        let mapped = IpAddr::V6(Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped());
+        for _ in 0..3 {
+            throttle.take(mapped, at(0)).unwrap();
+        }
+        assert!(throttle.take(v4(1), at(0)).is_err(), "a mapped address is that IPv4 address");
+    }
+
+    #[test]
+    fn a_flood_of_addresses_takes_bounded_memory_and_frees_nobody() {
+        let mut throttle = Throttle::new(LIMIT, 100);
+        let guesser = v4(1);
+        for _ in 0..3 {
+            throttle.take(guesser, at(0)).unwrap();
+        }
+        let mut accepted = 0;
+        for stranger in 0..100_000_u32 {
+            accepted += usize::from(
+                throttle.take(IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + stranger)), at(1)).is_ok(),
+            );
+        }
+        assert_eq!(throttle.addresses(), 100);
+        assert_eq!(accepted, 99 + 3, "those without a place share one bucket");
+        assert!(throttle.take(guesser, at(1)).is_err(), "the flood did not make us forget");
+    }
+
+    #[test]
+    fn places_of_those_who_went_away_are_used_again() {
+        let mut throttle = Throttle::new(LIMIT, 2);
+        throttle.take(v4(1), at(0)).unwrap();
+        throttle.take(v4(2), at(0)).unwrap();
+        for _ in 0..3 {
+            throttle.take(v4(3), at(100)).unwrap();
+        }
+        assert!(throttle.take(v4(3), at(100)).is_err());
+        assert!(throttle.addresses() <= 2);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_locks_nobody_out_for_long() {
+        let mut throttle = Throttle::new(LIMIT, 10);
+        for _ in 0..3 {
+            throttle.take(v4(1), at(1_000_000)).unwrap();
+        }
+        let Err(Throttled { retry_after }) = throttle.take(v4(1), at(0)) else {
+            panic!("the bucket was empty")
+        };
+        assert!(retry_after <= LIMIT.every, "{retry_after:?}");
+    }
+
+    #[test]
+    fn the_message_gives_whole_seconds_and_never_zero() {
+        let error = Throttled { retry_after: Duration::from_millis(200) };
+        assert_eq!(error.to_string(), "too many attempts from this address, try again in 1 s");
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_burst_plus_rate_in_any_run(mut pauses in prop::collection::vec(0_i64..20_000, 1..200)) {
+            let mut throttle = Throttle::new(LIMIT, 1);
+            let (mut now, mut accepted) = (0, 0_i64);
+            for pause in pauses.drain(..) {
+                now += pause;
+                accepted += i64::from(throttle.take(v4(1), UnixTime::from_millis(now)).is_ok());
+            }
+            prop_assert!(accepted <= i64::from(LIMIT.burst) + now / 10_000);
+        }
+    }
+
+    fn v4(last: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    }
+
+    fn at(seconds: i64) -> UnixTime {
+        UnixTime::from_secs(seconds)
+    }
+}

@@ -75,3 +75,75 @@ impl LoginVerdict {
         matches!(self, Self::Accepted { .. })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+    use crate::password::tests::{RUNS, peppers};
+
+    const GOOD: &str = "wet stones sing at noon";
+
+    #[test]
+    fn accepts_the_right_password() {
+        assert_eq!(judged(GOOD, Some(&stored()), 1), LoginVerdict::Accepted { rehash: false });
+        assert!(judged(GOOD, Some(&stored()), 1).is_accepted());
+    }
+
+    #[test]
+    fn rejects_a_wrong_password() {
+        assert_eq!(judged("wet stones sing at dusk", Some(&stored()), 1), LoginVerdict::WrongPassword);
+    }
+
+    #[test]
+    fn rejects_an_unknown_user() {
+        assert_eq!(judged(GOOD, None, 1), LoginVerdict::UnknownUser);
+    }
+
+    #[test]
+    fn the_hundredth_attempt_still_counts_and_the_next_is_refused_even_with_the_right_password() {
+        assert!(judged(GOOD, Some(&stored()), 100).is_accepted());
+        assert_eq!(judged(GOOD, Some(&stored()), 101), LoginVerdict::Locked);
+    }
+
+    #[test]
+    fn rejects_a_hash_that_must_not_be_verified_and_says_so_to_operators_only() {
+        let verdict = judged("password", Some("5f4dcc3b5aa765d61d8327deb882cf99"), 1);
+        assert_eq!(verdict, LoginVerdict::UnusableHash(StoredHashError::FastHash));
+        assert!(!verdict.is_accepted());
+    }
+
+    #[test]
+    fn every_verdict_costs_exactly_one_argon2_computation() {
+        let (known, too_long) = (stored(), "x".repeat(5000));
+        let attempts = [
+            (GOOD, Some(known.as_str()), 1),
+            ("wet stones sing at dusk", Some(&known), 1),
+            (GOOD, None, 1),
+            (GOOD, Some(&known), 101),
+            (GOOD, Some("$1$salt$hash"), 1),
+            (&too_long, Some(&known), 1),
+            (&too_long, None, 1),
+            ("", Some(&known), 1),
+        ];
+        for (password, stored, number) in attempts {
+            let before = RUNS.get();
+            let verdict = judged(password, stored, number);
+            assert_eq!(RUNS.get() - before, 1, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_never_prints_its_password() {
+        let attempt = Attempt { password: GOOD, stored: Some(&stored()), number: 7 };
+        assert_eq!(format!("{attempt:?}"), "Attempt { number: 7, .. }");
+    }
+
+    fn judged(password: &str, stored: Option<&str>, number: u64) -> LoginVerdict {
+        judge(&Attempt { password, stored, number }, &peppers())
+    }
+
+    fn stored() -> String {
+        password::hash(&Password::read(GOOD).unwrap(), peppers().current(), [1; 16]).unwrap()
+    }
+}

@@ -347,11 +347,310 @@ const LANES_MAX: u32 = 4;
 const FAST_HASH_HEX_DIGITS: [usize; 6] = [32, 40, 56, 64, 96, 128];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use std::cell::Cell;
 
+    use argon2::{AssociatedData, ParamsBuilder};
+    use proptest::prelude::*;
+
+    use super::*;
+
     thread_local! {
-        /// How often Argon2 ran on this thread.
+        /// How often Argon2 ran on this thread: what the tests of equal work count.
         pub(crate) static RUNS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    const GOOD: &str = "wet stones sing at noon";
+
+    #[test]
+    fn accepts_the_right_password_and_no_other() {
+        let stored = hash_of(GOOD, [1; 16]);
+        assert_eq!(verify(&typed(GOOD), &stored, &peppers()), Ok(Verification::Match { outdated: false }));
+        for other in ["wet stones sing at noo", "Wet stones sing at noon", "wet stones sing at noon ", ""] {
+            assert_eq!(verify(&typed(other), &stored, &peppers()), Ok(Verification::NoMatch), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_stored_hash_describes_itself_as_a_phc_string() {
+        let stored = hash_of(GOOD, [1; 16]);
+        assert!(
+            stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1,keyid=AAAAAQ$AQEBAQEBAQEBAQEBAQEBAQ$"),
+            "{stored}"
+        );
+        assert_eq!(stored.split('$').count(), 6);
+    }
+
+    #[test]
+    fn two_equal_passwords_have_different_hashes() {
+        assert_ne!(hash_of(GOOD, [1; 16]), hash_of(GOOD, [2; 16]));
+    }
+
+    #[test]
+    fn a_stolen_table_cannot_be_verified_without_the_pepper() {
+        let stored = hash_of(GOOD, [1; 16]);
+        let guessed = Peppers::new(Pepper::new(1, [8; 32]));
+        assert_eq!(verify(&typed(GOOD), &stored, &guessed), Ok(Verification::NoMatch));
+        let other_version = Peppers::new(Pepper::new(2, [7; 32]));
+        let unknown = StoredHashError::UnknownPepper { version: 1 };
+        assert_eq!(verify(&typed(GOOD), &stored, &other_version), Err(unknown));
+    }
+
+    #[test]
+    fn after_a_new_pepper_old_hashes_verify_and_ask_to_be_replaced() {
+        let old = hash_of(GOOD, [1; 16]);
+        let rotated = peppers().rotate(Pepper::new(2, [9; 32]));
+        assert_eq!(verify(&typed(GOOD), &old, &rotated), Ok(Verification::Match { outdated: true }));
+        let new = hash(&typed(GOOD), rotated.current(), [2; 16]).unwrap();
+        assert!(new.contains("keyid=AAAAAg"));
+        assert_eq!(verify(&typed(GOOD), &new, &rotated), Ok(Verification::Match { outdated: false }));
+    }
+
+    #[test]
+    fn a_costlier_stored_hash_verifies_and_asks_to_be_replaced() {
+        let params = Params { passes: 3, ..PARAMS };
+        let (pepper, salt) = (peppers().current, [1; 16]);
+        let hash = work(&typed(GOOD), &pepper, params, &salt).unwrap();
+        let stored = Stored { params, pepper: 1, salt: salt.to_vec(), hash }.to_phc();
+        assert_eq!(verify(&typed(GOOD), &stored, &peppers()), Ok(Verification::Match { outdated: true }));
+    }
+
+    #[test]
+    fn no_kind_of_foreign_hash_is_ever_verified_and_each_is_named() {
+        use StoredHashError::{Bcrypt, Crypt, FastHash, Malformed, OtherFunction, Plain};
+        let cases = [
+            // The sample of the post: algorithm, cost, salt and hash in one string.
+            ("$2a$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", Bcrypt { cost: 12 }),
+            ("$2y$10$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", Bcrypt { cost: 10 }),
+            ("$2a$99$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", Malformed),
+            ("$2a$12$short", Malformed),
+            ("$1$salt$hash", Crypt),
+            ("$6$rounds=5000$salt$hash", Crypt),
+            ("$argon2i$v=19$m=19456,t=2,p=1$AQEBAQEBAQEBAQEBAQEBAQ$AAAA", OtherFunction),
+            (
+                "$scrypt$ln=16,r=8,p=1$aM15713r3Xsvxbi31lqr1Q$nFNh2CVHVjNldFVKDHDlm4CbdRSCdEBsjjJxD+iCs5E",
+                OtherFunction,
+            ),
+            ("$pbkdf2-sha256$i=600000$c2FsdA$aGFzaA", OtherFunction),
+            ("5f4dcc3b5aa765d61d8327deb882cf99", FastHash),
+            ("5BAA61E4C9B93F3F0682250B6CF8331B7EE68FD8", FastHash),
+            ("5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8", FastHash),
+            ("password", Plain),
+            ("", Plain),
+            ("{AES}c2VjcmV0", Plain),
+        ];
+        for (stored, expected) in cases {
+            assert_eq!(verify(&typed(GOOD), stored, &peppers()), Err(expected), "{stored}");
+        }
+    }
+
+    #[test]
+    fn rejects_an_argon2id_hash_that_is_not_written_in_our_own_way() {
+        let stored = hash_of(GOOD, [1; 16]);
+        let twisted = [
+            stored.replace("m=19456,t=2", "t=2,m=19456"),
+            stored.replace("v=19", "v=16"),
+            stored.replace("$v=19", ""),
+            stored.replace("t=2", "t=02"),
+            stored.replace(",keyid=AAAAAQ", ""),
+            stored.replace("keyid=AAAAAQ", "keyid=AAAA"),
+            stored.replace("p=1", "p=1,data=AAAA"),
+            format!("{stored}$"),
+            format!("{stored}="),
+            stored[..stored.len() - 2].to_owned(),
+            format!("$argon2id${}", "x".repeat(STORED_BYTES_MAX)),
+        ];
+        for stored in twisted {
+            assert_eq!(
+                verify(&typed(GOOD), &stored, &peppers()),
+                Err(StoredHashError::Malformed),
+                "{stored}"
+            );
+        }
+    }
+
+    #[test]
+    fn rejects_an_argon2id_hash_that_is_too_cheap_or_too_costly() {
+        let stored = hash_of(GOOD, [1; 16]);
+        for weak in [
+            stored.replace("m=19456", "m=19455"),
+            stored.replace("t=2", "t=1"),
+            stored.replace("AQEBAQEBAQEBAQEBAQEBAQ", "AQEBAQEBAQEBAQ"),
+        ] {
+            assert_eq!(verify(&typed(GOOD), &weak, &peppers()), Err(StoredHashError::TooWeak), "{weak}");
+        }
+        for costly in [
+            stored.replace("m=19456", "m=262145"),
+            stored.replace("t=2", "t=17"),
+            stored.replace("p=1", "p=5"),
+        ] {
+            assert_eq!(
+                verify(&typed(GOOD), &costly, &peppers()),
+                Err(StoredHashError::TooCostly),
+                "{costly}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_password_is_the_same_in_every_unicode_spelling() {
+        // é as one code point and as two; ﬁ as a ligature; full-width letters.
+        for (one, other) in [("caf\u{e9}", "cafe\u{301}"), ("\u{fb01}ne", "fine"), ("\u{ff41}b", "ab")] {
+            let stored = hash_of(one, [1; 16]);
+            assert_eq!(
+                verify(&typed(other), &stored, &peppers()),
+                Ok(Verification::Match { outdated: false })
+            );
+        }
+    }
+
+    #[test]
+    fn no_character_of_a_long_password_is_ignored() {
+        // bcrypt would stop at 72 bytes.
+        let long = "wet stones sing ".repeat(16);
+        let stored = hash_of(&long, [1; 16]);
+        let other = format!("{}x", &long[..long.len() - 1]);
+        assert_eq!(verify(&typed(&other), &stored, &peppers()), Ok(Verification::NoMatch));
+    }
+
+    #[test]
+    fn accepts_a_password_of_15_characters_and_rejects_one_of_14() {
+        assert!(Password::choose("wet stones sing", &[]).is_ok());
+        let short = Password::choose("wet stone sing", &[]).unwrap_err();
+        assert_eq!(short, PasswordError::TooShort { chars: 14 });
+        // Code points count, not bytes.
+        let short = Password::choose("naß öl früh mü", &[]).unwrap_err();
+        assert_eq!(short, PasswordError::TooShort { chars: 14 });
+    }
+
+    #[test]
+    fn accepts_a_password_at_the_upper_limit_and_rejects_one_character_more() {
+        let longest: String = ('a'..='z').cycle().step_by(7).take(PASSWORD_CHARS_MAX).collect();
+        assert!(Password::read(&longest).is_ok());
+        assert_eq!(Password::read(&format!("{longest}x")).unwrap_err(), PasswordError::TooLong);
+        // 256 code points of four bytes are exactly the limit in bytes.
+        assert!(Password::read(&"\u{1f600}".repeat(256)).is_ok());
+        assert_eq!(Password::read(&"x".repeat(PASSWORD_BYTES_MAX + 1)).unwrap_err(), PasswordError::TooLong);
+        // One code point may become eighteen.
+        assert_eq!(Password::read(&"\u{fdfa}".repeat(15)).unwrap_err(), PasswordError::TooLong);
+    }
+
+    #[test]
+    fn any_printable_character_and_no_composition_rule() {
+        let ascii: String = (' '..='~').collect();
+        for password in [
+            ascii.as_str(),
+            "only lower case words",
+            "ここに長い合言葉を書いてください",
+            "    wide    open    ",
+        ] {
+            assert!(Password::choose(password, &[]).is_ok(), "{password}");
+        }
+    }
+
+    #[test]
+    fn rejects_a_password_with_a_control_character() {
+        for password in ["wet stones\tsing at noon", "wet stones sing at noon\n", "wet stones\0sing at noon"]
+        {
+            assert_eq!(Password::choose(password, &[]).unwrap_err(), PasswordError::ControlCharacter);
+        }
+    }
+
+    #[test]
+    fn rejects_a_guessable_password_and_says_why() {
+        let found = Password::choose("password1234567890", &[]).unwrap_err();
+        assert_eq!(found, PasswordError::Guessable(BlockReason::Common));
+        assert!(found.to_string().contains("commonest"), "{found}");
+    }
+
+    #[test]
+    fn neither_password_nor_pepper_is_ever_printed() {
+        let printed = format!("{:?} {:?}", typed(GOOD), peppers());
+        assert!(!printed.contains("stones") && !printed.contains("[7, 7"), "{printed}");
+    }
+
+    #[test]
+    fn errors_say_what_to_do_and_name_no_secret() {
+        let errors = [
+            HashError::Failed.to_string(),
+            PasswordError::TooShort { chars: 3 }.to_string(),
+            StoredHashError::Bcrypt { cost: 12 }.to_string(),
+            StoredHashError::UnknownPepper { version: 3 }.to_string(),
+        ];
+        for error in errors {
+            assert!(error.starts_with(char::is_lowercase) && !error.ends_with('.'), "{error}");
+        }
+    }
+
+    /// The vectors of RFC 9106 and of the reference implementation, as far as they are Argon2id.
+    #[test]
+    fn argon2id_computes_what_others_compute() {
+        let Some(path) = countersign_testkit::vectors("kdf-otp/KDF/argon2id.txt") else { return };
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut checked = 0;
+        for case in text.split("COUNT = ").skip(1) {
+            let field = |name: &str| {
+                case.lines()
+                    .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('=').map(str::trim))
+            };
+            let number = |name: &str| field(name).unwrap().parse::<u32>().unwrap();
+            let bytes = |name: &str| unhex(field(name).unwrap_or_default());
+            let mut params = ParamsBuilder::new();
+            params.m_cost(number("memcost")).t_cost(number("iter")).p_cost(number("lanes"));
+            params.output_len(number("length") as usize);
+            if field("ad").is_some() {
+                params.data(AssociatedData::new(&bytes("ad")).unwrap());
+            }
+            let secret = bytes("secret");
+            let argon2 = Argon2::new_with_secret(
+                &secret,
+                Algorithm::Argon2id,
+                Version::V0x13,
+                params.build().unwrap(),
+            )
+            .unwrap();
+            let mut output = vec![0; number("length") as usize];
+            argon2.hash_password_into(&bytes("pass"), &bytes("salt"), &mut output).unwrap();
+            assert_eq!(output, bytes("output"), "case {}", case.lines().next().unwrap());
+            checked += 1;
+        }
+        assert!(checked >= 5, "only {checked} vectors");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_as_a_stored_hash_is_refused_without_a_panic(text in "[$a-z0-9=,./+]{0,120}") {
+            prop_assert!(Stored::parse(&text).is_err());
+        }
+
+        #[test]
+        fn any_text_as_a_password_is_read_or_refused_without_a_panic(text in ".{0,600}") {
+            let _ = Password::choose(&text, &["alice"]);
+        }
+
+        #[test]
+        fn a_stored_hash_is_read_back_as_it_was_written(
+            passes in 2_u32..=16, lanes in 1_u32..=4, pepper in any::<u32>(), salt in any::<[u8; 16]>(), hash in any::<[u8; 32]>()
+        ) {
+            let stored = Stored { params: Params { passes, lanes, ..PARAMS }, pepper, salt: salt.to_vec(), hash };
+            prop_assert_eq!(Stored::parse(&stored.to_phc()), Ok(stored));
+        }
+    }
+
+    pub(crate) fn peppers() -> Peppers {
+        Peppers::new(Pepper::new(1, [7; 32]))
+    }
+
+    fn typed(text: &str) -> Password {
+        Password::read(text).unwrap()
+    }
+
+    fn hash_of(text: &str, salt: [u8; 16]) -> String {
+        hash(&typed(text), peppers().current(), salt).unwrap()
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 }

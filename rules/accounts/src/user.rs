@@ -179,3 +179,125 @@ pub const ROLE_BYTES_MAX: usize = 32;
 const NAME_INPUT_BYTES_MAX: usize = 1024;
 const NAME_PUNCTUATION: [char; 5] = ['.', '_', '-', '@', '+'];
 const USER_ID_PREFIX: &str = "u_";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_name_is_the_same_account() {
+        // CVE-2025-6004: case, trailing space or another Unicode form must not open a second counter.
+        for spelling in [
+            "alice",
+            "Alice",
+            "ALICE",
+            " alice",
+            "alice  ",
+            "alice\u{a0}",
+            "\u{3000}alice\u{2003}",
+            "\u{ff41}\u{ff4c}ice",
+            "\u{24d0}lice",
+            "al\u{2170}ce",
+        ] {
+            assert_eq!(canonical_name(spelling).unwrap().as_str(), "alice", "{spelling:?}");
+        }
+        assert_eq!(canonical_name("Jos\u{e9}"), canonical_name("jose\u{301}"));
+        assert_eq!(canonical_name("\u{212a}urt").unwrap().as_str(), "kurt", "the Kelvin sign is a k");
+    }
+
+    #[test]
+    fn different_names_stay_different_accounts() {
+        assert_ne!(canonical_name("alice"), canonical_name("alice1"));
+        assert_ne!(
+            canonical_name("alice"),
+            canonical_name("\u{430}lice"),
+            "a Cyrillic letter is another letter"
+        );
+    }
+
+    #[test]
+    fn rejects_an_empty_name() {
+        for name in ["", "   ", "\u{a0}\u{3000}"] {
+            assert_eq!(canonical_name(name), Err(NameError::Empty), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn accepts_a_name_at_the_limit_and_rejects_one_character_more() {
+        assert!(canonical_name(&"\u{e9}".repeat(NAME_CHARS_MAX)).is_ok());
+        assert_eq!(canonical_name(&"a".repeat(NAME_CHARS_MAX + 1)), Err(NameError::TooLong));
+        assert_eq!(canonical_name(&" ".repeat(NAME_INPUT_BYTES_MAX + 1)), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn rejects_a_name_that_begins_with_punctuation() {
+        for (name, found) in
+            [("-alice", '-'), (".alice", '.'), ("$alice", '$'), ("\u{200b}alice", '\u{200b}')]
+        {
+            assert_eq!(canonical_name(name), Err(NameError::BadStart { found }), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn rejects_characters_that_nobody_sees_or_that_end_a_line() {
+        for found in
+            [' ', '\n', '\0', '\u{200b}', '\u{202e}', '\u{200d}', '/', '\'', '"', '\u{fe0f}', '\u{30a}']
+        {
+            let name = format!("alx{found}ice");
+            assert_eq!(canonical_name(&name), Err(NameError::BadCharacter { found }), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn rejects_a_letter_whose_lower_case_is_no_letter_alone() {
+        // I with a dot above becomes i and a combining dot.
+        assert!(matches!(canonical_name("\u{130}stanbul"), Err(NameError::BadCharacter { .. })));
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        for error in
+            [NameError::Empty, NameError::TooLong, NameError::Unstable, NameError::BadStart { found: '-' }]
+        {
+            assert!(error.to_string().starts_with("the account name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_user_id_is_opaque_and_read_back_exactly() {
+        let id = UserId::from_random([0xab; 16]);
+        assert_eq!(id.as_str(), "u_abababababababababababababababab");
+        assert_eq!(UserId::parse(id.as_str()), Ok(id));
+        for text in [
+            "",
+            "u_",
+            "abababababababababababababababab",
+            "u_ABABABABABABABABABABABABABABABAB",
+            "u_ababababababababababababababababab",
+        ] {
+            assert_eq!(UserId::parse(text), Err(UserIdError), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_role_is_a_short_lower_case_word() {
+        assert_eq!(Role::parse("buyer").unwrap().as_str(), "buyer");
+        assert!(Role::parse(&"r".repeat(ROLE_BYTES_MAX)).is_ok());
+        for text in ["", "Buyer", "a b", "a\n", "ä", &"r".repeat(ROLE_BYTES_MAX + 1)] {
+            assert_eq!(Role::parse(text), Err(RoleError), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_name_is_at_rest(text in "\\PC{0,40}") {
+            if let Ok(name) = AccountName::parse(&text) {
+                prop_assert_eq!(AccountName::parse(name.as_str()), Ok(name.clone()));
+                prop_assert_eq!(AccountName::parse(&format!(" {text} ")), Ok(name));
+            }
+        }
+    }
+}

@@ -33,7 +33,7 @@ use tower_service::Service;
 use super::{Limits, Origin, UnixPeer};
 use crate::{
     clock,
-    tls::{Acceptor, ConnectionId, Peer},
+    tls::{Acceptor, ClientAuth, ConnectionId, Peer},
 };
 
 /// How bytes become requests.
@@ -57,6 +57,8 @@ pub struct Connection {
     /// The host that the client named in the TLS handshake (RFC 6066 section 3), lower case. Workloads
     /// name none, and neither does who connects to an address.
     pub server_name: Option<Arc<str>>,
+    /// Could the peer have shown a certificate?
+    pub asks_for_certificate: bool,
 }
 
 impl Connection {
@@ -109,7 +111,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let mut connection = Connection { id: ConnectionId::random(), origin, peer: None, server_name: None };
+    let asks_for_certificate = match &serving.transport {
+        Transport::Tls(acceptor) => acceptor.auth() != ClientAuth::Never,
+        Transport::Plain => false,
+    };
+    let id = ConnectionId::random();
+    let mut connection = Connection { id, origin, peer: None, server_name: None, asks_for_certificate };
     match serving.transport.clone() {
         Transport::Plain => drive(io, None, connection, service, &serving).await,
         Transport::Tls(acceptor) => {
@@ -123,7 +130,8 @@ where
                 Ok(Ok((stream, peer))) => {
                     let session = stream.get_ref().1;
                     let h2 = session.alpn_protocol() == Some(crate::tls::H2);
-                    connection.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+                    connection.server_name =
+                        session.server_name().map(|name| name.to_ascii_lowercase().into());
                     connection.peer = peer;
                     drive(stream, Some(h2), connection, service, &serving).await;
                 }

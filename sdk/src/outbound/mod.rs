@@ -5,11 +5,13 @@
 //! a callee by its registered name, with the user's context carried along.
 
 mod channel;
-
+mod pool;
+mod service;
 mod target;
 
 pub use channel::{Channel, Outgoing, empty, full};
-
+pub use pool::Pool;
+pub use service::{InternalToken, OutboundRequest, ServiceClient};
 pub use target::{EdgeTarget, EdgeUrlError, Target};
 
 use std::time::Duration;

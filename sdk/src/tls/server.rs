@@ -94,6 +94,12 @@ impl Acceptor {
         self
     }
 
+    /// What a missing client certificate means.
+    #[must_use]
+    pub const fn auth(&self) -> ClientAuth {
+        self.auth
+    }
+
     /// By what it judges clients.
     #[must_use]
     pub const fn trust(&self) -> &Arc<TrustState> {

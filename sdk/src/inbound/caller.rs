@@ -1,0 +1,74 @@
+//! What a handler learns about a request that was let in.
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+use countersign_identity::{self as identity, DecisionId};
+use countersign_policy::Permit;
+
+use super::TraceId;
+use crate::outbound::InternalToken;
+
+/// Who is calling, and why they were let in. Derefs to the caller itself; cheap to clone.
+///
+/// Pass it to [`crate::outbound::ServiceClient::on_behalf_of`] and the user's context goes along.
+#[derive(Clone)]
+pub struct Caller(Arc<Context>);
+
+struct Context {
+    caller: identity::Caller,
+    permit: Permit,
+    decision: DecisionId,
+    token: Option<InternalToken>,
+    trace: TraceId,
+}
+
+impl Caller {
+    pub(crate) fn new(
+        caller: identity::Caller,
+        permit: Permit,
+        decision: DecisionId,
+        token: Option<InternalToken>,
+        trace: TraceId,
+    ) -> Self {
+        Self(Arc::new(Context { caller, permit, decision, token, trace }))
+    }
+
+    /// What was permitted, and by which rules.
+    #[must_use]
+    pub fn permit(&self) -> &Permit {
+        &self.0.permit
+    }
+
+    /// Under which id the decision is recorded.
+    #[must_use]
+    pub fn decision(&self) -> DecisionId {
+        self.0.decision
+    }
+
+    /// Joins the hops of one call.
+    #[must_use]
+    pub fn trace(&self) -> TraceId {
+        self.0.trace
+    }
+
+    /// The internal token that was verified with this request: what may be passed on.
+    pub(crate) fn token(&self) -> Option<&InternalToken> {
+        self.0.token.as_ref()
+    }
+}
+
+impl Deref for Caller {
+    type Target = identity::Caller;
+
+    fn deref(&self) -> &identity::Caller {
+        &self.0.caller
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let workload = self.workload().map(|workload| &workload.id);
+        let user = self.user().map(|user| &user.id);
+        f.debug_struct("Caller").field("workload", &workload).field("user", &user).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,141 @@
+//! The record of one decision, filled in as a request goes along.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use countersign_identity::{Caller, DecisionId, Mode, WorkloadProof};
+use countersign_ledger::{CheckRecord, Decision, Event, PseudonymKey, Stage, Verdict, pseudonym};
+use countersign_policy::Permit;
+
+use super::{Denial, TraceId, refusal::new_decision_id};
+use crate::{accept::Connection, spool::EdgeCall};
+
+/// What is known about a decision so far. Every door of the system makes its records with it.
+#[derive(Clone, Debug)]
+pub struct DecisionDraft {
+    started: Instant,
+    record: Decision,
+    user_proof: &'static str,
+}
+
+impl DecisionDraft {
+    /// Begins when a request's head has arrived.
+    #[must_use]
+    pub fn begin(target: &str, trace: TraceId) -> Self {
+        let record = Decision {
+            id: new_decision_id(),
+            verdict: Verdict::Deny,
+            stage: Stage::Request,
+            source: None,
+            target: target.to_owned(),
+            method: String::new(),
+            route: String::new(),
+            user: None,
+            mode: Mode::None.as_str().to_owned(),
+            checks: Vec::new(),
+            policy: None,
+            code: None,
+            reason: None,
+            fix: None,
+            status: 0,
+            latency_us: 0,
+            connection: None,
+            peer: None,
+            trace: Some(trace.to_string()),
+        };
+        Self { started: Instant::now(), record, user_proof: "none" }
+    }
+
+    /// The id that the caller is told with a refusal.
+    #[must_use]
+    pub const fn id(&self) -> DecisionId {
+        self.record.id
+    }
+
+    /// On which connection, from where.
+    pub fn came_over(&mut self, connection: &Connection) {
+        self.record.connection = Some(connection.id.to_string());
+        self.record.peer = connection.address().map(|address: SocketAddr| address.to_string());
+    }
+
+    /// Which route, as a template, and by which method.
+    pub fn asks_for(&mut self, method: &http::Method, route: &str) {
+        method.as_str().clone_into(&mut self.record.method);
+        route.clone_into(&mut self.record.route);
+    }
+
+    /// What was checked of the evidence.
+    pub fn checked(&mut self, checks: Vec<CheckRecord>) {
+        self.record.checks = checks;
+    }
+
+    /// Adds one check.
+    pub fn check(&mut self, check: CheckRecord) {
+        self.record.checks.push(check);
+    }
+
+    /// Who is calling. Users appear under their pseudonym, or not at all.
+    pub fn comes_from(&mut self, caller: &Caller, pseudonyms: Option<&PseudonymKey>) {
+        self.record.source = caller.workload().map(|workload| workload.id.to_string());
+        self.record.user = caller.user().zip(pseudonyms).map(|(user, key)| pseudonym(key, &user.id));
+        self.user_proof = caller.proof().user.as_str();
+        let mode = match caller.proof().workload {
+            WorkloadProof::Certificate => Mode::Mtls,
+            WorkloadProof::None => Mode::None,
+        };
+        mode.as_str().clone_into(&mut self.record.mode);
+    }
+
+    /// The policy allowed it.
+    pub fn permitted(&mut self, permit: &Permit) {
+        self.record.verdict = Verdict::Allow;
+        self.record.stage = Stage::Policy;
+        self.record.policy = permit.policies().first().cloned();
+    }
+
+    /// It was refused.
+    pub fn denied(&mut self, denial: &Denial) {
+        self.record.verdict = Verdict::Deny;
+        self.record.stage = denial.stage();
+        self.record.policy = denial.policy.clone();
+        self.record.code = Some(denial.code.to_string());
+        self.record.reason = Some(denial.reason.clone());
+        self.record.fix = Some(denial.fix.clone().unwrap_or_else(|| denial.code.entry().fix.to_owned()));
+        self.record.status = denial.status().as_u16();
+    }
+
+    /// The answer's head is there.
+    pub fn answered(&mut self, status: http::StatusCode) {
+        self.record.status = status.as_u16();
+        self.record.latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// Counts it for the edge that it went over.
+    #[must_use]
+    pub fn edge(&self) -> EdgeCall<'_> {
+        let stranger = if self.record.user.is_some() { "user" } else { "stranger" };
+        EdgeCall {
+            source: self.record.source.as_deref().unwrap_or(stranger),
+            target: &self.record.target,
+            mode: &self.record.mode,
+            user: self.user_proof,
+            policy: self.record.policy.as_deref().unwrap_or(""),
+            allowed: self.record.verdict == Verdict::Allow,
+            latency: Duration::from_micros(self.record.latency_us),
+        }
+    }
+
+    /// The event for the ledger.
+    #[must_use]
+    pub fn into_event(self) -> Event {
+        Event::Decision(Box::new(self.record))
+    }
+
+    /// The record itself.
+    #[must_use]
+    pub const fn record(&self) -> &Decision {
+        &self.record
+    }
+}

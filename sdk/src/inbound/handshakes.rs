@@ -1,0 +1,53 @@
+//! Refused handshakes, brought into the ledger: no handler ever sees them.
+
+use std::sync::Arc;
+
+use countersign_identity::Mode;
+
+use super::{DecisionDraft, Denial, TraceId};
+use crate::{
+    spool::Spool,
+    tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport},
+};
+
+/// Records refused handshakes of one target; admitted ones are recorded with their requests.
+#[derive(Debug)]
+pub struct HandshakeRecorder {
+    target: String,
+    spool: Arc<Spool>,
+}
+
+impl HandshakeRecorder {
+    /// Records in `spool` as decisions about calls of `target`.
+    #[must_use]
+    pub const fn new(target: String, spool: Arc<Spool>) -> Self {
+        Self { target, spool }
+    }
+}
+
+impl HandshakeObserver for HandshakeRecorder {
+    fn handshake(&self, report: &HandshakeReport) {
+        let HandshakeOutcome::Refused(refusal) = &report.outcome else { return };
+        let denial = Denial::from(refusal);
+        let mut draft = DecisionDraft::begin(&self.target, TraceId::random());
+        draft.checked(report.checks.clone());
+        draft.denied(&denial);
+        let mut record = draft.record().clone();
+        record.connection = Some(report.connection.to_string());
+        record.peer = report.address.map(|address| address.to_string());
+        record.source = report.claimed.as_ref().map(ToString::to_string);
+        // There is no answer on a connection that does not exist.
+        record.status = 0;
+        record.latency_us = u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX);
+        // A name that was not proven is a claim: the mode says what was verified.
+        Mode::None.as_str().clone_into(&mut record.mode);
+        tracing::info!(
+            connection = %report.connection,
+            code = %denial.code,
+            decision = %record.id,
+            "handshake refused: {}",
+            denial.reason,
+        );
+        self.spool.record_refused_stranger(report.address.map(|address| address.ip()), record, denial.code);
+    }
+}

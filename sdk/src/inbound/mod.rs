@@ -1,0 +1,135 @@
+//! The layer in front of a service: canonical request, strip, authenticate, decide, record.
+//!
+//! It works on any `http` service and knows nothing of frameworks; the extractors for axum are in
+//! [`extract`]. Deny by default: without a rule that permits, nobody gets in, and a service without
+//! rules accepts nobody.
+
+mod caller;
+mod decision;
+mod extract;
+mod handshakes;
+mod layer;
+mod refusal;
+mod trace;
+
+use std::sync::Arc;
+
+use countersign_request::{CanonicalRequest, RouteError, RouteTable, RouteTableError, RouteTemplate};
+use thiserror::Error;
+use tower_layer::Layer;
+
+pub use caller::Caller;
+pub use decision::DecisionDraft;
+pub use extract::{CallerMissing, EndUser, UserMissing};
+pub use handshakes::HandshakeRecorder;
+pub use layer::{Guarded, GuardedBody};
+pub use refusal::{Challenge, Denial, new_decision_id};
+pub use trace::TraceId;
+
+use crate::{live::LiveCell, spool::Spool};
+
+/// Lets in whom the policy permits. Made by [`crate::workload::Workload::require`].
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    door: Arc<Door>,
+}
+
+#[derive(Debug)]
+struct Door {
+    target: String,
+    live: Arc<LiveCell>,
+    spool: Arc<Spool>,
+    skipped: Vec<RouteTemplate>,
+    routes: Option<RouteTable<()>>,
+}
+
+/// Why routes cannot be declared so.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InboundError {
+    /// Not a template.
+    #[error("route {route:?} cannot be declared: {source}")]
+    Route {
+        /// As it was written.
+        route: String,
+        /// What is wrong with it.
+        source: RouteError,
+    },
+    /// Two templates for the same paths.
+    #[error(transparent)]
+    Table(#[from] RouteTableError),
+}
+
+impl Inbound {
+    /// A layer for the service `target`, which decides by `live` and records in `spool`.
+    #[must_use]
+    pub fn new(target: String, live: Arc<LiveCell>, spool: Arc<Spool>) -> Self {
+        Self { door: Arc::new(Door { target, live, spool, skipped: Vec::new(), routes: None }) }
+    }
+
+    /// Lets everybody use this route, whoever they are: `/healthz`. No caller is known there, even if
+    /// there is one.
+    ///
+    /// # Errors
+    /// `route` is not a template.
+    pub fn skip(mut self, route: &str) -> Result<Self, InboundError> {
+        let route = template(route)?;
+        let mut skipped = self.door.skipped.clone();
+        skipped.push(route);
+        self.door = Arc::new(Door { skipped, ..self.parts() });
+        Ok(self)
+    }
+
+    /// Names the routes of a service whose framework does not: policies speak of templates, never of paths.
+    /// With axum this is not needed.
+    ///
+    /// # Errors
+    /// One of them is not a template, or two match the same paths.
+    pub fn routes<'a>(mut self, routes: impl IntoIterator<Item = &'a str>) -> Result<Self, InboundError> {
+        let templates = routes.into_iter().map(|route| template(route).map(|route| (route, ())));
+        let table = RouteTable::new(templates.collect::<Result<Vec<_>, _>>()?)?;
+        self.door = Arc::new(Door { routes: Some(table), ..self.parts() });
+        Ok(self)
+    }
+
+    fn parts(&self) -> Door {
+        Door {
+            target: self.door.target.clone(),
+            live: Arc::clone(&self.door.live),
+            spool: Arc::clone(&self.door.spool),
+            skipped: self.door.skipped.clone(),
+            routes: self.door.routes.clone(),
+        }
+    }
+}
+
+impl<S> Layer<S> for Inbound {
+    type Service = Guarded<S>;
+
+    fn layer(&self, service: S) -> Guarded<S> {
+        Guarded::new(service, Arc::clone(&self.door))
+    }
+}
+
+impl Door {
+    fn is_skipped(&self, request: &CanonicalRequest) -> bool {
+        self.skipped.iter().any(|route| route.matches(request))
+    }
+
+    /// The template of the route, as the service declared it or as axum matched it. A path that no route has
+    /// is called so, and never appears itself.
+    fn route(&self, request: &CanonicalRequest, extensions: &http::Extensions) -> String {
+        let declared = self.routes.as_ref().and_then(|routes| routes.find(request));
+        match (declared, extensions.get::<axum::extract::MatchedPath>()) {
+            (Some((template, ())), _) => template.as_str().to_owned(),
+            (None, Some(matched)) => matched.as_str().to_owned(),
+            (None, None) => UNMATCHED.to_owned(),
+        }
+    }
+}
+
+fn template(route: &str) -> Result<RouteTemplate, InboundError> {
+    RouteTemplate::parse(route).map_err(|source| InboundError::Route { route: route.to_owned(), source })
+}
+
+/// What policies and records say of a path that no route has.
+const UNMATCHED: &str = "(unmatched)";

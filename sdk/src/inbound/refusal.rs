@@ -1,0 +1,253 @@
+//! Refusal → status and public code: the only home of that rule.
+
+use bytes::Bytes;
+use countersign_identity::DecisionId;
+use countersign_keys::{SystemRandom, random_bytes};
+use countersign_ledger::Stage;
+use countersign_pki::{
+    CrlError,
+    verify::{ChainError, IdentityError, PeerError, RevocationError, UsageError, ValidityError},
+};
+use countersign_policy::{Refusal, RefusalKind};
+use countersign_request::{HeaderError, PathError, QueryError, RequestError};
+use countersign_token::{AccessTokenError, JwsError, TxnTokenError};
+use countersign_wire::{
+    codes::{self, Code},
+    problem::{PROBLEM_JSON, Problem},
+};
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use http_body_util::Full;
+
+use crate::{authenticate::EvidenceError, outbound::CallError, tls::HandshakeRefusal};
+
+/// A refused request: a code for the caller, the facts for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// What happened; the caller learns its public side.
+    pub code: Code,
+    /// The facts. Never told to the caller.
+    pub reason: String,
+    /// What would help, told to the caller.
+    pub challenge: Challenge,
+    /// The rule that decided, if one did.
+    pub policy: Option<String>,
+    /// What the operator should change, if we know better than the code's own text.
+    pub fix: Option<String>,
+}
+
+/// What presenting could help (RFC 9110 section 11.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// Nothing would.
+    None,
+    /// `Countersign need="certificate"`
+    Certificate,
+    /// `Countersign need="txn-token"`
+    TxnToken,
+    /// `Bearer`, for an access token.
+    Bearer,
+    /// `Bearer error="invalid_token"`, for a better one.
+    BetterBearer,
+}
+
+impl Denial {
+    /// A refusal with the facts behind it.
+    #[must_use]
+    pub fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), challenge: Challenge::None, policy: None, fix: None }
+    }
+
+    /// Tells the caller what would help.
+    #[must_use]
+    pub const fn with_challenge(mut self, challenge: Challenge) -> Self {
+        self.challenge = challenge;
+        self
+    }
+
+    /// The status: that of the code, but a 401 without anything that could help is a 403.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        match (status, self.challenge) {
+            (StatusCode::UNAUTHORIZED, Challenge::None) => StatusCode::FORBIDDEN,
+            _ => status,
+        }
+    }
+
+    /// Where it ended, in the ledger's words.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self.code.entry().stage {
+            codes::Stage::Transport => Stage::Transport,
+            codes::Stage::Request => Stage::Request,
+            codes::Stage::Quota => Stage::Quota,
+            codes::Stage::Identity => Stage::Identity,
+            codes::Stage::Token => Stage::Token,
+            codes::Stage::Policy => Stage::Policy,
+            codes::Stage::Upstream | codes::Stage::System => Stage::Upstream,
+        }
+    }
+
+    /// The answer: a problem (RFC 9457) with the decision id and nothing that helps an attacker.
+    #[must_use]
+    pub fn response(&self, decision: DecisionId) -> Response<Full<Bytes>> {
+        let status = self.status();
+        // A 401 that became a 403 must not say otherwise in its body.
+        let code = if status.as_u16() == self.code.status() { self.code } else { Code::NotPermitted };
+        let problem = Problem::new(code, Some(decision.to_string()));
+        let mut response = Response::new(Full::from(problem.to_json()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge.header().filter(|_| status == StatusCode::UNAUTHORIZED) {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    /// What the policy says about `asked_for_certificate`: a stranger whom a certificate could help.
+    #[must_use]
+    pub fn of_policy(refusal: &Refusal, fix: String, stranger: bool, certificate_could_help: bool) -> Self {
+        let code = match refusal.kind() {
+            // A stranger is told to prove a name; whether that name will do is not said.
+            RefusalKind::NotPermitted if stranger && certificate_could_help => Code::CertificateMissing,
+            RefusalKind::NotPermitted | RefusalKind::UnknownAction => Code::NotPermitted,
+            RefusalKind::Forbidden => Code::Forbidden,
+            RefusalKind::RuleFailed => Code::PolicyError,
+            RefusalKind::NoPolicies => Code::NoPolicies,
+        };
+        let reason = refusal.detail().map_or_else(|| refusal.to_string(), |d| format!("{refusal}: {d}"));
+        let challenge =
+            if code == Code::CertificateMissing { Challenge::Certificate } else { Challenge::None };
+        Self { code, reason, challenge, policy: refusal.policies().first().cloned(), fix: Some(fix) }
+    }
+}
+
+impl Challenge {
+    fn header(self) -> Option<HeaderValue> {
+        Some(HeaderValue::from_static(match self {
+            Self::None => return None,
+            Self::Certificate => r#"Countersign need="certificate""#,
+            Self::TxnToken => r#"Countersign need="txn-token""#,
+            Self::Bearer => "Bearer",
+            Self::BetterBearer => r#"Bearer error="invalid_token""#,
+        }))
+    }
+}
+
+impl From<&RequestError> for Denial {
+    fn from(error: &RequestError) -> Self {
+        let code = match error {
+            RequestError::Method => Code::MethodNotAllowed,
+            RequestError::Version => Code::PathAmbiguous,
+            RequestError::Authority(_) => Code::AuthorityAmbiguous,
+            RequestError::Path(PathError::TooLong { .. } | PathError::TooManySegments { .. })
+            | RequestError::Query(QueryError::TooLong { .. }) => Code::UriTooLong,
+            RequestError::Path(_) | RequestError::Query(_) => Code::PathAmbiguous,
+            RequestError::Header(
+                HeaderError::TooMany { .. }
+                | HeaderError::NameTooLong { .. }
+                | HeaderError::ValueTooLong { .. }
+                | HeaderError::TooLong { .. },
+            ) => Code::HeadersTooLarge,
+            RequestError::Header(_) => Code::HeaderAmbiguous,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<&EvidenceError> for Denial {
+    fn from(error: &EvidenceError) -> Self {
+        let (code, challenge) = match error {
+            EvidenceError::Peer(peer) => (code_of_peer(peer), Challenge::Certificate),
+            EvidenceError::TxnToken(token) => (code_of_txn_token(token), Challenge::TxnToken),
+            EvidenceError::TokenFromStranger => (Code::CertificateMissing, Challenge::Certificate),
+            EvidenceError::AccessToken(token) => (code_of_access_token(token), Challenge::BetterBearer),
+            EvidenceError::NotBearer => (Code::TokenMalformed, Challenge::BetterBearer),
+        };
+        Self::new(code, error.to_string()).with_challenge(challenge)
+    }
+}
+
+impl From<&HandshakeRefusal> for Denial {
+    fn from(refusal: &HandshakeRefusal) -> Self {
+        let code = match refusal {
+            HandshakeRefusal::NoCertificate => Code::CertificateMissing,
+            HandshakeRefusal::Peer(peer) => code_of_peer(peer),
+            HandshakeRefusal::NoPossession | HandshakeRefusal::Protocol { .. } => Code::HandshakeFailed,
+            HandshakeRefusal::TimedOut => Code::HandshakeTimeout,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
+impl From<&CallError> for Denial {
+    fn from(error: &CallError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+/// The code of a peer that is not believed.
+fn code_of_peer(error: &PeerError) -> Code {
+    match error {
+        PeerError::Usage(UsageError::NoCertificate) => Code::CertificateMissing,
+        PeerError::Usage(_) => Code::CertificateUsage,
+        PeerError::Validity(ValidityError::Expired { .. }) => Code::CertificateExpired,
+        PeerError::Validity(ValidityError::NotYetValid { .. }) => Code::CertificateNotYetValid,
+        PeerError::Chain(ChainError::NoBundle { .. }) => Code::TrustDomainForeign,
+        PeerError::Chain(ChainError::Path(_)) => Code::CertificateUntrusted,
+        PeerError::Revocation(RevocationError::Revoked { .. }) => Code::CertificateRevoked,
+        PeerError::Revocation(RevocationError::NoCrl) => Code::CrlMissing,
+        PeerError::Revocation(RevocationError::Crl(CrlError::Expired { .. })) => Code::CrlExpired,
+        PeerError::Revocation(RevocationError::Crl(_)) => Code::CrlMissing,
+        PeerError::Identity(IdentityError::Unexpected { .. } | IdentityError::OtherThumbprint { .. }) => {
+            Code::PeerUnexpected
+        }
+        PeerError::Identity(_) => Code::CertificateIdentity,
+    }
+}
+
+fn code_of_txn_token(error: &TxnTokenError) -> Code {
+    match error {
+        TxnTokenError::Jws(jws) => code_of_jws(jws),
+        TxnTokenError::WrongKind { .. } => Code::TokenKind,
+        TxnTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        TxnTokenError::Claim(_) | TxnTokenError::NotAWorkload { .. } => Code::TokenClaims,
+        TxnTokenError::WrongTrustDomain { .. } => Code::TokenAudience,
+        TxnTokenError::NotOwner { .. } => Code::TokenRequester,
+        TxnTokenError::Lifetime { .. } => Code::TokenLifetime,
+        TxnTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
+        TxnTokenError::Expired { .. } => Code::TokenExpired,
+    }
+}
+
+fn code_of_access_token(error: &AccessTokenError) -> Code {
+    match error {
+        AccessTokenError::Jws(jws) => code_of_jws(jws),
+        AccessTokenError::WrongKind { .. } => Code::TokenKind,
+        AccessTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        AccessTokenError::Claim(_) => Code::TokenClaims,
+        AccessTokenError::WrongIssuer { .. } => Code::TokenIssuer,
+        AccessTokenError::WrongAudience { .. } => Code::TokenAudience,
+        AccessTokenError::Lifetime { .. } => Code::TokenLifetime,
+        AccessTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
+        AccessTokenError::Expired { .. } => Code::TokenExpired,
+    }
+}
+
+fn code_of_jws(error: &JwsError) -> Code {
+    match error {
+        JwsError::WrongKey | JwsError::BadSignature => Code::TokenSignature,
+        _ => Code::TokenMalformed,
+    }
+}
+
+/// 80 random bits. Should the generator ever fail, ids repeat; no decision depends on them.
+#[must_use]
+pub fn new_decision_id() -> DecisionId {
+    DecisionId::from_random(random_bytes(&SystemRandom::new()).unwrap_or_default())
+}

@@ -1,0 +1,81 @@
+//! The W3C trace id that joins the hops of one call.
+
+use std::fmt;
+
+use countersign_keys::{SystemRandom, random_bytes};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// 128 bits, never all zero; as text, 32 lower-case hexadecimal digits. A label, not a proof.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId(u128);
+
+impl TraceId {
+    /// Of the request's `traceparent` (W3C Trace Context section 3.2), or a new one.
+    #[must_use]
+    pub fn of_request(headers: &HeaderMap) -> Self {
+        let sent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(Self::parse);
+        sent.unwrap_or_else(Self::random)
+    }
+
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(random_bytes(&SystemRandom::new()).map_or(1, u128::from_be_bytes).max(1))
+    }
+
+    fn parse(traceparent: &str) -> Option<Self> {
+        let mut parts = traceparent.split('-');
+        let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
+        let hex = |text: &str, digits: usize| {
+            text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        let well_formed = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16);
+        let id = u128::from_str_radix(trace, 16).ok()?;
+        (well_formed && id != 0).then_some(Self(id))
+    }
+
+    /// Sets `traceparent` for the next hop.
+    pub fn set(self, headers: &mut HeaderMap) {
+        let span = random_bytes(&SystemRandom::new()).map_or(1, u64::from_be_bytes).max(1);
+        if let Ok(value) = HeaderValue::from_str(&format!("00-{self}-{span:016x}-01")) {
+            headers.insert(TRACEPARENT, value);
+        }
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_trace_goes_on_at_the_next_hop() {
+        let mut headers = HeaderMap::new();
+        let trace = TraceId::random();
+        trace.set(&mut headers);
+        assert_eq!(TraceId::of_request(&headers), trace);
+    }
+
+    #[test]
+    fn a_traceparent_that_is_none_begins_a_new_trace() {
+        let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+        let upper = "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01";
+        for bad in ["", "00-1-2-3", zero, upper, "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"] {
+            assert_eq!(TraceId::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A snapshot made ready for use: everything parsed and compiled once, so that a request only looks.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
+use countersign_keys::PublicKey;
+use countersign_ledger::PseudonymKey;
+use countersign_pki::{
+    CertificateDer,
+    bundle::{Bundle, BundleError, BundleSet},
+    revocation::{Crl, CrlError},
+};
+use countersign_policy::{PolicyError, PolicySet};
+use countersign_wire::snapshot::{ServiceAddress, Snapshot, TrustBundle};
+use thiserror::Error;
+use tokio::sync::watch;
+
+/// How long a snapshot still counts after its `valid_until`.
+pub const STALE_GRACE: Duration = Duration::from_mins(10);
+
+/// A compiled snapshot; immutable.
+pub struct Live {
+    snapshot: Snapshot,
+    bundles: BundleSet,
+    tokens: TokenKeys,
+    services: HashMap<String, ServiceAddress>,
+    policy: Result<PolicySet, PolicyError>,
+    pseudonyms: Option<PseudonymKey>,
+}
+
+/// Keys for verifying users' tokens, found by `kid`. One table per kind of token.
+#[derive(Clone, Debug)]
+pub struct TokenKeys {
+    /// Audience of internal tokens.
+    pub trust_domain: TrustDomain,
+    /// Keys of internal tokens, each with the only workload that may use it.
+    pub internal: HashMap<String, (PublicKey, SpiffeId)>,
+    /// Exact `iss` of access tokens.
+    pub access_issuer: String,
+    /// Exact `aud` of access tokens.
+    pub access_audience: String,
+    /// Keys of access tokens.
+    pub access: HashMap<String, PublicKey>,
+}
+
+/// How old a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Within `valid_until`.
+    Fresh,
+    /// Past it, within [`STALE_GRACE`]: it still counts, and readiness says so.
+    Grace,
+    /// Past that: nothing is decided by it any more.
+    Stale,
+}
+
+/// Why a verified snapshot cannot be used. The old one stays.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CompileError {
+    /// The roots of a trust domain.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A revocation list.
+    #[error("revocation list of {trust_domain} cannot be used: {source}")]
+    Crl {
+        /// Whose.
+        trust_domain: TrustDomain,
+        /// Why.
+        source: CrlError,
+    },
+    /// A public key.
+    #[error("a key in the snapshot cannot be read")]
+    Key,
+    /// The key for pseudonyms.
+    #[error("pseudonym key of the snapshot is not 32 bytes in base64url")]
+    PseudonymKey,
+}
+
+impl Live {
+    /// Compiles a snapshot that was verified; of the policies, only those of `target`.
+    ///
+    /// Policies that cannot be loaded do not hold back the revocations that came with them: the snapshot is
+    /// taken, and the target refuses everybody until they are corrected.
+    ///
+    /// # Errors
+    /// See [`CompileError`].
+    pub fn compile(snapshot: Snapshot, target: Option<&str>) -> Result<Self, CompileError> {
+        let bundles = snapshot.bundles.iter().map(bundle).collect::<Result<BundleSet, _>>()?;
+        let tokens = TokenKeys::read(&snapshot)?;
+        let services =
+            snapshot.services.iter().map(|entry| (entry.name.to_string(), entry.clone())).collect();
+        let files = snapshot.policies.files.iter().filter(|file| Some(file.name.as_str()) == target);
+        let policy = PolicySet::load(files.map(|file| (file.name.as_str(), file.text.as_str())));
+        if let Err(error) = &policy {
+            tracing::error!(%error, "policies cannot be loaded: everybody is refused until they are corrected");
+        }
+        let pseudonyms = match &snapshot.pseudonym_key {
+            Some(text) => Some(pseudonym_key(text.expose())?),
+            None => None,
+        };
+        Ok(Self { snapshot, bundles, tokens, services, policy, pseudonyms })
+    }
+
+    /// The snapshot as it came.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Whom we can recognise.
+    #[must_use]
+    pub const fn bundles(&self) -> &BundleSet {
+        &self.bundles
+    }
+
+    /// Keys for users' tokens.
+    #[must_use]
+    pub const fn tokens(&self) -> &TokenKeys {
+        &self.tokens
+    }
+
+    /// The rules of our target.
+    ///
+    /// # Errors
+    /// They could not be loaded: nobody is accepted.
+    pub const fn policy(&self) -> Result<&PolicySet, &PolicyError> {
+        self.policy.as_ref()
+    }
+
+    /// A service by its short name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&ServiceAddress> {
+        self.services.get(name)
+    }
+
+    /// The key under which users appear in the ledger.
+    #[must_use]
+    pub const fn pseudonyms(&self) -> Option<&PseudonymKey> {
+        self.pseudonyms.as_ref()
+    }
+
+    /// How old it is at `now`.
+    #[must_use]
+    pub fn freshness(&self, now: UnixTime) -> Freshness {
+        if now <= self.snapshot.valid_until {
+            Freshness::Fresh
+        } else if now <= self.snapshot.valid_until.saturating_add(STALE_GRACE) {
+            Freshness::Grace
+        } else {
+            Freshness::Stale
+        }
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Live(epoch {}, sequence {})", self.snapshot.epoch, self.snapshot.sequence)
+    }
+}
+
+impl TokenKeys {
+    fn read(snapshot: &Snapshot) -> Result<Self, CompileError> {
+        let read = |jwk: &str| PublicKey::from_jwk(jwk).map_err(|_| CompileError::Key);
+        let mut internal = HashMap::new();
+        for entry in &snapshot.internal_token_keys {
+            let key = read(entry.jwk.as_str())?;
+            internal.insert(key.thumbprint().to_string(), (key, entry.owner.clone()));
+        }
+        let mut access = HashMap::new();
+        for jwk in &snapshot.access_token.keys {
+            let key = read(jwk.as_str())?;
+            access.insert(key.thumbprint().to_string(), key);
+        }
+        Ok(Self {
+            trust_domain: snapshot.trust_domain.clone(),
+            internal,
+            access_issuer: snapshot.access_token.issuer.clone(),
+            access_audience: snapshot.access_token.audience.clone(),
+            access,
+        })
+    }
+}
+
+fn bundle(entry: &TrustBundle) -> Result<Bundle, CompileError> {
+    let roots = entry.roots.iter().map(|der| CertificateDer::from(der.as_slice().to_vec())).collect();
+    let refused = |source| CompileError::Crl { trust_domain: entry.trust_domain.clone(), source };
+    let crls = entry.crls.iter().map(|der| Crl::read(der.as_slice()).map_err(refused));
+    Ok(Bundle::new(entry.trust_domain.clone(), roots, crls.collect::<Result<_, _>>()?)?)
+}
+
+fn pseudonym_key(text: &str) -> Result<PseudonymKey, CompileError> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CompileError::PseudonymKey)?;
+    bytes.try_into().map(PseudonymKey::new).map_err(|_| CompileError::PseudonymKey)
+}
+
+/// The newest [`Live`] of a process.
+#[derive(Debug)]
+pub struct LiveCell {
+    current: ArcSwap<Live>,
+    changes: watch::Sender<u64>,
+}
+
+impl LiveCell {
+    /// Starts with `first`.
+    #[must_use]
+    pub fn new(first: Live) -> Arc<Self> {
+        let changes = watch::Sender::new(first.snapshot.sequence);
+        Arc::new(Self { current: ArcSwap::from_pointee(first), changes })
+    }
+
+    /// The newest one: one atomic load.
+    #[must_use]
+    pub fn load(&self) -> Arc<Live> {
+        self.current.load_full()
+    }
+
+    /// Replaces it.
+    pub fn store(&self, next: Live) {
+        let sequence = next.snapshot.sequence;
+        self.current.store(Arc::new(next));
+        self.changes.send_replace(sequence);
+    }
+
+    /// Tells of each new one by its sequence.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}

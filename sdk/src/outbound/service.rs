@@ -1,0 +1,195 @@
+//! Calling a registered service by its name.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use countersign_keys::Secret;
+use countersign_request::{TXN_TOKEN, strip_identity_headers};
+use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tower_service::Service;
+
+use super::{CallError, Outgoing, Pool, channel::empty, full};
+use crate::inbound::{Caller, TraceId};
+
+/// An internal token on its way to the next hop: one that was verified with an inbound request, or one
+/// that a gateway has just minted. There is no third way to get one.
+#[derive(Clone)]
+pub struct InternalToken(Secret<String>);
+
+impl InternalToken {
+    /// What a gateway minted, out of an access token that it verified.
+    #[must_use]
+    pub fn minted(token: String) -> Self {
+        Self(Secret::new(token))
+    }
+
+    /// What the door verified.
+    pub(crate) fn verified(token: &str) -> Self {
+        Self(Secret::new(token.to_owned()))
+    }
+
+    fn header(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(self.0.expose()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+impl fmt::Debug for InternalToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InternalToken(..)")
+    }
+}
+
+/// A client of one service. Cheap to clone; all clones share one connection.
+#[derive(Clone, Debug)]
+pub struct ServiceClient {
+    pool: Pool,
+    service: String,
+    token: Option<InternalToken>,
+    trace: Option<TraceId>,
+}
+
+impl ServiceClient {
+    pub(super) const fn new(pool: Pool, service: String) -> Self {
+        Self { pool, service, token: None, trace: None }
+    }
+
+    /// Passes on whom the inbound request came for: its internal token, and its trace.
+    #[must_use]
+    pub fn on_behalf_of(mut self, caller: &Caller) -> Self {
+        self.token = caller.token().cloned();
+        self.trace = Some(caller.trace());
+        self
+    }
+
+    /// Passes on a token that this process minted: gateways only.
+    #[must_use]
+    pub fn with_token(mut self, token: InternalToken) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Goes on with a trace that this process knows.
+    #[must_use]
+    pub const fn in_trace(mut self, trace: TraceId) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// `GET` of a path.
+    #[must_use]
+    pub fn get(&self, path: &str) -> OutboundRequest {
+        self.ask(Method::GET, path)
+    }
+
+    /// `POST` to a path.
+    #[must_use]
+    pub fn post(&self, path: &str) -> OutboundRequest {
+        self.ask(Method::POST, path)
+    }
+
+    /// `DELETE` of a path.
+    #[must_use]
+    pub fn delete(&self, path: &str) -> OutboundRequest {
+        self.ask(Method::DELETE, path)
+    }
+
+    /// A request of any method.
+    #[must_use]
+    pub fn ask(&self, method: Method, path: &str) -> OutboundRequest {
+        let request = Request::builder().method(method).uri(path).body(empty());
+        OutboundRequest { client: self.clone(), request: request.map_err(|_| CallError::BadRequest) }
+    }
+
+    /// Sends a request whose body may be a stream; so may the answer's.
+    ///
+    /// Identity headers of `request` are removed: what goes out is what this client was given, never what a
+    /// header says.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn send(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
+        let channel = self.pool.channel(&self.service)?;
+        strip_identity_headers(request.headers_mut());
+        if let Some(token) = self.token.as_ref().and_then(InternalToken::header) {
+            request.headers_mut().insert(TXN_TOKEN, token);
+        }
+        if let Some(trace) = self.trace {
+            trace.set(request.headers_mut());
+        }
+        channel.send(request).await
+    }
+
+    /// Connections made to this service so far.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.pool.channel(&self.service).map_or(0, |channel| channel.connections())
+    }
+}
+
+/// gRPC clients take a [`ServiceClient`] as their transport.
+impl<B> Service<Request<B>> for ServiceClient
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Response = Response<Incoming>;
+    type Error = CallError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, CallError>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let client = self.clone();
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        Box::pin(async move { client.send(request).await })
+    }
+}
+
+/// A request about to be sent.
+#[must_use = "nothing is sent until `send`"]
+#[derive(Debug)]
+pub struct OutboundRequest {
+    client: ServiceClient,
+    request: Result<Request<Outgoing>, CallError>,
+}
+
+impl OutboundRequest {
+    /// With a JSON body.
+    pub fn json(self, body: &impl serde::Serialize) -> Self {
+        let Ok(mut request) = self.request else { return self };
+        let Ok(bytes) = serde_json::to_vec(body) else {
+            return Self { request: Err(CallError::BadRequest), ..self };
+        };
+        *request.body_mut() = full(bytes);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { request: Ok(request), ..self }
+    }
+
+    /// With a body of bytes.
+    pub fn body(self, media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        let Ok(mut request) = self.request else { return self };
+        *request.body_mut() = full(bytes);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        Self { request: Ok(request), ..self }
+    }
+
+    /// Sends it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn send(self) -> Result<Response<Incoming>, CallError> {
+        self.client.send(self.request?).await
+    }
+}

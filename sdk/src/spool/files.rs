@@ -1,0 +1,197 @@
+//! The files of a spool: one line per record, `SEQUENCE CHAIN EVENT`, in files of bounded size.
+//!
+//! A file belongs to one start of the writer and is named `BOOT-NUMBER.spool`. A last line without its
+//! newline was being written when the process died: it was never acknowledged, so it is left out.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use countersign_identity::SpiffeId;
+use countersign_ledger::{BootId, Digest, Record};
+
+use super::{SpoolError, SpoolLimits};
+
+/// All files, oldest first; the last one may be open for writing.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+    limits: SpoolLimits,
+    files: VecDeque<SpoolFile>,
+    open: Option<File>,
+    next_number: u32,
+}
+
+#[derive(Debug)]
+struct SpoolFile {
+    path: PathBuf,
+    boot: BootId,
+    /// How much of it is on disk for certain.
+    synced: u64,
+    /// How much of it the authority holds.
+    shipped: u64,
+}
+
+/// Records of one start, read back for shipping.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) boot: BootId,
+    pub(super) records: Vec<Record>,
+    path: PathBuf,
+    until: u64,
+}
+
+impl Files {
+    pub(super) fn open(directory: PathBuf, limits: SpoolLimits) -> Result<Self, SpoolError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|e| disk(&directory, &e))?;
+        let mut left: Vec<_> = fs::read_dir(&directory)
+            .map_err(|error| disk(&directory, &error))?
+            .filter_map(|entry| left_behind(&entry.ok()?.path()))
+            .collect();
+        left.sort_by(|a, b| a.0.cmp(&b.0));
+        let files = left.into_iter().map(|(_, file)| file).collect();
+        Ok(Self { directory, limits, files, open: None, next_number: 1 })
+    }
+
+    /// Bytes that wait for shipping.
+    pub(super) fn backlog_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.synced.saturating_sub(file.shipped)).sum()
+    }
+
+    /// Bytes that lie on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.synced).sum()
+    }
+
+    /// Writes lines that belong to `boot` and brings them to the disk. On an error the file is cut back to
+    /// what it held before, or given up.
+    pub(super) fn append(&mut self, boot: BootId, lines: &[u8]) -> Result<(), SpoolError> {
+        self.make_room_in_file(boot)?;
+        let (Some(file), Some(open)) = (self.files.back_mut(), self.open.as_mut()) else {
+            return Err(SpoolError::Closed);
+        };
+        let written = open.write_all(lines).and_then(|()| open.sync_data());
+        if let Err(error) = written {
+            let failed = disk(&file.path, &error);
+            let restored = open.set_len(file.synced).and_then(|()| open.seek(SeekFrom::End(0)));
+            if restored.is_err() {
+                self.open = None;
+            }
+            return Err(failed);
+        }
+        file.synced += u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn make_room_in_file(&mut self, boot: BootId) -> Result<(), SpoolError> {
+        let room = self.files.back().is_some_and(|file| file.synced < self.limits.file_bytes_max);
+        if self.open.is_some() && room {
+            return Ok(());
+        }
+        let path = self.directory.join(format!("{boot}-{:08}.spool", self.next_number));
+        let open = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        let open = open.map_err(|error| disk(&path, &error))?;
+        // The name must survive as well as the content.
+        File::open(&self.directory).and_then(|dir| dir.sync_all()).map_err(|e| disk(&self.directory, &e))?;
+        self.next_number += 1;
+        self.open = Some(open);
+        self.files.push_back(SpoolFile { path, boot, synced: 0, shipped: 0 });
+        self.forget_shipped();
+        Ok(())
+    }
+
+    /// Where the oldest records lie that were not shipped: path, boot, from, to.
+    pub(super) fn unshipped(&self) -> Option<(PathBuf, BootId, u64, u64)> {
+        let file = self.files.iter().find(|file| file.shipped < file.synced)?;
+        Some((file.path.clone(), file.boot, file.shipped, file.synced))
+    }
+
+    /// The authority holds everything of `batch`.
+    pub(super) fn shipped(&mut self, batch: &Batch) {
+        if let Some(file) = self.files.iter_mut().find(|file| file.path == batch.path) {
+            file.shipped = file.shipped.max(batch.until);
+        }
+        self.forget_shipped();
+    }
+
+    /// Deletes files of which nothing is missing elsewhere, but for the one that is being written.
+    fn forget_shipped(&mut self) {
+        let mut index = 0;
+        while let Some(file) = self.files.get(index) {
+            let being_written = self.open.is_some() && index + 1 == self.files.len();
+            if being_written || file.shipped < file.synced {
+                index += 1;
+                continue;
+            }
+            if let Err(error) = fs::remove_file(&file.path) {
+                tracing::warn!(path = %file.path.display(), %error, "a shipped spool file cannot be removed");
+            }
+            self.files.remove(index);
+        }
+    }
+}
+
+impl Batch {
+    /// Reads records from a file, at most `bytes_max` of them and at least one.
+    pub(super) fn read(
+        writer: &SpiffeId,
+        (path, boot, from, to): (PathBuf, BootId, u64, u64),
+        bytes_max: u64,
+    ) -> Result<Self, SpoolError> {
+        let mut file = File::open(&path).map_err(|error| disk(&path, &error))?;
+        file.seek(SeekFrom::Start(from)).map_err(|error| disk(&path, &error))?;
+        let mut lines = Vec::new();
+        file.take(to - from).read_to_end(&mut lines).map_err(|error| disk(&path, &error))?;
+        let (mut records, mut until) = (Vec::new(), from);
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
+            if !records.is_empty() && until + bytes - from > bytes_max {
+                break;
+            }
+            until += bytes;
+            match parse_line(writer, boot, line) {
+                Some(record) => records.push(record),
+                // The authority sees the gap in the numbers; here it only must not stop the rest.
+                None => tracing::error!(path = %path.display(), "a line of the spool cannot be read"),
+            }
+        }
+        Ok(Self { boot, records, path, until })
+    }
+}
+
+/// The line of a record.
+pub(super) fn line(record: &Record) -> Vec<u8> {
+    let mut line = format!("{} {} ", record.sequence, record.chain).into_bytes();
+    line.extend_from_slice(&record.bytes);
+    line.push(b'\n');
+    line
+}
+
+fn parse_line(writer: &SpiffeId, boot: BootId, line: &[u8]) -> Option<Record> {
+    let line = line.strip_suffix(b"\n")?;
+    let mut parts = line.splitn(3, |byte| *byte == b' ');
+    let sequence = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    let chain: Digest = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    Some(Record { writer: writer.clone(), boot, sequence, bytes: parts.next()?.to_vec(), chain })
+}
+
+/// A file of an earlier start, with what orders it: its age and its number.
+fn left_behind(path: &Path) -> Option<((std::time::SystemTime, String), SpoolFile)> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".spool")?;
+    let (boot, number) = name.rsplit_once('-')?;
+    let boot: BootId = boot.parse().ok()?;
+    let bytes = fs::read(path).ok()?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let modified = fs::metadata(path).and_then(|data| data.modified()).ok()?;
+    let synced = u64::try_from(whole).ok()?;
+    let file = SpoolFile { path: path.to_owned(), boot, synced, shipped: 0 };
+    Some(((modified, number.to_owned()), file))
+}
+
+fn disk(path: &Path, error: &std::io::Error) -> SpoolError {
+    SpoolError::Disk { path: path.to_owned(), why: error.to_string() }
+}

@@ -1,0 +1,256 @@
+//! The ledger's near end: what this process decided, on its own disk before anybody else has it.
+//!
+//! Refusals are durable one by one: [`Spool::record_durably`] returns once the record is on disk. Allowed
+//! calls wait in a buffer of the thread's own shard and follow in a batch, within a second. One thread
+//! owns the files; the hot path only touches its shard. Everything is bounded: when the disk budget is
+//! used up, allowed calls are counted instead of kept, and the count becomes an event of its own.
+//!
+//! A task ships records in order and deletes a file once the authority holds all of it. What a process
+//! that died left behind is shipped by its successor.
+
+mod edges;
+mod files;
+mod ship;
+mod strangers;
+mod writer;
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_ledger::{Decision, Event};
+use countersign_wire::codes::Code;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+
+pub use edges::{EDGES_MAX, EdgeCall, Edges};
+pub use ship::Ship;
+
+use crate::{clock, shard::Sharded};
+use files::Files;
+use strangers::Strangers;
+
+/// Limits of a spool. Each has a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolLimits {
+    /// Disk budget for allowed calls; refusals may use an eighth more.
+    pub bytes_max: u64,
+    /// One file of it.
+    pub file_bytes_max: u64,
+    /// Allowed calls that wait for the next batch, for each shard.
+    pub waiting_max: usize,
+    /// Refusals that wait for the disk.
+    pub urgent_max: usize,
+}
+
+impl Default for SpoolLimits {
+    fn default() -> Self {
+        Self { bytes_max: 64 << 20, file_bytes_max: 1 << 20, waiting_max: 4096, urgent_max: 1024 }
+    }
+}
+
+/// Why something is not in the spool.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SpoolError {
+    /// The disk says no.
+    #[error("spool {path} cannot be used: {why}")]
+    Disk {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system says.
+        why: String,
+    },
+    /// The disk budget is used up, refusals included.
+    #[error("spool is full: the authority has not taken records for too long")]
+    Full,
+    /// More refusals at once than the disk can take.
+    #[error("spool is busy: {0} refusals are waiting for the disk")]
+    Busy(usize),
+    /// The event is too large or cannot be written.
+    #[error("event cannot be recorded: {why}")]
+    Event {
+        /// What the ledger says.
+        why: String,
+    },
+    /// The writing thread has ended.
+    #[error("spool is closed")]
+    Closed,
+}
+
+/// Where this process records what it decides.
+#[derive(Debug)]
+pub struct Spool {
+    shared: Arc<Shared>,
+    edges: Edges,
+    writer: SpiffeId,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    limits: SpoolLimits,
+    waiting: Sharded<Vec<(Event, UnixTime)>>,
+    urgent: Mutex<Option<std::sync::mpsc::SyncSender<Urgent>>>,
+    dropped: Sharded<Dropped>,
+    strangers: Mutex<Strangers>,
+    files: Mutex<Files>,
+    /// Grows whenever something new is on disk.
+    written: watch::Sender<u64>,
+    closing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Urgent {
+    event: Event,
+    at: UnixTime,
+    done: oneshot::Sender<Result<(), SpoolError>>,
+}
+
+/// Allowed calls that were not kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dropped {
+    count: u64,
+    since: Option<UnixTime>,
+    until: Option<UnixTime>,
+}
+
+impl Spool {
+    /// Opens the spool of `writer` in `directory`, which is made with mode 0700 if it is not there.
+    ///
+    /// # Errors
+    /// The directory or what lies in it cannot be used, or there is no randomness for the name of this start.
+    pub fn open(directory: PathBuf, writer: SpiffeId, limits: SpoolLimits) -> Result<Arc<Self>, SpoolError> {
+        let files = Files::open(directory, limits)?;
+        let (urgent, inbox) = std::sync::mpsc::sync_channel(limits.urgent_max.max(1));
+        let shared = Arc::new(Shared {
+            limits,
+            waiting: Sharded::default(),
+            urgent: Mutex::new(Some(urgent)),
+            dropped: Sharded::default(),
+            strangers: Mutex::default(),
+            files: Mutex::new(files),
+            written: watch::Sender::new(0),
+            closing: AtomicBool::new(false),
+        });
+        let thread = writer::spawn(Arc::clone(&shared), writer.clone(), inbox)?;
+        Ok(Arc::new(Self { shared, edges: Edges::default(), writer, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Records an event with the next batch, within a second. Never waits.
+    pub fn record(&self, event: Event) {
+        let now = clock::now();
+        let kept = self.shared.waiting.with(|waiting| {
+            let room = waiting.len() < self.shared.limits.waiting_max;
+            if room {
+                waiting.push((event, now));
+            }
+            room
+        });
+        if !kept {
+            self.shared.dropped.with(|dropped| dropped.add(now));
+        }
+    }
+
+    /// Records an event and returns when it is on disk.
+    ///
+    /// # Errors
+    /// See [`SpoolError`]; the event is then not recorded.
+    pub async fn record_durably(&self, event: Event) -> Result<(), SpoolError> {
+        let (done, answer) = oneshot::channel();
+        let urgent = Urgent { event, at: clock::now(), done };
+        let sender = lock(&self.shared.urgent).clone().ok_or(SpoolError::Closed)?;
+        sender.try_send(urgent).map_err(|error| match error {
+            std::sync::mpsc::TrySendError::Full(_) => SpoolError::Busy(self.shared.limits.urgent_max),
+            std::sync::mpsc::TrySendError::Disconnected(_) => SpoolError::Closed,
+        })?;
+        answer.await.unwrap_or(Err(SpoolError::Closed))
+    }
+
+    /// Records without waiting for the disk, yet not with the next batch: for handshakes, which must not
+    /// block. Lost only together with the process, or when [`SpoolLimits::urgent_max`] are waiting.
+    pub fn record_soon(&self, event: Event) {
+        let (done, _) = oneshot::channel();
+        let urgent = Urgent { event, at: clock::now(), done };
+        let sent = lock(&self.shared.urgent).clone().map(|sender| sender.try_send(urgent).is_ok());
+        if sent != Some(true) {
+            self.shared.dropped.with(|dropped| dropped.add(clock::now()));
+        }
+    }
+
+    /// Records a refusal of somebody who proved nothing: the first of each kind in full, and so many more of
+    /// them; the rest is counted per address and minute, so that strangers cannot fill a disk.
+    pub fn record_refused_stranger(&self, address: Option<IpAddr>, decision: Decision, code: Code) {
+        let address = address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        let public = code.entry().public.as_str();
+        let in_full = lock(&self.shared.strangers).admit(address, decision.stage, public, clock::now());
+        if in_full {
+            self.record_soon(Event::Decision(Box::new(decision)));
+        }
+    }
+
+    /// Counters of calls per edge; they travel with the records.
+    #[must_use]
+    pub const fn edges(&self) -> &Edges {
+        &self.edges
+    }
+
+    /// Bytes on disk that the authority does not hold yet.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> u64 {
+        lock(&self.shared.files).backlog_bytes()
+    }
+
+    /// Ships until `shutdown`, and once more after it.
+    pub async fn ship(self: Arc<Self>, to: impl Ship, shutdown: tokio_util::sync::CancellationToken) {
+        ship::run(&self, to, shutdown).await;
+    }
+
+    /// Writes what is waiting and ends the writing thread. Records after this are refused.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        lock(&self.shared.urgent).take();
+        if let Some(thread) = lock(&self.thread).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the spool's thread ended badly");
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Dropped {
+    fn add(&mut self, now: UnixTime) {
+        self.count += 1;
+        self.since.get_or_insert(now);
+        self.until = Some(now);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.since = self.since.into_iter().chain(other.since).min();
+        self.until = self.until.into_iter().chain(other.until).max();
+    }
+}
+
+/// A poisoned lock is taken over: what it guards is consistent between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Longest wait of an allowed call for its batch.
+const BATCH_INTERVAL: Duration = Duration::from_millis(500);

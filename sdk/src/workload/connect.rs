@@ -1,0 +1,202 @@
+//! Getting an identity for the first time.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use countersign_identity::UnixTime;
+use countersign_keys::{KeyPair, SystemRandom};
+use countersign_pki::{CertificateDer, bundle::BundleSet, csr, verify::CrlPolicy};
+use countersign_wire::agent::IssueResponse;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{ConnectError, Health, Inner, Workload, renew, target_of, watch};
+use crate::{
+    agent::{AgentApi, AgentError},
+    clock,
+    live::{Live, LiveCell},
+    outbound::{CallLimits, Pool},
+    snapshot::{Progress, SnapshotKeys},
+    spool::{Spool, SpoolLimits},
+    tls::{Identity, TrustState},
+};
+
+/// Settings of a workload.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    socket: PathBuf,
+    spool: Option<PathBuf>,
+    wait: Duration,
+    calls: CallLimits,
+    spool_limits: SpoolLimits,
+}
+
+/// A certificate that was just issued to us, with what came along.
+pub(super) struct Issued {
+    pub(super) identity: Identity,
+    pub(super) snapshot_keys: SnapshotKeys,
+    /// When renewal is due, judged by the life that was left at issue.
+    pub(super) renew_in: Duration,
+}
+
+impl Builder {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            spool: None,
+            wait: Duration::from_secs(30),
+            calls: CallLimits::default(),
+            spool_limits: SpoolLimits::default(),
+        }
+    }
+
+    /// Directory for ledger records; by default `spool/NAME` beside the agent's socket.
+    #[must_use]
+    pub fn spool(mut self, directory: PathBuf) -> Self {
+        self.spool = Some(directory);
+        self
+    }
+
+    /// How long to wait for an agent that is not there yet; 30 seconds by default.
+    #[must_use]
+    pub const fn wait(mut self, span: Duration) -> Self {
+        self.wait = span;
+        self
+    }
+
+    /// Limits of outgoing calls.
+    #[must_use]
+    pub const fn call_limits(mut self, limits: CallLimits) -> Self {
+        self.calls = limits;
+        self
+    }
+
+    /// Limits of the spool.
+    #[must_use]
+    pub const fn spool_limits(mut self, limits: SpoolLimits) -> Self {
+        self.spool_limits = limits;
+        self
+    }
+
+    /// Gets the identity.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]. What may pass is tried again until [`Builder::wait`] is over.
+    pub async fn connect(self) -> Result<Workload, ConnectError> {
+        crate::tls::install_provider();
+        let agent = AgentApi::new(self.socket.clone());
+        let deadline = Instant::now() + self.wait;
+        let issued = self.patiently(deadline, || issue(&agent)).await?;
+        let Some(id) = issued.identity.id().cloned() else {
+            return Err(ConnectError::Identity(crate::tls::IdentityError::NoSpiffeId));
+        };
+        let target = target_of(&id);
+        let trust = TrustState::new(BundleSet::new(), CrlPolicy::Require);
+        let keys = watch::Keys::new(issued.snapshot_keys.clone());
+        let mut progress = Progress::default();
+        let reader = watch::Reader { trust_domain: id.trust_domain().clone(), target: target.clone(), keys };
+        let first = reader.first(&agent, &mut progress, deadline);
+        let live: Live = first.await.map_err(|last| self.too_late(last))?;
+        trust.set_bundles(live.bundles().clone());
+        trust.set_identity(issued.identity);
+        let live = LiveCell::new(live);
+
+        let spool = Spool::open(self.spool_directory(&target), id.clone(), self.spool_limits)?;
+        let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), self.calls);
+        let inner = Inner {
+            id,
+            target,
+            trust,
+            live,
+            agent,
+            spool,
+            pool,
+            health: Arc::new(Health::default()),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        inner.start(reader, progress, issued.renew_in);
+        Ok(Workload(Arc::new(inner)))
+    }
+
+    async fn patiently<T, F>(&self, deadline: Instant, attempt: impl Fn() -> F) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, ConnectError>>,
+    {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match attempt().await {
+                Err(ConnectError::Agent(error)) if error.is_temporary() => {
+                    if Instant::now() + pause > deadline {
+                        return Err(self.too_late(error.to_string()));
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    fn too_late(&self, last: String) -> ConnectError {
+        ConnectError::TimedOut { waited: self.wait, last }
+    }
+
+    fn spool_directory(&self, target: &str) -> PathBuf {
+        let beside = || self.socket.parent().unwrap_or(std::path::Path::new("/")).join("spool").join(target);
+        self.spool.clone().unwrap_or_else(beside)
+    }
+}
+
+impl Inner {
+    fn start(&self, reader: watch::Reader, progress: Progress, renew_in: Duration) {
+        let keys = reader.keys.clone();
+        let renewing =
+            renew::run(self.agent.clone(), self.id.clone(), Arc::clone(&self.trust), keys, renew_in);
+        let watching = watch::Watching {
+            agent: self.agent.clone(),
+            reader,
+            progress,
+            trust: Arc::clone(&self.trust),
+            live: Arc::clone(&self.live),
+            health: Arc::clone(&self.health),
+        };
+        self.until_shutdown(renewing);
+        self.until_shutdown(watching.run());
+        let shipping = Arc::clone(&self.spool).ship(self.agent.clone(), self.shutdown.clone());
+        self.tasks.spawn(shipping);
+    }
+
+    fn until_shutdown(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+/// A new key and its certificate.
+pub(super) async fn issue(agent: &AgentApi) -> Result<Issued, ConnectError> {
+    let key = KeyPair::generate(&SystemRandom::new()).map_err(|_| ConnectError::NoKey)?;
+    let request = csr::make(&key, None).map_err(|_| ConnectError::NoKey)?;
+    let answer = agent.issue(request).await?;
+    accept(answer, &key, clock::now())
+}
+
+fn accept(answer: IssueResponse, key: &KeyPair, now: UnixTime) -> Result<Issued, ConnectError> {
+    let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
+    let identity = Identity::workload(chain, key)?;
+    let certified = identity.id().map(ToString::to_string).unwrap_or_default();
+    if certified != answer.spiffe_id {
+        return Err(ConnectError::OtherId { said: answer.spiffe_id, certified });
+    }
+    if answer.snapshot_keys.is_empty() {
+        let why = "it names no key for snapshots".to_owned();
+        return Err(ConnectError::Agent(AgentError::Failed { why }));
+    }
+    let snapshot_keys = SnapshotKeys::from_jwks(answer.snapshot_keys.iter().map(String::as_str))?;
+    let renew_in = renew::half_of(identity.not_after().since(now));
+    Ok(Issued { identity, snapshot_keys, renew_in })
+}

@@ -1,0 +1,93 @@
+//! Serving under our identity.
+
+use std::{convert::Infallible, error::Error as StdError, future::IntoFuture, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::Workload;
+use crate::{
+    accept::{self, Limits, Listen, Transport},
+    inbound::HandshakeRecorder,
+    tls::{Acceptor, ClientAuth},
+};
+
+/// A listener about to serve; `.await` it.
+#[must_use = "nothing is served until this is awaited"]
+#[derive(Debug)]
+pub struct Serve<L, S> {
+    workload: Workload,
+    listener: L,
+    service: S,
+    limits: Limits,
+    auth: ClientAuth,
+    shutdown: CancellationToken,
+}
+
+impl Workload {
+    /// Serves `service` on `listener` over mTLS: a client certificate is demanded, and judged in the handshake.
+    ///
+    /// The service needs [`Workload::require`] as its outermost layer: the handshake proves who somebody is,
+    /// only the layer asks whether they may.
+    pub fn serve<L, S>(&self, listener: L, service: S) -> Serve<L, S> {
+        Serve {
+            workload: self.clone(),
+            listener,
+            service,
+            limits: Limits::default(),
+            auth: ClientAuth::Required,
+            shutdown: CancellationToken::new(),
+        }
+    }
+}
+
+impl<L, S> Serve<L, S> {
+    /// Drains when `signal` comes, then returns.
+    pub fn with_graceful_shutdown(self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            signal.await;
+            shutdown.cancel();
+        });
+        self
+    }
+
+    /// Other limits than the usual ones.
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What a missing client certificate means; without this it ends the handshake.
+    pub const fn client_auth(mut self, auth: ClientAuth) -> Self {
+        self.auth = auth;
+        self
+    }
+}
+
+impl<L, S, B> IntoFuture for Serve<L, S>
+where
+    L: Listen,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    /// How many connections had to be cut because they did not finish in time.
+    type Output = usize;
+    type IntoFuture = Pin<Box<dyn Future<Output = usize> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let inner = &self.workload.0;
+            let recorder = HandshakeRecorder::new(inner.target.clone(), Arc::clone(&inner.spool));
+            let acceptor = Acceptor::new(Arc::clone(&inner.trust), self.auth).observed_by(Arc::new(recorder));
+            let transport = Transport::Tls(acceptor);
+            accept::serve(self.listener, transport, self.service, self.limits, self.shutdown).await
+        })
+    }
+}

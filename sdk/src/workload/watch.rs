@@ -1,0 +1,146 @@
+//! Taking every newer snapshot.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use countersign_identity::TrustDomain;
+use countersign_wire::{agent::SignedSnapshot, snapshot::Snapshot};
+use tokio::time::Instant;
+
+use super::{ConnectError, Health};
+use crate::{
+    agent::{AgentApi, AgentError},
+    live::{Live, LiveCell},
+    snapshot::{Progress, SnapshotKeys},
+    tls::TrustState,
+};
+
+/// The keys that may sign snapshots now; renewal brings newer ones.
+#[derive(Clone, Debug)]
+pub(super) struct Keys(Arc<Mutex<SnapshotKeys>>);
+
+impl Keys {
+    pub(super) fn new(keys: SnapshotKeys) -> Self {
+        Self(Arc::new(Mutex::new(keys)))
+    }
+
+    pub(super) fn replace(&self, keys: SnapshotKeys) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    fn load(&self) -> SnapshotKeys {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Reads snapshots for one workload.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) target: String,
+    pub(super) keys: Keys,
+}
+
+impl Reader {
+    /// The first snapshot, or how the last attempt to get one ended.
+    pub(super) async fn first(
+        &self,
+        agent: &AgentApi,
+        progress: &mut Progress,
+        deadline: Instant,
+    ) -> Result<Live, String> {
+        let mut last = "the agent has no snapshot yet".to_owned();
+        loop {
+            let attempt = async {
+                let mut stream = agent.snapshots(progress.at()).await?;
+                let message = stream.message().await.map_err(|status| agent.error(&status))?;
+                let ended = || AgentError::Failed { why: "the stream of snapshots ended".to_owned() };
+                self.read(&message.ok_or_else(ended)?, progress)
+            };
+            match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(live)) => return Ok(live),
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => return Err(last),
+            }
+            if Instant::now() + PAUSE_MIN > deadline {
+                return Err(last);
+            }
+            tokio::time::sleep(PAUSE_MIN).await;
+        }
+    }
+
+    fn read(&self, signed: &SignedSnapshot, progress: &mut Progress) -> Result<Live, ConnectError> {
+        let snapshot: Snapshot = self.keys.load().verify(signed, &self.trust_domain)?;
+        let mut next = progress.clone();
+        next.advance(&snapshot)?;
+        let live = Live::compile(snapshot, Some(&self.target))?;
+        *progress = next;
+        Ok(live)
+    }
+}
+
+/// The task that watches.
+pub(super) struct Watching {
+    pub(super) agent: AgentApi,
+    pub(super) reader: Reader,
+    pub(super) progress: Progress,
+    pub(super) trust: Arc<TrustState>,
+    pub(super) live: Arc<LiveCell>,
+    pub(super) health: Arc<Health>,
+}
+
+impl Watching {
+    /// Watches for ever; a stream that ends is opened again.
+    pub(super) async fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let opened = self.agent.snapshots(self.progress.at()).await;
+            let ended = match opened {
+                Ok(stream) => {
+                    pause = PAUSE_MIN;
+                    self.follow(stream).await
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(error = %ended, "the stream of snapshots is opened again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn follow(&mut self, mut stream: tonic::Streaming<SignedSnapshot>) -> AgentError {
+        loop {
+            match stream.message().await {
+                Ok(Some(signed)) => self.take(&signed),
+                Ok(None) => return AgentError::Failed { why: "the stream ended".to_owned() },
+                Err(status) => return self.agent.error(&status),
+            }
+        }
+    }
+
+    fn take(&mut self, signed: &SignedSnapshot) {
+        match self.reader.read(signed, &mut self.progress) {
+            // The agent repeats what we hold when a stream is opened again.
+            Err(ConnectError::Snapshot(crate::snapshot::SnapshotRefusal::Backwards { held, got }))
+                if held == got => {}
+            Err(error) => {
+                tracing::error!(%error, "a snapshot is refused: the old one stays");
+                self.health.set_refusal(Some(error.to_string()));
+            }
+            Ok(live) => {
+                let same = self.live.load().snapshot().bundles == live.snapshot().bundles;
+                if !same {
+                    // Revocations first: whoever sees the new policies sees them too.
+                    self.trust.set_bundles(live.bundles().clone());
+                }
+                self.live.store(live);
+                self.health.set_refusal(None);
+            }
+        }
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);

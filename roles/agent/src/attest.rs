@@ -125,7 +125,7 @@ impl Process {
     /// Returns when it has exited.
     pub(crate) async fn exited(&self) {
         if let Some(fd) = &self.pidfd
-            && let Ok(watched) = AsyncFd::with_interest(fd.as_fd(), Interest::READABLE)
+            && let Ok(watched) = watched(fd.as_fd())
             && watched.readable().await.is_ok()
         {
             return;
@@ -165,6 +165,14 @@ pub enum ExecutableError {
     /// The agent may not read it, as for a process of another uid.
     #[error("its executable cannot be read: {0}")]
     Unreadable(io::ErrorKind),
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; here the descriptor is borrowed for as long as it is watched"
+)]
+fn watched(pidfd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    AsyncFd::with_interest(pidfd, Interest::READABLE)
 }
 
 /// A pidfd becomes readable when its process exits, before it is reaped (pidfd_open(2)). A poll that fails

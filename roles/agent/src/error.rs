@@ -74,7 +74,16 @@ pub enum AgentError {
         /// The authority's words.
         reason: String,
     },
-    /// The authority's answer cannot be used.
+    /// The system gives no randomness, so no key can be made.
+    #[error("a key could not be made: the system gives no randomness")]
+    NoRandomness,
+    /// The spool of the agent's own ledger records cannot be used.
+    #[error("the agent's ledger records cannot be kept: {0}")]
+    Spool(String),
+    /// The authority did not renew the agent's own credential.
+    #[error("the authority did not renew the agent's credential: {0}")]
+    NotRenewed(String),
+    /// The authority's answer, or what was saved of one, cannot be used.
     #[error("the authority's answer cannot be used: {0}")]
     BadAnswer(String),
 }

@@ -23,33 +23,35 @@
 //! ```
 //!
 //! The modules in the order of the picture: `socket` (who may connect), `attest` (which process is it),
-//! `registry` and `entries` (what is that process), `workload_api` and `agent_api` (what it may ask), `svid`
-//! (its certificate); towards the authority `enroll`, `renew`, `node`, `relay`, `snapshot`, `chronicle`;
-//! `state` (what survives a restart) and `admin` (probes).
+//! `registry` and `entries` (what is that process), `serve`, `workload_api` and `agent_api` (what it may ask),
+//! `svid` and `attestation` (its certificate, and what the ledger is told with it); towards the authority
+//! `enroll`, `credential`, `renew`, `node`, `relay`, `snapshot`, `heads`; `state` (what survives a restart),
+//! `limits`, `admin` (probes), and `agent`, which runs them all.
 
+mod admin;
+mod agent;
+mod agent_api;
 mod attest;
+mod attestation;
+mod credential;
+mod enroll;
 mod entries;
 mod error;
-
+mod heads;
+mod limits;
+mod node;
+mod registry;
+mod relay;
+mod renew;
+mod serve;
 mod settings;
+mod snapshot;
 mod socket;
 mod state;
+mod svid;
+mod workload_api;
 
-use tokio_util::sync::CancellationToken;
-
+pub use agent::run;
 pub use attest::{ExecutableError, PinError};
 pub use error::AgentError;
 pub use settings::{Deployment, Settings, SocketMode};
-
-/// Joins the authority if need be, serves the socket until `shutdown` is cancelled, and removes it.
-///
-/// # Errors
-/// See [`AgentError`]. An authority out of reach is no error: what is known is served, the rest retried.
-pub async fn run(
-    _settings: Settings,
-    _deployment: Deployment,
-    shutdown: CancellationToken,
-) -> Result<(), AgentError> {
-    shutdown.cancelled().await;
-    Ok(())
-}

@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use countersign_identity::UnixTime;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -33,6 +35,8 @@ pub(crate) struct Registered {
     /// Its certificate, for clients of the SPIFFE Workload API; made when first asked for.
     pub(crate) svid: SvidSource,
     uid: u32,
+    /// Milliseconds since 1970; `i64::MIN` before the first certificate.
+    not_after: AtomicI64,
 }
 
 /// Why a process did not become the service that it named.
@@ -89,7 +93,9 @@ impl Registry {
             let entry = table.entry_for(process.uid(), wanted)?;
             let full = table.registered.len() >= REGISTERED_MAX;
             let free = match table.registered.entry(process.key()) {
-                Place::Occupied(held) if held.get().entry.id == entry.id => return Ok(Arc::clone(held.get())),
+                Place::Occupied(held) if held.get().entry.id == entry.id => {
+                    return Ok(Arc::clone(held.get()));
+                }
                 Place::Occupied(held) => {
                     return Err(RegisterError::AlreadyAnother(held.get().entry.spiffe_id.to_string()));
                 }
@@ -134,6 +140,11 @@ impl Registry {
         self.lock().entries.is_some()
     }
 
+    /// When the newest certificate of each registered process expires.
+    pub(crate) fn certificates_end(&self) -> Vec<UnixTime> {
+        self.lock().registered.values().filter_map(|held| held.certificate_ends()).collect()
+    }
+
     /// How many processes are registered now.
     pub(crate) fn len(&self) -> usize {
         self.lock().registered.len()
@@ -176,7 +187,24 @@ impl Table {
 
 impl Registered {
     fn new(entry: Entry, uid: u32) -> Self {
-        Self { entry, gone: CancellationToken::new(), svid: SvidSource::default(), uid }
+        let not_after = AtomicI64::new(i64::MIN);
+        Self { entry, gone: CancellationToken::new(), svid: SvidSource::default(), uid, not_after }
+    }
+
+    /// Remembers until when the process can do without the authority.
+    pub(crate) fn note_certificate(&self, not_after: UnixTime) {
+        self.not_after.fetch_max(not_after.millis(), Ordering::Relaxed);
+    }
+
+    fn certificate_ends(&self) -> Option<UnixTime> {
+        let millis = self.not_after.load(Ordering::Relaxed);
+        (millis != i64::MIN).then(|| UnixTime::from_millis(millis))
+    }
+
+    /// For tests of what a registered process may do.
+    #[cfg(test)]
+    pub(crate) fn of(entry: Entry) -> Self {
+        Self::new(entry, 0)
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    /// [`FIRST_BYTE_TIMEOUT`].
+    patience: Duration,
 }
 
 impl Socket {
@@ -55,7 +57,7 @@ impl Socket {
             .and_then(|()| std::fs::rename(&fresh, path))
             .map_err(AgentError::file("set up", path))?;
         let inode = std::fs::metadata(path).map_err(AgentError::file("look at", path))?.ino();
-        Ok(Self { listener, path: path.to_owned(), inode })
+        Ok(Self { listener, path: path.to_owned(), inode, patience: FIRST_BYTE_TIMEOUT })
     }
 
     /// Connections, each with the process that made it. Ends never.
@@ -79,7 +81,7 @@ impl Socket {
             };
             let refused = match attest::pin(&stream) {
                 Ok(process) => match Slot::take(open, process.key()) {
-                    Some(slot) => return Connection::new(stream, process, slot),
+                    Some(slot) => return Connection::new(stream, process, slot, self.patience),
                     None => "too_many",
                 },
                 Err(error) => {
@@ -187,8 +189,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(stream: UnixStream, process: Process, slot: Slot) -> Self {
-        let silence = Some(Box::pin(tokio::time::sleep(FIRST_BYTE_TIMEOUT)));
+    fn new(stream: UnixStream, process: Process, slot: Slot, patience: Duration) -> Self {
+        let silence = Some(Box::pin(tokio::time::sleep(patience)));
         Self { stream, process: Arc::new(process), silence, _slot: slot }
     }
 }
@@ -331,12 +333,14 @@ mod tests {
         assert!(open.0.lock().unwrap().is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_connection_is_closed() {
         use tokio::io::AsyncReadExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
-        let mut incoming = Box::pin(bind(&path).unwrap().incoming());
+        let mut socket = bind(&path).unwrap();
+        socket.patience = Duration::from_millis(50);
+        let mut incoming = Box::pin(socket.incoming());
         let _silent = UnixStream::connect(&path).await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
         assert_eq!(connection.connect_info().0.key().pid, i32::try_from(std::process::id()).unwrap());

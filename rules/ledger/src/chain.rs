@@ -34,10 +34,18 @@ impl Writer {
         Self { writer: last.writer.clone(), boot: last.boot, sequence: last.sequence, hash: last.chain }
     }
 
-    /// Turns an event into the next record. On an error nothing has moved.
+    /// Turns an event into the next record. On an error nothing has moved. A decision always fits: where it is
+    /// too long its texts are cut.
     pub fn append(&mut self, event: &Event, now: UnixTime) -> Result<Record, AppendError> {
         let sequence = self.sequence + 1;
-        let bytes = encode(&self.writer, self.boot, sequence, now, event)?;
+        let bytes = match encode(&self.writer, self.boot, sequence, now, event) {
+            // A refusal is never lost because somebody made its texts long.
+            Err(AppendError::TooLarge { .. }) if let Event::Decision(decision) = event => {
+                let short = Event::Decision(Box::new(decision.shortened()));
+                encode(&self.writer, self.boot, sequence, now, &short)?
+            }
+            encoded => encoded?,
+        };
         self.hash = link(&self.hash, &leaf(&bytes));
         self.sequence = sequence;
         Ok(Record { writer: self.writer.clone(), boot: self.boot, sequence, bytes, chain: self.hash })

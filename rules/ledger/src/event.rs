@@ -410,5 +410,54 @@ impl Event {
     }
 }
 
+impl Decision {
+    /// The same decision with bounded texts: it fits [`crate::chain::EVENT_BYTES_MAX`] whatever strangers sent.
+    pub(crate) fn shortened(&self) -> Self {
+        let maybe = |text: &Option<String>| text.as_deref().map(shorten);
+        let check = |check: &CheckRecord| CheckRecord {
+            name: shorten(&check.name),
+            result: check.result,
+            detail: shorten(&check.detail),
+        };
+        Self {
+            id: self.id,
+            verdict: self.verdict,
+            stage: self.stage,
+            source: maybe(&self.source),
+            target: shorten(&self.target),
+            method: shorten(&self.method),
+            route: shorten(&self.route),
+            user: maybe(&self.user),
+            mode: shorten(&self.mode),
+            checks: self.checks.iter().take(CHECKS_MAX).map(check).collect(),
+            policy: maybe(&self.policy),
+            code: maybe(&self.code),
+            reason: maybe(&self.reason),
+            fix: maybe(&self.fix),
+            status: self.status,
+            latency_us: self.latency_us,
+            connection: maybe(&self.connection),
+            peer: maybe(&self.peer),
+            trace: maybe(&self.trace),
+        }
+    }
+}
+
+/// The beginning of a text, marked as cut. What JSON would write longer than it is becomes `?`.
+fn shorten(text: &str) -> String {
+    let plain = text.chars().map(|c| if c.is_control() || matches!(c, '"' | '\\') { '?' } else { c });
+    let mut short = String::with_capacity(TEXT_BYTES_MAX);
+    for c in plain {
+        if short.len() + c.len_utf8() > TEXT_BYTES_MAX {
+            short.push('…');
+            break;
+        }
+        short.push(c);
+    }
+    short
+}
+
 /// Schema that this release writes.
 pub const SCHEMA_VERSION: u16 = 1;
+const TEXT_BYTES_MAX: usize = 200;
+const CHECKS_MAX: usize = 16;

@@ -36,3 +36,4 @@ pub use event::{CheckRecord, CheckResult, Decision, Entry, Event, Stage, Verdict
 pub use head::{Head, SignedHead};
 pub use log::LogState;
 pub use pseudonym::{PseudonymKey, pseudonym};
+pub use refusals::{KINDS_MAX, Refusals};

@@ -144,6 +144,36 @@ fn an_event_at_the_size_limit_is_written_and_one_byte_more_is_refused() {
 }
 
 #[test]
+fn a_refusal_is_recorded_however_long_its_texts_are() {
+    for filler in ["x", "\0", "\"", "\\", "ü", "\u{1f600}", "\u{2028}"] {
+        let long = || filler.repeat(5000);
+        let check = CheckRecord { name: long(), result: CheckResult::Fail, detail: long() };
+        let monster = Decision {
+            verdict: Verdict::Deny,
+            source: Some(long()),
+            target: long(),
+            method: long(),
+            route: long(),
+            user: Some(long()),
+            mode: long(),
+            checks: vec![check; 500],
+            policy: Some(long()),
+            code: Some(long()),
+            reason: Some(long()),
+            fix: Some(long()),
+            connection: Some(long()),
+            peer: Some(long()),
+            trace: Some(long()),
+            ..decision()
+        };
+        let record = ads().append(&Event::Decision(Box::new(monster)), NOW).unwrap();
+        let Event::Decision(kept) = record.entry().unwrap().event else { panic!() };
+        assert_eq!((kept.id, kept.verdict, kept.status), (decision().id, Verdict::Deny, 200));
+        assert!(kept.route.ends_with('…') && !kept.checks.is_empty());
+    }
+}
+
+#[test]
 fn rejects_a_record_that_is_longer_than_any_event() {
     let record = with_bytes(vec![b' '; EVENT_BYTES_MAX + 1]);
     assert_eq!(record.entry(), Err(RecordError::TooLarge { bytes: EVENT_BYTES_MAX + 1 }));

@@ -26,7 +26,7 @@ pub struct Live {
     bundles: BundleSet,
     tokens: TokenKeys,
     services: HashMap<String, ServiceAddress>,
-    policy: Result<PolicySet, PolicyError>,
+    policy: Arc<Result<PolicySet, PolicyError>>,
     pseudonyms: Option<PseudonymKey>,
 }
 
@@ -87,15 +87,23 @@ impl Live {
     /// # Errors
     /// See [`CompileError`].
     pub fn compile(snapshot: Snapshot, target: Option<&str>) -> Result<Self, CompileError> {
-        let bundles = snapshot.bundles.iter().map(bundle).collect::<Result<BundleSet, _>>()?;
+        Self::compile_after(None, snapshot, target)
+    }
+
+    /// As [`Live::compile`], but takes from `previous` what has not changed since.
+    ///
+    /// # Errors
+    /// See [`CompileError`].
+    pub fn compile_after(
+        previous: Option<&Self>,
+        snapshot: Snapshot,
+        target: Option<&str>,
+    ) -> Result<Self, CompileError> {
+        let bundles = bundles(&snapshot, previous)?;
         let tokens = TokenKeys::read(&snapshot)?;
         let services =
             snapshot.services.iter().map(|entry| (entry.name.to_string(), entry.clone())).collect();
-        let files = snapshot.policies.files.iter().filter(|file| Some(file.name.as_str()) == target);
-        let policy = PolicySet::load(files.map(|file| (file.name.as_str(), file.text.as_str())));
-        if let Err(error) = &policy {
-            tracing::error!(%error, "policies cannot be loaded: everybody is refused until they are corrected");
-        }
+        let policy = policy(&snapshot, target, previous);
         let pseudonyms = match &snapshot.pseudonym_key {
             Some(text) => Some(pseudonym_key(text.expose())?),
             None => None,
@@ -125,8 +133,8 @@ impl Live {
     ///
     /// # Errors
     /// They could not be loaded: nobody is accepted.
-    pub const fn policy(&self) -> Result<&PolicySet, &PolicyError> {
-        self.policy.as_ref()
+    pub fn policy(&self) -> Result<&PolicySet, &PolicyError> {
+        (*self.policy).as_ref()
     }
 
     /// A service by its short name.
@@ -181,6 +189,32 @@ impl TokenKeys {
             access,
         })
     }
+}
+
+fn bundles(snapshot: &Snapshot, previous: Option<&Live>) -> Result<BundleSet, CompileError> {
+    let kept = |entry: &TrustBundle| {
+        let previous = previous.filter(|previous| previous.snapshot.bundles.contains(entry))?;
+        previous.bundles.of(&entry.trust_domain).map(|bundle| (**bundle).clone())
+    };
+    snapshot.bundles.iter().map(|entry| kept(entry).map_or_else(|| bundle(entry), Ok)).collect()
+}
+
+fn policy(
+    snapshot: &Snapshot,
+    target: Option<&str>,
+    previous: Option<&Live>,
+) -> Arc<Result<PolicySet, PolicyError>> {
+    let text = target.and_then(|target| Some((target, snapshot.policy(target)?)));
+    let same = previous
+        .filter(|previous| target.and_then(|target| previous.snapshot.policy(target)) == text.map(|t| t.1));
+    if let Some(previous) = same {
+        return Arc::clone(&previous.policy);
+    }
+    let policy = PolicySet::load(text);
+    if let Err(error) = &policy {
+        tracing::error!(%error, "policies cannot be loaded: everybody is refused until they are corrected");
+    }
+    Arc::new(policy)
 }
 
 fn bundle(entry: &TrustBundle) -> Result<Bundle, CompileError> {

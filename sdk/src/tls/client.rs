@@ -6,7 +6,7 @@ use std::{
 };
 
 use countersign_identity::SpiffeId;
-use countersign_pki::verify::{CheckName, Usage};
+use countersign_pki::verify::{CheckName, PeerError, Usage};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
     client::{
@@ -180,7 +180,7 @@ impl ServerCertVerifier for ServerJudge {
         let trust = Arc::clone(&self.trust);
         let judged = Peer::judge(chain, Usage::Server, self.expected.clone(), trust, clock::now());
         let peer = self.peer.get_or_init(|| Arc::new(judged));
-        peer.outcome().map_err(|_| certificate_error(peer))?;
+        peer.outcome().map_err(|error| certificate_error(&error))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -215,13 +215,13 @@ impl fmt::Debug for ServerJudge {
 }
 
 /// The alert that the peer sees (RFC 8446 section 6.2): enough to repair an honest mistake.
-pub(super) fn certificate_error(peer: &Peer) -> TlsError {
-    let certificate = match peer.failed() {
-        Some(CheckName::Usage) => CertificateError::InvalidPurpose,
-        Some(CheckName::Validity) => CertificateError::Expired,
-        Some(CheckName::Chain) => CertificateError::UnknownIssuer,
-        Some(CheckName::Revocation) => CertificateError::Revoked,
-        Some(CheckName::Identity) | None => CertificateError::ApplicationVerificationFailure,
+pub(super) fn certificate_error(error: &PeerError) -> TlsError {
+    let certificate = match error.check() {
+        CheckName::Usage => CertificateError::InvalidPurpose,
+        CheckName::Validity => CertificateError::Expired,
+        CheckName::Chain => CertificateError::UnknownIssuer,
+        CheckName::Revocation => CertificateError::Revoked,
+        CheckName::Identity => CertificateError::ApplicationVerificationFailure,
     };
     TlsError::InvalidCertificate(certificate)
 }

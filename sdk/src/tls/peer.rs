@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use countersign_identity::{SpiffeId, UnixTime, Verified, Workload};
 use countersign_ledger::{CheckRecord, CheckResult};
-use countersign_pki::verify::{self, CheckName, Expectation, PeerError, Usage, Verdict};
+use countersign_pki::verify::{self, Expectation, PeerError, Usage, Verdict};
 use rustls::pki_types::CertificateDer;
 
 use super::{client::Expected, leaf::Leaf, state::TrustState};
@@ -26,7 +26,6 @@ pub struct Peer {
 struct Judged {
     generation: u64,
     outcome: Result<Verified<Workload>, PeerError>,
-    failed: Option<CheckName>,
     checks: Vec<CheckRecord>,
 }
 
@@ -89,12 +88,6 @@ impl Peer {
         &self.chain
     }
 
-    /// The check that failed, if one did.
-    #[must_use]
-    pub fn failed(&self) -> Option<CheckName> {
-        self.judged.load().failed
-    }
-
     pub(super) fn outcome(&self) -> Result<(), PeerError> {
         self.judged.load().outcome.as_ref().map(|_| ()).map_err(Clone::clone)
     }
@@ -122,13 +115,7 @@ fn judge(
         Expected::OneOf(ids) => Expectation::OneOf(ids),
     };
     let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
-    let failed = verdict.checks.iter().find(|check| matches!(check.result, verify::CheckResult::Fail(_)));
-    Judged {
-        generation: trust.generation(),
-        failed: failed.map(|check| check.name),
-        checks: check_records(&verdict),
-        outcome: verdict.outcome,
-    }
+    Judged { generation: trust.generation(), checks: check_records(&verdict), outcome: verdict.outcome }
 }
 
 /// The five checks in the form in which the ledger keeps them.

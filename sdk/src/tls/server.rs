@@ -240,7 +240,7 @@ impl ClientCertVerifier for ClientJudge {
         let state = Arc::clone(&self.state);
         let judged = Peer::judge(chain, Usage::Client, Expected::AnyInBundle, state, clock::now());
         let peer = self.peer.get_or_init(|| Arc::new(judged));
-        peer.outcome().map_err(|_| certificate_error(peer))?;
+        peer.outcome().map_err(|error| certificate_error(&error))?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -57,7 +57,7 @@ impl Reader {
                 let mut stream = agent.snapshots(progress.at()).await?;
                 let message = stream.message().await.map_err(|status| agent.error(&status))?;
                 let ended = || AgentError::Failed { why: "the stream of snapshots ended".to_owned() };
-                self.read(&message.ok_or_else(ended)?, progress)
+                self.read(&message.ok_or_else(ended)?, progress, None)
             };
             match tokio::time::timeout_at(deadline, attempt).await {
                 Ok(Ok(live)) => return Ok(live),
@@ -71,11 +71,16 @@ impl Reader {
         }
     }
 
-    fn read(&self, signed: &SignedSnapshot, progress: &mut Progress) -> Result<Live, ConnectError> {
+    fn read(
+        &self,
+        signed: &SignedSnapshot,
+        progress: &mut Progress,
+        previous: Option<&Live>,
+    ) -> Result<Live, ConnectError> {
         let snapshot: Snapshot = self.keys.load().verify(signed, &self.trust_domain)?;
         let mut next = progress.clone();
         next.advance(&snapshot)?;
-        let live = Live::compile(snapshot, Some(&self.target))?;
+        let live = Live::compile_after(previous, snapshot, Some(&self.target))?;
         *progress = next;
         Ok(live)
     }
@@ -121,7 +126,8 @@ impl Watching {
     }
 
     fn take(&mut self, signed: &SignedSnapshot) {
-        match self.reader.read(signed, &mut self.progress) {
+        let held = self.live.load();
+        match self.reader.read(signed, &mut self.progress, Some(&held)) {
             // The agent repeats what we hold when a stream is opened again.
             Err(ConnectError::Snapshot(crate::snapshot::SnapshotRefusal::Backwards { held, got }))
                 if held == got => {}
@@ -130,7 +136,7 @@ impl Watching {
                 self.health.set_refusal(Some(error.to_string()));
             }
             Ok(live) => {
-                let same = self.live.load().snapshot().bundles == live.snapshot().bundles;
+                let same = held.snapshot().bundles == live.snapshot().bundles;
                 if !same {
                     // Revocations first: whoever sees the new policies sees them too.
                     self.trust.set_bundles(live.bundles().clone());

@@ -93,3 +93,100 @@ fn curve_name(oid: &[u8]) -> String {
         other => der::dotted(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::{KeyPair, PublicKeyError, SystemRandom};
+    use base64::Engine as _;
+
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = content.len();
+        let header = match length {
+            0..=0x7f => vec![tag, length as u8],
+            0x80..=0xff => vec![tag, 0x81, length as u8],
+            _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
+        };
+        [header, content.to_vec()].concat()
+    }
+
+    fn spki(algorithm: &[u8], parameters: &[u8], key: &[u8]) -> Vec<u8> {
+        let identifier = [element(0x06, algorithm), parameters.to_vec()].concat();
+        let bits = [&[0][..], key].concat();
+        element(0x30, &[element(0x30, &identifier), element(0x03, &bits)].concat())
+    }
+
+    fn rsa(bits: usize) -> Vec<u8> {
+        let mut modulus = vec![0, 0x80];
+        modulus.resize(bits / 8 + 1, 1);
+        let numbers = [element(0x02, &modulus), element(0x02, &[1, 0, 1])].concat();
+        spki(der::OID_RSA, &[5, 0], &element(0x30, &numbers))
+    }
+
+    fn named(curve: &[u8], key: &[u8]) -> Vec<u8> {
+        let parameters = [&[0x06, curve.len() as u8][..], curve].concat();
+        spki(der::OID_EC_PUBLIC_KEY, &parameters, key)
+    }
+
+    #[test]
+    fn accepts_a_p256_key_on_its_curve() {
+        let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+        assert_eq!(judge(&key.public_key().spki_der()), Ok(Algorithm::EcdsaP256));
+        assert_eq!(judge(&named(der::OID_P256, key.public_key().point())), Ok(Algorithm::EcdsaP256));
+    }
+
+    #[test]
+    fn rejects_short_and_long_rsa_keys_each_for_its_reason() {
+        assert_eq!(judge(&rsa(1024)), Err(WeakKey::RsaTooShort { bits: 1024 }));
+        assert_eq!(judge(&rsa(2040)), Err(WeakKey::RsaTooShort { bits: 2040 }));
+        assert_eq!(judge(&rsa(2048)), Err(WeakKey::Rsa { bits: 2048 }));
+        assert_eq!(judge(&spki(der::OID_RSA, &[5, 0], &[0x30, 0])), Err(WeakKey::Malformed));
+    }
+
+    #[test]
+    fn rejects_other_curves_and_other_algorithms_by_name() {
+        let curve = |oid| judge(&named(oid, &[4; 97])).unwrap_err();
+        assert_eq!(curve(der::OID_P384), WeakKey::OtherCurve { curve: "P-384".into() });
+        assert_eq!(curve(der::OID_P521), WeakKey::OtherCurve { curve: "P-521".into() });
+        assert_eq!(curve(der::OID_SECP256K1), WeakKey::OtherCurve { curve: "secp256k1".into() });
+        assert_eq!(
+            curve(&[0x2b, 0x24, 3, 3, 2, 8, 1, 1, 7]),
+            WeakKey::OtherCurve { curve: "1.3.36.3.3.2.8.1.1.7".into() }
+        );
+        // Parameters written out instead of named have hidden weak curves (CVE-2020-0601).
+        let explicit = judge(&spki(der::OID_EC_PUBLIC_KEY, &[0x30, 0], &[4; 65])).unwrap_err();
+        assert_eq!(explicit, WeakKey::OtherCurve { curve: "without a name".into() });
+        assert_eq!(judge(&spki(der::OID_ED25519, &[], &[1; 32])), Err(WeakKey::Ed25519));
+        let dsa = judge(&spki(&[0x2a, 0x86, 0x48, 0xce, 0x38, 4, 1], &[], &[1])).unwrap_err();
+        assert_eq!(dsa, WeakKey::OtherAlgorithm { oid: "1.2.840.10040.4.1".into() });
+    }
+
+    #[test]
+    fn rejects_points_off_the_curve_compressed_or_infinite() {
+        let good = KeyPair::generate(&SystemRandom::new()).unwrap().public_key().point().to_vec();
+        let mut off_curve = good.clone();
+        off_curve[64] ^= 1;
+        let compressed = [&[2 + (good[64] & 1)][..], &good[1..33]].concat();
+        for point in [off_curve, compressed, vec![0], vec![4; 64]] {
+            assert_eq!(judge(&named(der::OID_P256, &point)), Err(WeakKey::NotOnCurve));
+        }
+    }
+
+    #[test]
+    fn rejects_what_is_no_public_key() {
+        let good = KeyPair::generate(&SystemRandom::new()).unwrap().public_key().spki_der();
+        let trailing = [&good[..], &[0]].concat();
+        for bytes in [&[][..], &good[..80], &trailing, b"0\x80\0\0"] {
+            assert_eq!(judge(bytes), Err(WeakKey::Malformed));
+        }
+        assert_eq!(crate::PublicKey::from_spki_der(&[]), Err(PublicKeyError::Weak(WeakKey::Malformed)));
+    }
+
+    #[test]
+    fn rejects_a_real_rsa_key_of_1024_bits() {
+        const RSA_1024: &str = "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDdlatRjRjogo3WojgGHFHYLugdUWAY9iR3fy4arWNA1KoS8kVw33cJibXr8bvwUAUparCwlvdbH6dvEOfou0/gCFQsHUfQrSDv+MuSUMAe8jzKE4qW+jK+xQU9a03GUnKHkkle+Q0pX/g6jXZ7r1/xAK5Do2kQ+X5xK9cipRgEKwIDAQAB";
+        let der = base64::engine::general_purpose::STANDARD.decode(RSA_1024).unwrap();
+        assert_eq!(judge(&der), Err(WeakKey::RsaTooShort { bits: 1024 }));
+    }
+}

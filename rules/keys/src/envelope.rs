@@ -240,3 +240,159 @@ fn cipher(master: &MasterKey) -> Option<LessSafeKey> {
 fn aes_256_gcm(key: &[u8; 32]) -> Option<LessSafeKey> {
     UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use super::*;
+    use crate::SystemRandom;
+
+    const SECRET: &[u8] = b"the issuing CA's private key";
+
+    fn home() -> TrustDomain {
+        TrustDomain::parse("fleamarket.test").unwrap()
+    }
+
+    fn context(trust_domain: &TrustDomain) -> SealContext<'_> {
+        SealContext { trust_domain, purpose: "issuing-ca", row_id: "k_1", key_version: 3 }
+    }
+
+    fn master() -> MasterKey {
+        MasterKey::generate(&SystemRandom::new()).unwrap()
+    }
+
+    #[test]
+    fn opens_what_it_sealed_and_hides_it_meanwhile() {
+        let (master, home) = (master(), home());
+        let sealed = Sealed::seal(&master, context(&home), SECRET, &SystemRandom::new()).unwrap();
+        assert_eq!(sealed.open(&master, context(&home)).unwrap().expose(), SECRET);
+        assert!(!sealed.as_bytes().windows(SECRET.len()).any(|window| window == SECRET));
+        assert_eq!(format!("{sealed:?}"), format!("Sealed({} bytes)", OVERHEAD_BYTES + SECRET.len()));
+    }
+
+    #[test]
+    fn two_seals_of_one_secret_differ_everywhere_but_in_their_marks() {
+        let (master, home) = (master(), home());
+        let seal = || Sealed::seal(&master, context(&home), SECRET, &SystemRandom::new()).unwrap();
+        let nonce_starts = 1 + MASTER_MARK_BYTES + CONTEXT_MARK_BYTES;
+        let (one, two) = (seal(), seal());
+        assert_eq!(one.as_bytes()[..nonce_starts], two.as_bytes()[..nonce_starts]);
+        assert_ne!(one.as_bytes()[nonce_starts..], two.as_bytes()[nonce_starts..]);
+    }
+
+    #[test]
+    fn rejects_a_blob_moved_to_another_trust_domain_purpose_row_or_version() {
+        let (master, home) = (master(), home());
+        let sealed = Sealed::seal(&master, context(&home), SECRET, &SystemRandom::new()).unwrap();
+        let other = TrustDomain::parse("other.test").unwrap();
+        let right = context(&home);
+        for wrong in [
+            SealContext { trust_domain: &other, ..right },
+            SealContext { purpose: "edge-root", ..right },
+            SealContext { row_id: "k_2", ..right },
+            SealContext { key_version: 4, ..right },
+        ] {
+            assert_eq!(sealed.open(&master, wrong).unwrap_err(), OpenError::WrongContext);
+        }
+    }
+
+    #[test]
+    fn a_context_cannot_be_shifted_from_one_field_into_the_next() {
+        let (master, home) = (master(), home());
+        let one = SealContext { purpose: "a", row_id: "bc", ..context(&home) };
+        let two = SealContext { purpose: "ab", row_id: "c", ..context(&home) };
+        let sealed = Sealed::seal(&master, one, SECRET, &SystemRandom::new()).unwrap();
+        assert_eq!(sealed.open(&master, two).unwrap_err(), OpenError::WrongContext);
+    }
+
+    #[test]
+    fn rejects_another_master_key() {
+        let home = home();
+        let sealed = Sealed::seal(&master(), context(&home), SECRET, &SystemRandom::new()).unwrap();
+        assert_eq!(sealed.open(&master(), context(&home)).unwrap_err(), OpenError::WrongMasterKey);
+    }
+
+    #[test]
+    fn rejects_every_flipped_byte_as_damage_or_as_an_unknown_version() {
+        let (master, home) = (master(), home());
+        let sealed = Sealed::seal(&master, context(&home), SECRET, &SystemRandom::new()).unwrap();
+        for at in 0..sealed.as_bytes().len() {
+            let mut bytes = sealed.as_bytes().to_vec();
+            bytes[at] ^= 0x40;
+            let expected = match at {
+                0 => OpenError::UnknownVersion { version: VERSION ^ 0x40 },
+                _ => OpenError::Damaged,
+            };
+            assert_eq!(
+                Sealed::from_bytes(bytes).open(&master, context(&home)).unwrap_err(),
+                expected,
+                "byte {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn rejects_lengths_that_no_blob_has_and_secrets_that_are_too_long() {
+        let (master, home) = (master(), home());
+        for bytes in [0, OVERHEAD_BYTES - 1, OVERHEAD_BYTES + SEALED_BYTES_MAX + 1] {
+            let blob = Sealed::from_bytes(vec![VERSION; bytes]);
+            assert_eq!(blob.open(&master, context(&home)).unwrap_err(), OpenError::WrongLength { bytes });
+        }
+        let seal = |bytes| Sealed::seal(&master, context(&home), &vec![0; bytes], &SystemRandom::new());
+        assert!(seal(SEALED_BYTES_MAX).unwrap().open(&master, context(&home)).is_ok());
+        let bytes = SEALED_BYTES_MAX + 1;
+        assert_eq!(seal(bytes).unwrap_err(), SealError::TooLong { bytes });
+    }
+
+    #[test]
+    fn a_failed_generator_is_told_as_such_and_as_nothing_else() {
+        let error = SealError::from(RandomError::Unavailable);
+        assert_eq!(error, SealError::Random(RandomError::Unavailable));
+        assert_eq!(error.to_string(), RandomError::Unavailable.to_string());
+        assert_ne!(error.to_string(), SealError::Failed.to_string());
+    }
+
+    #[test]
+    fn the_canary_knows_its_master_key_and_trust_domain() {
+        let (master, home) = (master(), home());
+        let sealed = canary(&master, &home, &SystemRandom::new()).unwrap();
+        assert_eq!(check_canary(&master, &home, &sealed), Ok(()));
+        assert_eq!(check_canary(&self::master(), &home, &sealed), Err(OpenError::WrongMasterKey));
+        let other = TrustDomain::parse("other.test").unwrap();
+        assert_eq!(check_canary(&master, &other, &sealed), Err(OpenError::WrongContext));
+        let not_a_canary =
+            Sealed::seal(&master, canary_context(&home), b"chirp", &SystemRandom::new()).unwrap();
+        assert_eq!(check_canary(&master, &home, &not_a_canary), Err(OpenError::Damaged));
+    }
+
+    #[test]
+    fn the_cipher_agrees_with_every_wycheproof_vector_of_its_size() {
+        let Some(file) = countersign_testkit::vectors("wycheproof/aes_gcm_test.json") else { return };
+        let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let mut tried = 0;
+        for group in vectors["testGroups"].as_array().unwrap() {
+            if (&group["keySize"], &group["ivSize"], &group["tagSize"])
+                != (&256.into(), &96.into(), &128.into())
+            {
+                continue;
+            }
+            for test in group["tests"].as_array().unwrap() {
+                let bytes = |field: &str| unhex(test[field].as_str().unwrap());
+                let cipher = aes_256_gcm(&bytes("key").try_into().unwrap()).unwrap();
+                let nonce = Nonce::assume_unique_for_key(bytes("iv").try_into().unwrap());
+                let mut buffer = [bytes("ct"), bytes("tag")].concat();
+                let opened = cipher.open_in_place(nonce, Aad::from(bytes("aad")), &mut buffer);
+                match test["result"].as_str() {
+                    Some("valid") => assert_eq!(opened.unwrap(), bytes("msg"), "{}", test["tcId"]),
+                    _ => assert!(opened.is_err(), "{}", test["tcId"]),
+                }
+                tried += 1;
+            }
+        }
+        assert!(tried > 60, "only {tried} vectors of AES-256-GCM were found");
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+}

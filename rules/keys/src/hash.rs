@@ -66,7 +66,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Both functions of this module answer this many bytes.
+/// Length of a hash and of a MAC.
 pub const SHA256_BYTES: usize = 32;
 
 fn fixed(bytes: &[u8]) -> [u8; SHA256_BYTES] {
@@ -79,6 +79,7 @@ fn fixed(bytes: &[u8]) -> [u8; SHA256_BYTES] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]
@@ -92,5 +93,37 @@ mod tests {
             hex(&Sha256::default().finish()),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
+    }
+
+    #[test]
+    fn hashes_the_empty_string_as_fips_180_says() {
+        assert_eq!(sha256_hex(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    #[test]
+    fn equality_is_of_all_bytes() {
+        assert!(constant_time_eq(b"abc", b"abc"));
+        assert!(!constant_time_eq(b"abc", b"abd"));
+        assert!(!constant_time_eq(b"abc", b"ab"));
+    }
+
+    #[test]
+    fn hmac_agrees_with_every_wycheproof_vector() {
+        let Some(file) = countersign_testkit::vectors("wycheproof/hmac_sha256_test.json") else { return };
+        let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        for test in
+            vectors["testGroups"].as_array().unwrap().iter().flat_map(|g| g["tests"].as_array().unwrap())
+        {
+            let bytes = |field: &str| -> Vec<u8> {
+                let text = test[field].as_str().unwrap();
+                (0..text.len())
+                    .step_by(2)
+                    .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+                    .collect()
+            };
+            // Some vectors hold a truncated tag: what is given must be the start of ours.
+            let (mac, tag) = (hmac_sha256(&bytes("key"), &bytes("msg")), bytes("tag"));
+            assert_eq!(mac[..tag.len()] == tag[..], test["result"] == "valid", "{}", test["tcId"]);
+        }
     }
 }

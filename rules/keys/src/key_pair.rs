@@ -97,3 +97,65 @@ impl fmt::Debug for KeyPair {
 
 /// Length of r‖s on P-256.
 pub const SIGNATURE_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn key() -> KeyPair {
+        KeyPair::generate(&SystemRandom::new()).unwrap()
+    }
+
+    #[test]
+    fn a_signature_verifies_for_its_own_purpose_message_and_key_only() {
+        let key = key();
+        let signature = key.sign_fixed("snapshot", b"message").unwrap();
+        let public = key.public_key();
+        assert!(public.verify_fixed("snapshot", b"message", &signature).is_ok());
+        assert!(public.verify_fixed("ledger-head", b"message", &signature).is_err());
+        assert!(public.verify_fixed("snapshot", b"other", &signature).is_err());
+        assert!(public.verify_raw(b"message", &signature).is_err(), "a signature of ours is no JWS");
+        assert!(self::key().public_key().verify_fixed("snapshot", b"message", &signature).is_err());
+    }
+
+    #[test]
+    fn the_two_forms_of_a_signature_are_not_taken_for_each_other() {
+        let key = key();
+        // Often enough that r or s needs a leading zero, or has one to lose.
+        for n in 0..64_u8 {
+            let message = [n; 9];
+            let (fixed, asn1) = (key.sign_raw(&message).unwrap(), key.sign_asn1(&message).unwrap());
+            assert!(key.public_key().verify_raw(&message, &fixed).is_ok());
+            assert!(key.public_key().verify_asn1(&message, &asn1).is_ok());
+            assert!(key.public_key().verify_raw(&message, &asn1).is_err());
+            assert!(key.public_key().verify_asn1(&message, &fixed).is_err());
+        }
+    }
+
+    #[test]
+    fn a_key_survives_being_stored() {
+        let key = key();
+        let read = KeyPair::from_pkcs8(key.to_pkcs8().unwrap().expose()).unwrap();
+        assert_eq!(read.public_key(), key.public_key());
+        assert_eq!(read.algorithm(), Algorithm::EcdsaP256);
+    }
+
+    #[test]
+    fn rejects_what_is_no_p256_key() {
+        let truncated = key().to_pkcs8().unwrap().expose().iter().copied().take(60).collect::<Vec<_>>();
+        let ed25519 = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        for bytes in [&[][..], b"-----BEGIN", &truncated, ed25519.as_ref()] {
+            assert_eq!(KeyPair::from_pkcs8(bytes).map(|_| ()), Err(KeyError::NotP256Pkcs8));
+        }
+    }
+
+    #[test]
+    fn debug_of_a_key_pair_shows_its_thumbprint_alone() {
+        let key = key();
+        assert_eq!(format!("{key:?}"), format!("KeyPair({})", key.public_key().thumbprint()));
+        let error = KeyError::Random(RandomError::Unavailable);
+        assert_eq!(error.to_string(), RandomError::Unavailable.to_string());
+        assert_eq!(SignError::Failed.to_string(), "the crypto library could not sign");
+    }
+}

@@ -77,3 +77,46 @@ pub const MASTER_KEY_BYTES: usize = 32;
 /// The longest file that is read.
 pub const FILE_BYTES_MAX: usize = 128;
 const PREFIX: &str = "csmk1_";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::SystemRandom;
+
+    #[test]
+    fn reads_the_file_that_it_wrote_with_or_without_its_line_end() {
+        let key = MasterKey::generate(&SystemRandom::new()).unwrap();
+        let text = key.to_file_text().expose().clone();
+        assert!(text.starts_with("csmk1_") && text.ends_with('\n') && text.len() == 6 + 43 + 1);
+        for file in [text.clone(), text.trim().to_owned(), text.replace('\n', "\r\n")] {
+            let read = MasterKey::from_file_bytes(file.as_bytes()).unwrap();
+            assert_eq!(read.derive("a").expose(), key.derive("a").expose());
+        }
+    }
+
+    #[test]
+    fn keys_of_different_purposes_differ() {
+        let key = MasterKey::generate(&SystemRandom::new()).unwrap();
+        assert_ne!(key.derive("a").expose(), key.derive("b").expose());
+    }
+
+    #[test]
+    fn rejects_an_empty_an_overlong_a_foreign_and_a_damaged_file() {
+        let text = MasterKey::generate(&SystemRandom::new()).unwrap().to_file_text().expose().clone();
+        let read = |bytes: &[u8]| MasterKey::from_file_bytes(bytes).map(|_| ()).unwrap_err();
+        assert_eq!(read(b""), MasterKeyError::Empty);
+        assert_eq!(read(&[b'a'; FILE_BYTES_MAX + 1]), MasterKeyError::TooLong { bytes: FILE_BYTES_MAX + 1 });
+        assert_eq!(read(&[b'a'; FILE_BYTES_MAX]), MasterKeyError::WrongPrefix);
+        assert_eq!(read(text.replace("csmk1_", "csmk2_").as_bytes()), MasterKeyError::WrongPrefix);
+        assert_eq!(read(&text.as_bytes()[..40]), MasterKeyError::Damaged);
+        assert_eq!(read(text.replace('\n', "A").as_bytes()), MasterKeyError::Damaged);
+        assert_eq!(read(format!("csmk1_{}", "*".repeat(43)).as_bytes()), MasterKeyError::Damaged);
+    }
+
+    #[test]
+    fn debug_of_a_master_key_prints_nothing_of_it() {
+        let key = MasterKey::generate(&SystemRandom::new()).unwrap();
+        assert_eq!(format!("{key:?}"), "MasterKey(..)");
+    }
+}

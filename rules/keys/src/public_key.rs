@@ -239,3 +239,93 @@ fn safe_reason(error: &serde_json::Error) -> String {
     };
     format!("{kind}, at line {} column {}", error.line(), error.column())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::{KeyPair, SystemRandom};
+
+    fn key() -> PublicKey {
+        KeyPair::generate(&SystemRandom::new()).unwrap().public_key().clone()
+    }
+
+    /// The JWK with one member added or replaced.
+    fn with(key: &PublicKey, member: &str, value: &str) -> String {
+        let mut jwk: serde_json::Value = serde_json::from_str(&key.to_jwk()).unwrap();
+        jwk[member] = serde_json::from_str(value).unwrap();
+        jwk.to_string()
+    }
+
+    #[test]
+    fn a_key_survives_the_ways_it_is_written() {
+        let key = key();
+        assert_eq!(PublicKey::from_jwk(&key.to_jwk()).unwrap(), key);
+        assert_eq!(PublicKey::from_spki_der(&key.spki_der()).unwrap(), key);
+        let bare = format!(
+            r#"{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}"#,
+            key.coordinates().0,
+            key.coordinates().1
+        );
+        assert_eq!(PublicKey::from_jwk(&bare).unwrap(), key);
+        assert_eq!(format!("{key:?}"), format!("PublicKey({})", key.thumbprint()));
+    }
+
+    #[test]
+    fn rejects_a_jwk_with_any_private_member() {
+        for member in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
+            assert_eq!(
+                PublicKey::from_jwk(&with(&key(), member, r#""AAAA""#)),
+                Err(JwkError::Private),
+                "{member}"
+            );
+        }
+    }
+
+    #[test]
+    fn rejects_unknown_duplicate_and_mistyped_members_without_quoting_them() {
+        let key = key();
+        let duplicate = key.to_jwk().replace(r#""kty":"EC""#, r#""kty":"EC","kty":"EC""#);
+        for json in [with(&key, "x5u", r#""http://secret""#), with(&key, "crv", "256"), duplicate, "[".into()]
+        {
+            let error = PublicKey::from_jwk(&json).unwrap_err();
+            assert!(matches!(error, JwkError::Malformed { .. }), "{json}: {error}");
+            assert!(!error.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn rejects_a_jwk_of_another_kind_or_for_another_use() {
+        let key = key();
+        let kind = |kty: &str, crv: &str| JwkError::OtherKind { kty: kty.into(), crv: crv.into() };
+        assert_eq!(PublicKey::from_jwk(&with(&key, "crv", r#""P-384""#)), Err(kind("EC", "P-384")));
+        assert_eq!(PublicKey::from_jwk(r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#), Err(kind("RSA", "")));
+        for (member, value) in [("alg", r#""HS256""#), ("use", r#""enc""#)] {
+            assert_eq!(PublicKey::from_jwk(&with(&key, member, value)), Err(JwkError::OtherUse));
+        }
+    }
+
+    #[test]
+    fn rejects_coordinates_that_are_missing_short_padded_or_off_the_curve() {
+        let key = key();
+        let x = key.coordinates().0;
+        for value in [r#""""#, r#""AAAA""#, &format!(r#""{x}=""#), &format!(r#""{}""#, "A".repeat(43))] {
+            assert_eq!(PublicKey::from_jwk(&with(&key, "x", value)), Err(JwkError::NotOnCurve), "{value}");
+        }
+        assert_eq!(PublicKey::from_jwk(r#"{"kty":"EC","crv":"P-256"}"#), Err(JwkError::NotOnCurve));
+    }
+
+    #[test]
+    fn rejects_a_kid_that_is_not_the_thumbprint() {
+        assert_eq!(PublicKey::from_jwk(&with(&key(), "kid", r#""other""#)), Err(JwkError::WrongKid));
+    }
+
+    #[test]
+    fn rejects_a_jwk_one_byte_above_the_limit() {
+        let jwk = key().to_jwk();
+        let padded = |bytes: usize| format!("{jwk}{}", " ".repeat(bytes - jwk.len()));
+        assert!(PublicKey::from_jwk(&padded(JWK_BYTES_MAX)).is_ok());
+        let bytes = JWK_BYTES_MAX + 1;
+        assert_eq!(PublicKey::from_jwk(&padded(bytes)), Err(JwkError::TooLong { bytes }));
+    }
+}

@@ -105,3 +105,53 @@ impl Standing {
 
 /// The most keys a ring holds.
 pub const RING_KEYS_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn at(secs: i64) -> UnixTime {
+        UnixTime::from_secs(secs)
+    }
+
+    #[test]
+    fn a_key_is_announced_then_signs_then_verifies_until_its_time_is_over() {
+        let mut ring = Ring::new("old", 1);
+        ring.announce("new", 2).unwrap();
+        assert_eq!(ring.signing(), ("old", &1));
+        assert_eq!(ring.verifying("new", at(0)), Some(&2));
+
+        ring.promote("new", at(300)).unwrap();
+        assert_eq!(ring.signing(), ("new", &2));
+        assert_eq!(ring.verifying("old", at(299)), Some(&1));
+        assert_eq!(ring.verifying("old", at(300)), None);
+        assert_eq!(ring.all(at(0)).map(|(kid, _)| kid).collect::<Vec<_>>(), ["new", "old"]);
+        assert_eq!(ring.all(at(300)).count(), 1);
+    }
+
+    #[test]
+    fn rejects_a_key_twice_and_a_promotion_out_of_turn() {
+        let mut ring = Ring::new("a", 1);
+        assert_eq!(ring.announce("a", 9), Err(RingError::Duplicate));
+        assert_eq!(ring.promote("b", at(0)), Err(RingError::NotAnnounced));
+        ring.announce("b", 2).unwrap();
+        assert_eq!(ring.announce("b", 9), Err(RingError::Duplicate));
+        ring.promote("b", at(10)).unwrap();
+        assert_eq!(ring.promote("a", at(0)), Err(RingError::NotAnnounced), "a retired key never signs again");
+    }
+
+    #[test]
+    fn a_ring_is_full_at_its_limit_and_has_room_again_after_pruning() {
+        let mut ring = Ring::new("0", 0);
+        for n in 1..RING_KEYS_MAX {
+            ring.announce(n.to_string(), n).unwrap();
+        }
+        assert_eq!(ring.announce("one more", 0), Err(RingError::Full));
+        ring.promote("1", at(5)).unwrap();
+        ring.prune(at(4));
+        assert_eq!(ring.announce("one more", 0), Err(RingError::Full));
+        ring.prune(at(5));
+        assert_eq!(ring.announce("one more", 0), Ok(()));
+    }
+}

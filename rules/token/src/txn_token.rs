@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_identity::{CLOCK_SKEW, SpiffeId, TrustDomain, UnixTime, User, Verified};
+use countersign_identity::{CLOCK_SKEW, IdKind, SpiffeId, TrustDomain, UnixTime, User, Verified};
 use countersign_keys::{KeyPair, PublicKey};
 use serde::Serialize;
 
@@ -79,6 +79,9 @@ impl TxnToken {
         }
         let (key, owner) = key_of(&unverified.kid)
             .ok_or_else(|| TxnTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
+        if !may_issue(&owner, trust_domain) {
+            return Err(TxnTokenError::NotAnIssuer { owner });
+        }
         let read = read(unverified.verify(&key)?)?;
         if read.audience != trust_domain.as_str() {
             return Err(TxnTokenError::WrongTrustDomain { got: printable(&read.audience) });
@@ -96,6 +99,12 @@ impl TxnToken {
             not_after: read.token.expires,
         }))
     }
+}
+
+/// Only those who see users' access tokens may speak for users. A service that got its key published by
+/// mistake or by malice gains nothing from it.
+fn may_issue(owner: &SpiffeId, trust_domain: &TrustDomain) -> bool {
+    owner.trust_domain() == trust_domain && matches!(owner.kind(), IdKind::Gateway(_) | IdKind::Authority)
 }
 
 fn judge_times(issued_at: UnixTime, expires: UnixTime, now: UnixTime) -> Result<(), TxnTokenError> {
@@ -195,6 +204,12 @@ pub enum TxnTokenError {
     WrongTrustDomain {
         /// For which it is.
         got: String,
+    },
+    /// The key belongs to a workload that may not speak for users.
+    #[error("the key of the transaction token belongs to {owner}, which is no gateway of this trust domain")]
+    NotAnIssuer {
+        /// Who owns the key.
+        owner: SpiffeId,
     },
     /// Made in the name of a workload that does not own the key.
     #[error("the transaction token names {issuer:?}, but its key belongs to {owner}")]

@@ -104,14 +104,30 @@ fn rejects_a_token_for_several_trust_domains() {
 }
 
 #[test]
-fn rejects_a_token_that_a_service_made_in_the_name_of_the_gateway() {
+fn rejects_a_token_that_one_gateway_made_in_the_name_of_another() {
     // Blast radius: whoever holds a published key can speak for its owner, and for nobody else.
     let key = key();
-    let ads = SpiffeId::parse("spiffe://fleamarket.test/svc/ads").unwrap();
-    let owned_by_ads = |_: &str| Some((key.public_key().clone(), ads.clone()));
-    let found = TxnToken::verify(&mint(&key), &td(), NOW, owned_by_ads);
-    let expected = TxnTokenError::NotOwner { issuer: gateway().to_string(), owner: ads.clone() };
+    let other = SpiffeId::gateway(&td(), "other").unwrap();
+    let owned_by_other = |_: &str| Some((key.public_key().clone(), other.clone()));
+    let found = TxnToken::verify(&mint(&key), &td(), NOW, owned_by_other);
+    let expected = TxnTokenError::NotOwner { issuer: gateway().to_string(), owner: other.clone() };
     assert_eq!(found, Err(expected));
+}
+
+#[test]
+fn rejects_a_token_by_anybody_who_is_no_gateway_of_ours_even_if_the_key_was_published() {
+    let key = key();
+    for owner in [
+        "spiffe://fleamarket.test/svc/ads",
+        "spiffe://fleamarket.test/countersign/agent/local",
+        "spiffe://other.test/countersign/gateway/edge",
+    ] {
+        let owner = SpiffeId::parse(owner).unwrap();
+        let honest = TxnToken { requested_by: owner.clone(), ..alice() }.mint(&key, NOW).unwrap();
+        let found =
+            TxnToken::verify(&honest, &td(), NOW, |_| Some((key.public_key().clone(), owner.clone())));
+        assert_eq!(found, Err(TxnTokenError::NotAnIssuer { owner }));
+    }
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn code_of_txn_token(error: &TxnTokenError) -> Code {
         TxnTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
         TxnTokenError::Claim(_) | TxnTokenError::NotAWorkload { .. } => Code::TokenClaims,
         TxnTokenError::WrongTrustDomain { .. } => Code::TokenAudience,
-        TxnTokenError::NotOwner { .. } => Code::TokenRequester,
+        TxnTokenError::NotOwner { .. } | TxnTokenError::NotAnIssuer { .. } => Code::TokenRequester,
         TxnTokenError::Lifetime { .. } => Code::TokenLifetime,
         TxnTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
         TxnTokenError::Expired { .. } => Code::TokenExpired,

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use countersign_keys::Secret;
 use countersign_request::{TXN_TOKEN, strip_identity_headers};
-use http::{HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -56,11 +56,12 @@ pub struct ServiceClient {
     service: String,
     token: Option<InternalToken>,
     trace: Option<TraceId>,
+    forwarded: HeaderMap,
 }
 
 impl ServiceClient {
-    pub(super) const fn new(pool: Pool, service: String) -> Self {
-        Self { pool, service, token: None, trace: None }
+    pub(super) fn new(pool: Pool, service: String) -> Self {
+        Self { pool, service, token: None, trace: None, forwarded: HeaderMap::new() }
     }
 
     /// Passes on whom the inbound request came for: its internal token, and its trace.
@@ -80,8 +81,16 @@ impl ServiceClient {
 
     /// Goes on with a trace that this process knows.
     #[must_use]
-    pub const fn in_trace(mut self, trace: TraceId) -> Self {
+    pub fn in_trace(mut self, trace: TraceId) -> Self {
         self.trace = Some(trace);
+        self
+    }
+
+    /// Tells the callee where the request came in, by headers such as `X-Forwarded-For`: gateways only,
+    /// which know the client's connection. What a request itself says about that is removed.
+    #[must_use]
+    pub fn with_forwarded(mut self, headers: HeaderMap) -> Self {
+        self.forwarded = headers;
         self
     }
 
@@ -120,6 +129,9 @@ impl ServiceClient {
     pub async fn send(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
         let channel = self.pool.channel(&self.service)?;
         strip_identity_headers(request.headers_mut());
+        for (name, value) in &self.forwarded {
+            request.headers_mut().insert(name, value.clone());
+        }
         if let Some(token) = self.token.as_ref().and_then(InternalToken::header) {
             request.headers_mut().insert(TXN_TOKEN, token);
         }

@@ -1,28 +1,271 @@
 //! The edge of a deployment: the only entry point for end users.
+//!
+//! A gateway reads each request in exactly one way, checks the user's access token, asks the coarse rule of the policy
+//! `gateway`, puts an internal token in place of the access token, and forwards over mTLS to the service that the route
+//! names. The service asks its own, finer rule: neither door relies on the other. The order of all this is the list in
+//! `pipeline.rs`.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use countersign_gateway::{Gateway, Settings};
+//! use countersign_sdk::workload::Workload;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let settings: Settings = serde_json::from_str(
+//!     r#"{ "listen": "127.0.0.1:8080", "route": [{ "path": "/ads/*", "to": "ads", "user": "required" }] }"#,
+//! )?;
+//! let shutdown = CancellationToken::new();
+//! let gateway = Gateway::bind(settings, Workload::connect().await?, std::sync::Arc::new(String::new)).await?;
+//! gateway.run(shutdown).await;
+//! # Ok(())
+//! # }
+//! ```
 
+mod admin;
+mod body;
+mod edge_tls;
+mod forward;
+mod headers;
+mod listener;
+mod login;
+mod pipeline;
+mod record;
+mod refusal;
+mod route;
 pub mod settings;
+mod throttle;
+mod token;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use countersign_keys::{KeyError, KeyPair, SystemRandom};
+use countersign_sdk::accept::{Transport, serve};
+use countersign_sdk::tls::{Acceptor, ClientAuth};
+use countersign_sdk::workload::Workload;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use admin::{MetricsText, ReadyCheck};
+pub use body::BodyError;
+pub use edge_tls::EdgeCertificateError;
+pub use headers::HeaderRuleError;
+pub use login::LoginSettingsError;
+pub use route::{NoRoute, RouteError};
 pub use settings::Settings;
 
-/// Why a gateway does not start, or stops.
+use crate::edge_tls::EdgeTls;
+use crate::headers::Rules;
+use crate::listener::{EdgeListener, EdgeService, HandshakeMeter, accept_limits};
+use crate::login::LoginDesk;
+use crate::pipeline::Pipeline;
+use crate::record::Recorder;
+use crate::route::RouteTable;
+use crate::throttle::{AddressCount, Throttle};
+use crate::token::Tokens;
+
+/// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// A listener could not be opened.
     #[error("cannot listen on {address}: {source}; choose a free port in [gateway]")]
     Listen {
         /// The address as configured.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
     },
+    /// Neither `listen` nor `listen_tls`.
+    #[error("[gateway] has no listener; set listen_tls, or listen on a loopback address")]
+    NoListener,
+    /// Plain HTTP where others could read along.
+    #[error(
+        "[gateway] listen = \"{address}\" would serve plain HTTP beyond this machine; use listen_tls with tls_cert and tls_key, or listen on 127.0.0.1"
+    )]
+    CleartextExposed {
+        /// The address as configured.
+        address: SocketAddr,
+    },
+    /// Probes and metrics where others could read them.
+    #[error(
+        "[gateway] admin = \"{address}\" would show probes and metrics beyond this machine; use 127.0.0.1"
+    )]
+    AdminExposed {
+        /// The address as configured.
+        address: SocketAddr,
+    },
+    /// `listen_tls` without certificate or key.
+    #[error("[gateway] listen_tls needs tls_cert and tls_key: PEM files of the edge certificate and its key")]
+    NoEdgeCertificate,
+    /// See [`EdgeCertificateError`].
+    #[error("edge certificate: {0}")]
+    EdgeCertificate(#[from] EdgeCertificateError),
+    /// See [`RouteError`].
+    #[error("[[gateway.route]]: {0}")]
+    Route(#[from] RouteError),
+    /// See [`HeaderRuleError`].
+    #[error("[gateway.headers]: {0}")]
+    Header(#[from] HeaderRuleError),
+    /// See [`LoginSettingsError`].
+    #[error("[gateway] {0}")]
+    Login(#[from] LoginSettingsError),
+    /// No key for internal tokens.
+    #[error("no key for internal tokens: {0}")]
+    Key(#[from] KeyError),
 }
 
-/// Serves until `shutdown` is cancelled, then lets requests in progress finish.
+/// A gateway with open listeners that does not serve yet.
+pub struct Gateway {
+    pipeline: Arc<Pipeline>,
+    plain: Option<TcpListener>,
+    tls: Option<(TcpListener, Arc<EdgeTls>)>,
+    admin: Option<TcpListener>,
+    metrics: MetricsText,
+}
+
+/// Binds, serves until `shutdown` is cancelled, then lets requests in progress finish.
 ///
 /// # Errors
-/// When the settings are refused or a listener cannot be opened.
-pub async fn run(settings: Settings, workload: countersign_sdk::workload::Workload, shutdown: tokio_util::sync::CancellationToken) -> Result<(), GatewayError> {
-    let _ = (settings, workload);
-    shutdown.cancelled().await;
+/// See [`GatewayError`].
+pub async fn run(
+    settings: Settings,
+    workload: Workload,
+    metrics: MetricsText,
+    shutdown: CancellationToken,
+) -> Result<(), GatewayError> {
+    Gateway::bind(settings, workload, metrics).await?.run(shutdown).await;
     Ok(())
+}
+
+impl Gateway {
+    /// Judges the settings and opens the listeners. Nothing is served yet.
+    ///
+    /// # Errors
+    /// See [`GatewayError`].
+    pub async fn bind(
+        settings: Settings,
+        workload: Workload,
+        metrics: MetricsText,
+    ) -> Result<Self, GatewayError> {
+        if settings.listen.is_none() && settings.listen_tls.is_none() {
+            return Err(GatewayError::NoListener);
+        }
+        if let Some(address) = settings.listen.filter(|address| !is_loopback(address)) {
+            return Err(GatewayError::CleartextExposed { address });
+        }
+        if let Some(address) = settings.admin.filter(|address| !is_loopback(address)) {
+            return Err(GatewayError::AdminExposed { address });
+        }
+        let tls = match (settings.listen_tls, &settings.tls_cert, &settings.tls_key) {
+            (None, _, _) => None,
+            (Some(address), Some(certificate), Some(key)) => {
+                let edge = Arc::new(EdgeTls::load(certificate, key)?);
+                Some((listen(address).await?, edge))
+            }
+            (Some(_), _, _) => return Err(GatewayError::NoEdgeCertificate),
+        };
+        let plain = listen_if(settings.listen).await?;
+        let admin = listen_if(settings.admin).await?;
+        let pipeline = Arc::new(pipeline(settings, workload)?);
+        Ok(Gateway { pipeline, plain, tls, admin, metrics })
+    }
+
+    /// The address of the plain listener.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.plain.as_ref()?.local_addr().ok()
+    }
+
+    /// The address of the HTTPS listener.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls.as_ref()?.0.local_addr().ok()
+    }
+
+    /// The address of the admin listener.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until `shutdown` is cancelled, then lets requests in progress finish.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let pipeline = self.pipeline;
+        let limits = accept_limits(&pipeline.limits);
+        let seats = AddressCount::new(pipeline.limits.connections_per_address_max);
+        let mut tasks = tokio::task::JoinSet::new();
+        {
+            let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
+            tasks.spawn(async move { pipeline.publish_key(shutdown).await });
+        }
+        if let Some(listener) = self.plain {
+            let service = EdgeService::new(Arc::clone(&pipeline), "http");
+            let listener = EdgeListener::new(listener, Arc::clone(&seats));
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                tell_drained(serve(listener, Transport::Plain, service, limits, shutdown).await)
+            });
+        }
+        if let Some((listener, edge)) = self.tls {
+            tasks.spawn(Arc::clone(&edge).watch(shutdown.clone()));
+            let service = EdgeService::new(Arc::clone(&pipeline), "https");
+            let listener = EdgeListener::new(listener, seats);
+            let acceptor = Acceptor::new(edge.shown(), ClientAuth::Never)
+                .observed_by(Arc::new(HandshakeMeter::new(Arc::clone(pipeline.workload.spool()))));
+            let shutdown = shutdown.clone();
+            let transport = Transport::Tls(acceptor);
+            tasks.spawn(
+                async move { tell_drained(serve(listener, transport, service, limits, shutdown).await) },
+            );
+        }
+        if let Some(listener) = self.admin {
+            let readiness = {
+                let pipeline = Arc::clone(&pipeline);
+                Arc::new(move || pipeline.readiness())
+            };
+            let router = admin::router(readiness, self.metrics);
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                serve(listener, Transport::Plain, router, limits, shutdown).await;
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayError> {
+    let login = match &settings.authority_url {
+        Some(url) => Some(LoginDesk::new(url, settings.authority_ca.as_deref())?),
+        None => None,
+    };
+    // The key lives and dies with this process; it signs internal tokens and nothing else.
+    let key = KeyPair::generate(&SystemRandom::new())?;
+    Ok(Pipeline {
+        routes: RouteTable::compile(&settings.routes)?,
+        rules: Rules::compile(&settings.headers)?,
+        throttle: Throttle::new(&settings.throttle),
+        tokens: Tokens::new(key, workload.id().clone(), settings.limits.sessions_max),
+        login,
+        recorder: Recorder::new(Arc::clone(workload.spool())),
+        workload,
+        limits: settings.limits,
+    })
+}
+
+async fn listen_if(address: Option<SocketAddr>) -> Result<Option<TcpListener>, GatewayError> {
+    match address {
+        Some(address) => listen(address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+    TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
+}
+
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn tell_drained(cut: usize) {
+    if cut > 0 {
+        tracing::warn!(cut, "connections were cut because their requests did not finish in time");
+    }
 }

@@ -18,6 +18,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,6 +132,8 @@ pub struct Limits {
     pub head_read_timeout_ms: u64,
     /// Bytes of a request body.
     pub body_bytes_max: u64,
+    /// Bytes of a response body.
+    pub response_bytes_max: u64,
     /// Longest pause between two pieces of a body, in either direction.
     pub body_idle_timeout_ms: u64,
     /// From the end of the request head to the head of the response.
@@ -141,12 +144,14 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// A connection is told to go away after this, and closed when its requests are answered.
     pub connection_age_max_ms: u64,
-    /// Connections at one time, over all listeners. More wait in the kernel's queue.
+    /// Connections at one time on each listener. More wait in the kernel's queue.
     pub connections_max: usize,
     /// Connections at one time from one address (IPv6: one /64). More are closed at once.
     pub connections_per_address_max: usize,
     /// Requests at one time on one HTTP/2 connection.
     pub streams_max: u32,
+    /// Access tokens that are remembered together with their internal tokens.
+    pub sessions_max: usize,
     /// How long requests in progress may take to finish after the order to stop.
     pub drain_timeout_ms: u64,
 }
@@ -158,6 +163,7 @@ impl Default for Limits {
             headers_max: 100,
             head_read_timeout_ms: 10_000,
             body_bytes_max: 10 * 1024 * 1024,
+            response_bytes_max: 1024 * 1024 * 1024,
             body_idle_timeout_ms: 15_000,
             request_timeout_ms: 30_000,
             handshake_timeout_ms: 5_000,
@@ -166,6 +172,7 @@ impl Default for Limits {
             connections_max: 4_096,
             connections_per_address_max: 512,
             streams_max: 128,
+            sessions_max: 16_384,
             drain_timeout_ms: 10_000,
         }
     }
@@ -200,19 +207,26 @@ impl Limits {
 #[serde(deny_unknown_fields, default)]
 pub struct Throttle {
     /// Requests in a row that are let through at once.
-    pub requests_burst: u32,
+    pub requests_burst: NonZeroU32,
     /// Requests per second that refill the burst.
-    pub requests_per_second: u32,
+    pub requests_per_second: NonZeroU32,
     /// Logins in a row that are let through at once.
-    pub logins_burst: u32,
+    pub logins_burst: NonZeroU32,
     /// Logins per minute that refill the burst.
-    pub logins_per_minute: u32,
-    /// Addresses that are remembered; when full, unknown addresses share one last bucket.
+    pub logins_per_minute: NonZeroU32,
+    /// Addresses that are remembered at one time; when all of them count, newcomers wait.
     pub addresses_max: usize,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Throttle { requests_burst: 2_000, requests_per_second: 1_000, logins_burst: 10, logins_per_minute: 20, addresses_max: 65_536 }
+        let n = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+        Throttle {
+            requests_burst: n(2_000),
+            requests_per_second: n(1_000),
+            logins_burst: n(10),
+            logins_per_minute: n(20),
+            addresses_max: 65_536,
+        }
     }
 }

@@ -1,0 +1,114 @@
+//! The request as the service behind sees it, and its answer as the client sees it.
+//!
+//! What goes on is made from the canonical request alone: the very method, path and query that routing and policy decided
+//! about. Everything that could claim an identity or an address was stripped before ours is set, and nothing that the
+//! client sends can take ours away.
+
+use bytes::Bytes;
+use countersign_request::{Authority, CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
+use countersign_sdk::outbound::{CallError, Outgoing};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+
+use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
+use crate::headers::{Rules, clean_response, forwarded_headers};
+use crate::listener::Arrival;
+use crate::refusal::Refusal;
+
+/// A body on its way to the client.
+pub(crate) type EdgeBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// The client's body, bounded; a declared length past the limit is refused before anything is sent.
+pub(crate) fn inbound_body(
+    headers: &HeaderMap,
+    body: Incoming,
+    limits: BodyLimits,
+    fault: &BodyFault,
+) -> Result<BoundedBody<Incoming>, BodyError> {
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.unwrap_or_default().max(body.size_hint().lower()) > limits.bytes_max {
+        return Err(BodyError::TooLong { bytes_max: limits.bytes_max });
+    }
+    Ok(BoundedBody::new(body, limits, fault.clone()))
+}
+
+/// The request that goes upstream, without what the SDK's client adds: the token, the trace, the client's address.
+pub(crate) fn outbound_request(
+    request: &CanonicalRequest,
+    rules: [&Rules; 2],
+    body: BoundedBody<Incoming>,
+) -> Result<Request<Outgoing>, Refusal> {
+    // A canonical path is always a URI: should it ever not be, nothing is sent.
+    let uri: Uri = request.path_and_query().parse().map_err(|_| Refusal::Upstream(CallError::BadRequest))?;
+    let mut headers = request.headers().clone();
+    // Connection is honoured and removed before anything of ours is set: it can only name the client's own headers.
+    strip_hop_by_hop(&mut headers);
+    strip_identity_headers(&mut headers);
+    for name in [header::AUTHORIZATION, header::HOST, header::EXPECT] {
+        headers.remove(name);
+    }
+    for rules in rules {
+        rules.request.apply(&mut headers);
+    }
+    let mut outbound = Request::new(body.map_err(Into::into).boxed_unsync());
+    *outbound.method_mut() = request.method().clone();
+    *outbound.uri_mut() = uri;
+    *outbound.version_mut() = Version::HTTP_2;
+    *outbound.headers_mut() = headers;
+    Ok(outbound)
+}
+
+/// What the service may know of the client's connection: from the connection itself, never from the client.
+pub(crate) fn forwarded(request: &CanonicalRequest, arrival: &Arrival) -> HeaderMap {
+    forwarded_headers(arrival.address(), arrival.scheme, &request.authority().to_string())
+}
+
+/// The answer that goes to the client: no hop, no product, no internal name or token.
+pub(crate) fn outbound_answer(
+    answer: Response<Incoming>,
+    rules: [&Rules; 2],
+    target: &str,
+    limits: BodyLimits,
+) -> Response<EdgeBody> {
+    let (mut head, body) = answer.into_parts();
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    clean_response(&mut head.headers, |host| is_internal(host, target));
+    for rules in rules {
+        rules.response.apply(&mut head.headers);
+    }
+    Response::from_parts(head, BoundedBody::new(body, limits, BodyFault::default()).boxed_unsync())
+}
+
+/// Does the service demand evidence from the gateway, rather than answer the user?
+pub(crate) fn is_internal_challenge(answer: &Response<Incoming>) -> bool {
+    let ours = |value: &HeaderValue| {
+        value.as_bytes().get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
+    };
+    answer.status() == StatusCode::UNAUTHORIZED
+        && answer.headers().get_all(header::WWW_AUTHENTICATE).iter().any(ours)
+}
+
+/// Names that mean something only inside: the callee's short name (which is its `:authority`), loopback and private
+/// addresses, and what is no name at all.
+fn is_internal(host_and_port: &str, target: &str) -> bool {
+    let Ok(authority) = Authority::parse(host_and_port) else { return true };
+    let host = authority.host();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let private = match bare.parse::<std::net::IpAddr>().map(|address| address.to_canonical()) {
+        Ok(std::net::IpAddr::V4(v4)) => {
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified()
+        }
+        Ok(std::net::IpAddr::V6(v6)) => v6.is_loopback() || v6.is_unique_local() || v6.is_unspecified(),
+        Err(_) => false,
+    };
+    private || host == target || host == "localhost"
+}
+
+/// Authentication scheme of our own challenges (DESIGN section 4).
+const SCHEME: &[u8] = b"Countersign";

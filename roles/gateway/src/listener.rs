@@ -1,0 +1,204 @@
+//! Connections of the edge: TLS or plain, each address with a bounded number of them. Everything else about a
+//! connection (handshake and head timeouts, age, idleness, drain) is the SDK's one accept loop.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use countersign_sdk::accept::{Connection, Limits as AcceptLimits, Listen, Origin};
+use countersign_sdk::inbound::HandshakeRecorder;
+use countersign_sdk::spool::Spool;
+use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tower::Service;
+
+use crate::forward::EdgeBody;
+use crate::pipeline::{GATEWAY, Pipeline};
+use crate::settings::Limits;
+use crate::throttle::{AddressCount, Seat};
+
+/// A TCP listener that seats only so many connections of one address at a time.
+pub(crate) struct EdgeListener {
+    tcp: TcpListener,
+    seats: Arc<AddressCount>,
+}
+
+impl EdgeListener {
+    /// `seats` is shared by all listeners of a gateway.
+    pub(crate) fn new(tcp: TcpListener, seats: Arc<AddressCount>) -> Self {
+        EdgeListener { tcp, seats }
+    }
+}
+
+impl Listen for EdgeListener {
+    type Io = Seated;
+
+    async fn accept(&mut self) -> io::Result<(Seated, Origin)> {
+        loop {
+            let (stream, peer): (TcpStream, SocketAddr) = self.tcp.accept().await?;
+            match self.seats.enter(peer.ip()) {
+                Some(seat) => {
+                    stream.set_nodelay(true)?;
+                    return Ok((Seated { stream, _seat: seat }, Origin::Tcp(peer)));
+                }
+                None => {
+                    tracing::debug!(peer = %peer.ip(), "connection closed: too many from one address");
+                    metrics::counter!("countersign_connections_refused_total", "reason" => "per_address")
+                        .increment(1);
+                }
+            }
+        }
+    }
+}
+
+/// Hands each request of a listener to the pipeline.
+#[derive(Clone)]
+pub(crate) struct EdgeService {
+    pipeline: Arc<Pipeline>,
+    scheme: &'static str,
+}
+
+impl EdgeService {
+    /// `scheme`: what this listener speaks, `http` or `https`.
+    pub(crate) fn new(pipeline: Arc<Pipeline>, scheme: &'static str) -> Self {
+        EdgeService { pipeline, scheme }
+    }
+}
+
+impl Service<Request<Incoming>> for EdgeService {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let pipeline = Arc::clone(&self.pipeline);
+        let arrival = Arrival::of(&request, self.scheme);
+        Box::pin(async move { Ok(pipeline.handle(request, &arrival).await) })
+    }
+}
+
+/// How a request came in.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    /// Its connection; the accept loop always says which.
+    pub(crate) connection: Option<Connection>,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
+    /// HTTP/1 frames requests by what they say of themselves: after one that was not understood the connection ends.
+    pub(crate) is_http_1: bool,
+}
+
+impl Arrival {
+    fn of(request: &Request<Incoming>, scheme: &'static str) -> Self {
+        let connection = request.extensions().get::<Connection>().cloned();
+        Arrival { connection, scheme, is_http_1: request.version() < Version::HTTP_2 }
+    }
+
+    /// Whose request it is. Should nobody say, all such requests share one quota.
+    pub(crate) fn address(&self) -> IpAddr {
+        let address = self.connection.as_ref().and_then(Connection::address);
+        address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+    }
+
+    /// The host that the TLS handshake named, without a trailing dot.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        let name = self.connection.as_ref()?.server_name.as_deref()?;
+        Some(name.strip_suffix('.').unwrap_or(name))
+    }
+}
+
+/// Brings refused handshakes into the ledger, and times all others.
+pub(crate) struct HandshakeMeter(HandshakeRecorder);
+
+impl HandshakeMeter {
+    pub(crate) fn new(spool: Arc<Spool>) -> Self {
+        HandshakeMeter(HandshakeRecorder::new(GATEWAY.to_owned(), spool))
+    }
+}
+
+impl HandshakeObserver for HandshakeMeter {
+    fn handshake(&self, report: &HandshakeReport) {
+        self.0.handshake(report);
+        match report.outcome {
+            HandshakeOutcome::Refused(_) => {
+                metrics::counter!("countersign_handshake_failures_total").increment(1);
+            }
+            HandshakeOutcome::Admitted | HandshakeOutcome::Anonymous => {
+                metrics::histogram!("countersign_handshake_duration_seconds", "resumed" => "false")
+                    .record(report.took.as_secs_f64());
+            }
+        }
+    }
+}
+
+/// The gateway's settings in the accept loop's terms.
+pub(crate) fn accept_limits(limits: &Limits) -> AcceptLimits {
+    AcceptLimits {
+        handshake: limits.handshake_timeout(),
+        header_read: limits.head_read_timeout(),
+        idle: limits.idle_timeout(),
+        connection_age: limits.connection_age_max(),
+        drain: limits.drain_timeout(),
+        cut: CUT_WITHIN,
+        connections_max: limits.connections_max,
+        streams_max: limits.streams_max,
+        header_bytes_max: u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX),
+        headers_max: limits.headers_max,
+    }
+}
+
+/// A connection that gives its seat back when it is dropped.
+pub(crate) struct Seated {
+    stream: TcpStream,
+    _seat: Seat,
+}
+
+impl AsyncRead for Seated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Seated {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// End users have no workload certificate that could be revoked: nothing is ever cut at the edge.
+const CUT_WITHIN: Duration = Duration::from_millis(500);

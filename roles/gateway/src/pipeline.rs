@@ -1,0 +1,378 @@
+//! The order of the stages, once. Each stage takes what the one before proved; none asks an earlier one.
+//!
+//! | stage | takes | yields |
+//! |---|---|---|
+//! | read | the request's head | [`CanonicalRequest`], for a host that this connection serves |
+//! | throttle | address | – |
+//! | route | canonical request | [`Route`] |
+//! | authenticate | route, access token | [`Caller`] |
+//! | decide | caller, route | [`Permit`] |
+//! | countersign | permit, session | the internal token |
+//! | forward | permit, request | the answer |
+//! | record | everything above | one ledger event |
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_identity::Caller;
+use countersign_keys::SystemRandom;
+use countersign_ledger::{Event, pseudonym};
+use countersign_policy::{Ask, Permit, decide, explain};
+use countersign_request::CanonicalRequest;
+use countersign_sdk::authenticate::{Evidence, authenticate, bearer_token};
+use countersign_sdk::clock;
+use countersign_sdk::inbound::{DecisionDraft, TraceId};
+use countersign_sdk::live::{Freshness, Live};
+use countersign_sdk::outbound::InternalToken;
+use countersign_sdk::workload::Workload;
+use http::{HeaderValue, Method, Request, Response, header, request::Parts};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::ReadyCheck;
+use crate::body::{BodyError, BodyFault, BodyLimits};
+use crate::forward::{self, EdgeBody};
+use crate::headers::Rules;
+use crate::listener::Arrival;
+use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
+use crate::record::{Check, Recorder, Trace};
+use crate::refusal::Refusal;
+use crate::route::{Route, RouteTable};
+use crate::settings::{Limits, UserNeed};
+use crate::throttle::Throttle;
+use crate::token::{AccessRules, Internal, Session, Tokens};
+
+/// Everything that a request meets between the listener and the service behind.
+pub(crate) struct Pipeline {
+    pub(crate) routes: RouteTable,
+    pub(crate) rules: Rules,
+    pub(crate) throttle: Throttle,
+    pub(crate) tokens: Tokens,
+    pub(crate) login: Option<LoginDesk>,
+    pub(crate) workload: Workload,
+    pub(crate) recorder: Recorder,
+    pub(crate) limits: Limits,
+}
+
+impl Pipeline {
+    /// Answers one request, whatever happens.
+    pub(crate) async fn handle(&self, request: Request<Incoming>, arrival: &Arrival) -> Response<EdgeBody> {
+        let trace_id = TraceId::of_request(request.headers());
+        let mut draft = DecisionDraft::begin(GATEWAY, trace_id);
+        draft.asks_for(request.method(), "");
+        if let Some(connection) = &arrival.connection {
+            draft.came_over(connection);
+        }
+        let mut trace = Trace::new(draft, arrival.address());
+        let limit = self.limits.request_timeout();
+        let outcome =
+            match tokio::time::timeout(limit, self.run(request, arrival, trace_id, &mut trace)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
+            };
+        match outcome {
+            Ok(answer) => {
+                self.recorder.allowed(trace, answer.status());
+                answer
+            }
+            Err(refusal) => {
+                let denial = refusal.denial();
+                let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
+                self.recorder.refused(trace, &refusal, &denial).await;
+                answer
+            }
+        }
+    }
+
+    /// The stages, in their order.
+    async fn run(
+        &self,
+        request: Request<Incoming>,
+        arrival: &Arrival,
+        trace_id: TraceId,
+        trace: &mut Trace,
+    ) -> Result<Response<EdgeBody>, Refusal> {
+        let (head, body) = request.into_parts();
+        let request = read(&head, arrival)?;
+        trace.pass(Check::Request, "");
+        self.throttle.request(arrival.address(), clock::now())?;
+        trace.pass(Check::Quota, "");
+        if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
+            return self.log_in(desk, &request, body, arrival.address(), trace).await;
+        }
+        let route = self.routes.find(&request)?;
+        trace.draft.asks_for(request.method(), route.template.as_str());
+        route.target.as_str().clone_into(&mut trace.callee);
+        trace.pass(Check::Route, format!("{} to {}", route.template, route.target));
+        let live = self.live()?;
+        let session = self.authenticate(route, &request, &live, trace)?;
+        let permit = decide_for(route, &request, session.as_deref(), &live, trace)?;
+        let token = session.map(|session| self.countersign(&permit, &session, &live)).transpose()?;
+        let outgoing = Outgoing { request: &request, body, token, trace_id };
+        self.forward(permit, route, outgoing, arrival, trace).await
+    }
+
+    /// The newest snapshot, as long as it counts.
+    fn live(&self) -> Result<Arc<Live>, Refusal> {
+        let live = self.workload.live();
+        if live.freshness(clock::now()) == Freshness::Stale { Err(Refusal::Stale) } else { Ok(live) }
+    }
+
+    /// The user behind the access token. A token that is there and wrong is final on every route that looks at it.
+    fn authenticate(
+        &self,
+        route: &Route,
+        request: &CanonicalRequest,
+        live: &Live,
+        trace: &mut Trace,
+    ) -> Result<Option<Arc<Session>>, Refusal> {
+        if route.user == UserNeed::None {
+            trace.pass(Check::Token, "not asked for");
+            return Ok(None);
+        }
+        let Some(token) = bearer_token(request.headers())? else {
+            if route.user == UserNeed::Required {
+                return Err(Refusal::NoToken);
+            }
+            trace.pass(Check::Token, "none, and none needed");
+            return Ok(None);
+        };
+        let snapshot = live.snapshot();
+        let rules = AccessRules { keys: live.tokens(), epoch: &snapshot.epoch, sequence: snapshot.sequence };
+        let session = self.tokens.verify(token, &rules, clock::now())?;
+        trace.draft.comes_from(&session.caller, live.pseudonyms());
+        trace.pass(Check::Token, "access token");
+        Ok(Some(session))
+    }
+
+    /// The internal token that goes on in place of the access token.
+    fn countersign(
+        &self,
+        _permit: &Permit,
+        session: &Session,
+        live: &Live,
+    ) -> Result<InternalToken, Refusal> {
+        let token = match self.tokens.internal(session, &SystemRandom::new(), clock::now())? {
+            Internal::Known(token) => token,
+            Internal::Minted(token) => {
+                let user = session.caller.user().zip(live.pseudonyms());
+                self.recorder.event(Event::TokenMinted {
+                    typ: countersign_token::txn_token::TXN_TOKEN_TYP.to_owned(),
+                    id: token.txn.clone(),
+                    user: user.map(|(user, key)| pseudonym(key, &user.id)).unwrap_or_default(),
+                    expires: token.expires,
+                });
+                token
+            }
+        };
+        Ok(InternalToken::minted(token.token.expose().clone()))
+    }
+
+    /// Takes the permit: nothing is forwarded without one.
+    async fn forward(
+        &self,
+        permit: Permit,
+        route: &Route,
+        outgoing: Outgoing<'_>,
+        arrival: &Arrival,
+        trace: &mut Trace,
+    ) -> Result<Response<EdgeBody>, Refusal> {
+        let Outgoing { request, body, token, trace_id } = outgoing;
+        let with_user = token.is_some();
+        let rules = [&self.rules, &route.headers];
+        let (fault, limits) = (BodyFault::default(), self.request_body_limits());
+        let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
+        let outbound = forward::outbound_request(request, rules, body)?;
+        let mut client = self
+            .workload
+            .client(route.target.as_str())
+            .in_trace(trace_id)
+            .with_forwarded(forward::forwarded(request, arrival));
+        if let Some(token) = token {
+            client = client.with_token(token);
+        }
+        let answer = client.send(outbound).await.map_err(|error| match fault.seen(&limits) {
+            Some(fault) => Refusal::Body(fault),
+            None => Refusal::Upstream(error),
+        })?;
+        drop(permit);
+        if forward::is_internal_challenge(&answer) {
+            // The service wants a user and none came: the client can help that. Anything else it cannot.
+            let could_help = !with_user && route.user != UserNeed::None;
+            let target = route.target.to_string();
+            return Err(if could_help { Refusal::NoToken } else { Refusal::UpstreamChallenge { target } });
+        }
+        trace.pass(Check::Upstream, answer.status().as_u16().to_string());
+        Ok(forward::outbound_answer(answer, rules, route.target.as_str(), self.response_body_limits()))
+    }
+
+    async fn log_in(
+        &self,
+        desk: &LoginDesk,
+        request: &CanonicalRequest,
+        body: Incoming,
+        client: IpAddr,
+        trace: &mut Trace,
+    ) -> Result<Response<EdgeBody>, Refusal> {
+        trace.draft.asks_for(request.method(), LOGIN_PATH);
+        AUTHORITY.clone_into(&mut trace.callee);
+        if request.method() != Method::POST {
+            return Err(Refusal::LoginMethod);
+        }
+        self.throttle.login(client, clock::now())?;
+        trace.pass(Check::Route, "login");
+        let fault = BodyFault::default();
+        let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
+        let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
+        let body = Limited::new(body, LOGIN_BYTES_MAX).collect().await;
+        let body = body.map_err(|_| Refusal::Body(fault.seen(&limits).unwrap_or(BodyError::BrokenOff)))?;
+        match desk.ask(&body.to_bytes(), client).await? {
+            LoginAnswer::Accepted(body) => {
+                trace.pass(Check::Token, "password");
+                trace.pass(Check::Policy, "everybody may try to log in");
+                trace.pass(Check::Upstream, "200");
+                Ok(login_response(body))
+            }
+            LoginAnswer::Refused => {
+                metrics::counter!("countersign_login_failures_total", "reason" => "refused").increment(1);
+                Err(Refusal::LoginRefused)
+            }
+            LoginAnswer::Throttled { retry_after_s } => Err(Refusal::LoginThrottled { retry_after_s }),
+        }
+    }
+
+    /// Makes the key of the internal tokens known, and again whenever a snapshot has lost it.
+    pub(crate) async fn publish_key(&self, shutdown: CancellationToken) {
+        let mut changes = self.workload.live_cell().subscribe();
+        loop {
+            let published = self.key_is_published();
+            if !published && let Err(error) = self.workload.publish_token_key(self.tokens.public_key()).await
+            {
+                tracing::warn!(%error, "the key for internal tokens is not published yet");
+            }
+            let pause = if published { PUBLISHED_PAUSE } else { UNPUBLISHED_PAUSE };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// What has to hold before requests should be sent here.
+    pub(crate) fn readiness(&self) -> Vec<ReadyCheck> {
+        let identity = ReadyCheck {
+            name: "workload",
+            missing: self.workload.ready().err().map(|error| error.to_string()),
+        };
+        let unpublished = || "other services do not know our key yet: is the authority reachable?".to_owned();
+        let key =
+            ReadyCheck { name: "internal-token-key", missing: (!self.key_is_published()).then(unpublished) };
+        let live = self.workload.live();
+        let targets = self.routes.targets();
+        let unknown: Vec<&str> = targets
+            .iter()
+            .map(|target| target.as_str())
+            .filter(|name| live.service(name).is_none())
+            .collect();
+        let why = || format!("no such service is registered: {}", unknown.join(", "));
+        let routes = ReadyCheck { name: "routes", missing: (!unknown.is_empty()).then(why) };
+        vec![identity, key, routes]
+    }
+
+    fn key_is_published(&self) -> bool {
+        let kid = self.tokens.public_key().thumbprint();
+        let live = self.workload.live();
+        live.tokens().internal.get(&kid).is_some_and(|(_, owner)| owner == self.workload.id())
+    }
+
+    fn request_body_limits(&self) -> BodyLimits {
+        BodyLimits { bytes_max: self.limits.body_bytes_max, idle_timeout: self.limits.body_idle_timeout() }
+    }
+
+    fn response_body_limits(&self) -> BodyLimits {
+        BodyLimits {
+            bytes_max: self.limits.response_bytes_max,
+            idle_timeout: self.limits.body_idle_timeout(),
+        }
+    }
+}
+
+/// What goes upstream, before it is put together.
+struct Outgoing<'a> {
+    request: &'a CanonicalRequest,
+    body: Incoming,
+    token: Option<InternalToken>,
+    trace_id: TraceId,
+}
+
+/// One canonical request, for a host that this connection serves, in HTTP and nothing else.
+fn read(head: &Parts, arrival: &Arrival) -> Result<CanonicalRequest, Refusal> {
+    let request = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)?;
+    if let Some(server_name) = arrival.server_name() {
+        let host = request.authority().host();
+        if server_name != host {
+            return Err(Refusal::Misdirected { server_name: server_name.to_owned(), host: host.to_owned() });
+        }
+    }
+    if request.headers().contains_key(header::UPGRADE) {
+        return Err(Refusal::Upgrade);
+    }
+    match request.headers().get(header::EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Refusal::Expectation),
+        _ => Ok(request),
+    }
+}
+
+/// The coarse rule. The service behind has a finer one of its own; neither relies on the other.
+fn decide_for(
+    route: &Route,
+    request: &CanonicalRequest,
+    session: Option<&Session>,
+    live: &Live,
+    trace: &mut Trace,
+) -> Result<Permit, Refusal> {
+    let stranger;
+    let caller: &Caller = match session {
+        Some(session) => &session.caller,
+        None => {
+            stranger = authenticate(&Evidence::default(), live.tokens(), clock::now()).caller?;
+            &stranger
+        }
+    };
+    let ask = Ask {
+        caller,
+        target: GATEWAY,
+        method: request.method(),
+        route: route.template.as_str(),
+        path: request.path(),
+    };
+    let policies = live.policy().map_err(|error| Refusal::PolicyBroken(error.clone()))?;
+    let permit = decide(policies, &ask).map_err(|refusal| Refusal::Policy {
+        refusal,
+        fix: explain(policies, &ask).fix,
+        could_log_in: session.is_none() && route.user != UserNeed::None,
+    })?;
+    trace.draft.permitted(&permit);
+    trace.pass(Check::Policy, permit.policies().join(", "));
+    Ok(permit)
+}
+
+fn login_response(body: Bytes) -> Response<EdgeBody> {
+    let mut answer = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // RFC 6749 section 5.1: a token is never cached.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Name of the gateway as a target of policies.
+pub(crate) const GATEWAY: &str = "gateway";
+const AUTHORITY: &str = "authority";
+const LOGIN_PATH: &str = "/login";
+const UNPUBLISHED_PAUSE: Duration = Duration::from_millis(500);
+const PUBLISHED_PAUSE: Duration = Duration::from_secs(60);

@@ -1,0 +1,228 @@
+//! Every way in which the gateway says no. What the SDK's door can say too is said by its [`Denial`]; here is what only
+//! an edge has: routes, quotas, bodies, logins.
+//!
+//! Two messages each: the reason is for the log, the ledger and `explain`; the client gets the public side of the code,
+//! and a detail only where it is about what the client itself sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_identity::DecisionId;
+use countersign_policy::{PolicyError, QuotaError};
+use countersign_request::RequestError;
+use countersign_sdk::authenticate::EvidenceError;
+use countersign_sdk::inbound::{Challenge, Denial};
+use countersign_sdk::outbound::CallError;
+use countersign_wire::codes::Code;
+use countersign_wire::json::JsonError;
+use countersign_wire::problem::Problem;
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body_util::{BodyExt as _, Full};
+
+use crate::body::BodyError;
+use crate::forward::EdgeBody;
+use crate::login::LoginError;
+use crate::route::NoRoute;
+use crate::token::MintError;
+
+/// Why a request does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error(transparent)]
+    Unreadable(#[from] RequestError),
+    #[error("the handshake named {server_name}, the request {host}")]
+    Misdirected { server_name: String, host: String },
+    #[error("the request asks to leave HTTP")]
+    Upgrade,
+    #[error("the request expects something other than 100-continue")]
+    Expectation,
+    #[error(transparent)]
+    Throttled(#[from] QuotaError),
+    #[error(transparent)]
+    NoRoute(#[from] NoRoute),
+    #[error("the route needs a user, and no access token came")]
+    NoToken,
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    #[error("{refusal}")]
+    Policy {
+        refusal: countersign_policy::Refusal,
+        /// What the operator could change.
+        fix: String,
+        /// Nobody is logged in, and somebody could be.
+        could_log_in: bool,
+    },
+    #[error("the rules cannot be loaded: {0}")]
+    PolicyBroken(PolicyError),
+    #[error("no internal token: {0}")]
+    Mint(#[from] MintError),
+    #[error("the snapshot is past its grace period")]
+    Stale,
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error(transparent)]
+    Upstream(#[from] CallError),
+    #[error("{target} demands evidence that the gateway did not send")]
+    UpstreamChallenge { target: String },
+    #[error("no answer within {after_ms} ms")]
+    TimedOut { after_ms: u64 },
+    #[error("login: {0}")]
+    Login(#[from] LoginError),
+    #[error("login: wrong name or password")]
+    LoginRefused,
+    #[error("login: the authority throttles, try again in {retry_after_s} s")]
+    LoginThrottled { retry_after_s: u64 },
+    #[error("the login route takes POST")]
+    LoginMethod,
+}
+
+impl Refusal {
+    /// Code, challenge and reason.
+    pub(crate) fn denial(&self) -> Denial {
+        match self {
+            Refusal::Unreadable(error) => Denial::from(error),
+            Refusal::Evidence(error) => Denial::from(error),
+            Refusal::Upstream(error) => Denial::from(error),
+            Refusal::Policy { refusal, fix, could_log_in } => {
+                let denial = Denial::of_policy(refusal, fix.clone(), false, false);
+                if *could_log_in {
+                    // A stranger is told to log in; whether that will do is not said.
+                    return Denial { code: Code::TokenMissing, challenge: Challenge::Bearer, ..denial };
+                }
+                denial
+            }
+            Refusal::NoToken => {
+                Denial::new(Code::TokenMissing, self.to_string()).with_challenge(Challenge::Bearer)
+            }
+            Refusal::LoginRefused => {
+                Denial::new(Code::LoginFailed, self.to_string()).with_challenge(Challenge::Bearer)
+            }
+            _ => Denial::new(self.code(), self.to_string()),
+        }
+    }
+
+    /// Codes of what only an edge says.
+    fn code(&self) -> Code {
+        match self {
+            Refusal::Misdirected { .. } => Code::Misdirected,
+            Refusal::Upgrade => Code::UpgradeRefused,
+            Refusal::Expectation => Code::HeaderAmbiguous,
+            Refusal::Throttled(_) | Refusal::LoginThrottled { .. } => Code::TooManyRequests,
+            Refusal::NoRoute(NoRoute::Unknown) => Code::RouteUnknown,
+            Refusal::NoRoute(NoRoute::Method { .. }) | Refusal::LoginMethod => Code::MethodNotAllowed,
+            Refusal::PolicyBroken(_) => Code::PolicyError,
+            Refusal::Stale => Code::SnapshotStale,
+            Refusal::Body(BodyError::TooLong { .. }) => Code::BodyTooLarge,
+            Refusal::Body(BodyError::Stalled { .. }) => Code::RequestTimeout,
+            Refusal::Body(BodyError::BrokenOff) => Code::BodyMalformed,
+            Refusal::UpstreamChallenge { .. } => Code::UpstreamProtocol,
+            Refusal::TimedOut { .. } => Code::UpstreamTimeout,
+            Refusal::Login(LoginError::Body(JsonError::TooLong { .. })) => Code::BodyTooLarge,
+            Refusal::Login(LoginError::Body(_)) => Code::BodyMalformed,
+            Refusal::Login(LoginError::Call(CallError::Overloaded { .. })) => Code::LoginBusy,
+            Refusal::Login(_) => Code::AuthorityUnreachable,
+            Refusal::NoToken => Code::TokenMissing,
+            Refusal::LoginRefused => Code::LoginFailed,
+            Refusal::Mint(_)
+            | Refusal::Unreadable(_)
+            | Refusal::Evidence(_)
+            | Refusal::Upstream(_)
+            | Refusal::Policy { .. } => Code::Internal,
+        }
+    }
+
+    /// Does nobody proven stand behind it? Such refusals are counted per address and minute.
+    pub(crate) fn is_before_authentication(&self) -> bool {
+        match self {
+            Refusal::Policy { could_log_in, .. } => *could_log_in,
+            Refusal::PolicyBroken(_)
+            | Refusal::Mint(_)
+            | Refusal::Stale
+            | Refusal::Body(_)
+            | Refusal::Upstream(_)
+            | Refusal::UpstreamChallenge { .. }
+            | Refusal::TimedOut { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// What the client gets: the denial's problem (RFC 9457), and what only an edge adds.
+    pub(crate) fn response(
+        &self,
+        denial: &Denial,
+        decision: DecisionId,
+        is_http_1: bool,
+    ) -> Response<EdgeBody> {
+        let (mut head, body) = denial.response(decision).into_parts();
+        let body = match self.public_detail() {
+            Some(detail) => {
+                let problem = Problem::new(denial.code, Some(decision.to_string())).with_detail(detail);
+                Full::from(Bytes::from(problem.to_json()))
+            }
+            None => body,
+        };
+        self.add_headers(&mut head.headers, is_http_1);
+        Response::from_parts(head, body.map_err(|never| match never {}).boxed_unsync())
+    }
+
+    fn add_headers(&self, headers: &mut HeaderMap, is_http_1: bool) {
+        if let Some(seconds) = self.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = self.allow().and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        if is_http_1 && self.closes_connection() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    /// What the client may know besides the code: only about what it sent itself.
+    fn public_detail(&self) -> Option<String> {
+        match self {
+            Refusal::Unreadable(error) => Some(error.to_string()),
+            Refusal::Upgrade | Refusal::Expectation => Some(self.to_string()),
+            Refusal::NoRoute(error @ NoRoute::Method { .. }) => Some(error.to_string()),
+            Refusal::Body(error) => Some(error.to_string()),
+            Refusal::Login(LoginError::Body(error)) => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
+    /// `Retry-After`, whole seconds, at least one.
+    fn retry_after_s(&self) -> Option<u64> {
+        let whole = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        match self {
+            Refusal::Throttled(error) => Some(whole(error.retry_after()).max(1)),
+            Refusal::LoginThrottled { retry_after_s } => Some((*retry_after_s).max(1)),
+            Refusal::Stale
+            | Refusal::Upstream(CallError::Overloaded { .. } | CallError::Stale)
+            | Refusal::Login(LoginError::Call(_)) => Some(1),
+            _ => None,
+        }
+    }
+
+    /// `Allow`, with 405.
+    fn allow(&self) -> Option<String> {
+        match self {
+            Refusal::NoRoute(NoRoute::Method { allow }) => Some(allow.join(", ")),
+            Refusal::LoginMethod => Some("POST".to_owned()),
+            Refusal::Unreadable(RequestError::Method) => {
+                Some("GET, HEAD, POST, PUT, PATCH, DELETE".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// May more of the request still be on the way, or its end be unknown? Then the connection ends with the answer.
+    fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Unreadable(_)
+                | Refusal::Misdirected { .. }
+                | Refusal::Upgrade
+                | Refusal::Expectation
+                | Refusal::Body(_)
+        )
+    }
+}

@@ -1,0 +1,377 @@
+//! From the user's access token to the internal token: verified once, minted once, checked again at every use.
+//!
+//! The access token ends here. What goes on is a transaction token (draft-ietf-oauth-transaction-tokens) that lives at
+//! most five minutes, never longer than the access token, and is signed with a key that this process made for itself and
+//! published through its agent. Both live in one bounded cache that holds successes only; its key holds every input, and
+//! a hit counts only under the same snapshot generation and before expiry.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use countersign_identity::{Caller, SpiffeId, UnixTime, User};
+use countersign_keys::hash::hex;
+use countersign_keys::{KeyPair, PublicKey, RandomError, Secret, SecureRandom, random_bytes, sha256};
+use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate};
+use countersign_sdk::live::TokenKeys;
+use countersign_token::txn_token::{self, TxnToken, TxnTokenError};
+
+/// By what an access token is judged: all of it comes from one snapshot.
+pub(crate) struct AccessRules<'a> {
+    /// Issuer, audience and keys.
+    pub(crate) keys: &'a TokenKeys,
+    /// Epoch and sequence of the snapshot: under another one everything is judged anew.
+    pub(crate) epoch: &'a str,
+    pub(crate) sequence: u64,
+}
+
+/// Verifies access tokens and mints internal ones.
+pub(crate) struct Tokens {
+    key: KeyPair,
+    owner: SpiffeId,
+    shards: Vec<Mutex<HashMap<Digest, Arc<Session>>>>,
+    shard_entries_max: usize,
+}
+
+/// A verified access token, with the internal token that was made of it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The user, at the edge: no workload.
+    pub(crate) caller: Caller,
+    user: User,
+    sequence: u64,
+    internal: Mutex<Option<InternalToken>>,
+}
+
+/// An internal token, ready to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct InternalToken {
+    pub(crate) token: Secret<String>,
+    /// Id of the transaction.
+    pub(crate) txn: String,
+    pub(crate) expires: UnixTime,
+}
+
+/// What [`Tokens::internal`] did.
+#[derive(Debug, Clone)]
+pub(crate) enum Internal {
+    /// The token was there already.
+    Known(InternalToken),
+    /// It was minted now: the ledger wants to know.
+    Minted(InternalToken),
+}
+
+/// Why no internal token could be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MintError {
+    #[error(transparent)]
+    Token(#[from] TxnTokenError),
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+impl Tokens {
+    /// `owner` is the gateway's own SPIFFE ID, in whose name tokens are minted.
+    pub(crate) fn new(key: KeyPair, owner: SpiffeId, entries_max: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Tokens { key, owner, shards, shard_entries_max: (entries_max / SHARDS).max(1) }
+    }
+
+    /// The key that the other services must know before any request can pass.
+    pub(crate) fn public_key(&self) -> &PublicKey {
+        self.key.public_key()
+    }
+
+    /// The user of an access token.
+    pub(crate) fn verify(
+        &self,
+        token: &str,
+        rules: &AccessRules<'_>,
+        now: UnixTime,
+    ) -> Result<Arc<Session>, EvidenceError> {
+        let digest = cache_key(token, rules);
+        let known = self.known(&digest);
+        if let Some(session) = &known
+            && session.sequence == rules.sequence
+            && session.user.not_after > now
+        {
+            return Ok(Arc::clone(session));
+        }
+        let evidence = Evidence { access_token: Some(token), ..Evidence::default() };
+        let caller = authenticate(&evidence, rules.keys, now).caller.inspect_err(|_| self.forget(&digest))?;
+        let user = caller.user().ok_or(EvidenceError::NotBearer)?.get().clone();
+        // The same access token keeps its internal token from one snapshot to the next.
+        let internal = known.and_then(|old| lock(&old.internal).clone());
+        let session = Session { caller, user, sequence: rules.sequence, internal: Mutex::new(internal) };
+        let session = Arc::new(session);
+        self.keep(digest, Arc::clone(&session), now);
+        Ok(session)
+    }
+
+    /// The internal token of a session: the same one until it is nearly over.
+    pub(crate) fn internal(
+        &self,
+        session: &Session,
+        rng: &dyn SecureRandom,
+        now: UnixTime,
+    ) -> Result<Internal, MintError> {
+        let mut slot = lock(&session.internal);
+        if let Some(token) = slot.as_ref() {
+            let fresh = token.expires > now.saturating_add(RENEW_BEFORE);
+            let last = token.expires >= session.user.not_after && token.expires > now;
+            if fresh || last {
+                return Ok(Internal::Known(token.clone()));
+            }
+        }
+        let minted = self.mint(&session.user, rng, now)?;
+        *slot = Some(minted.clone());
+        Ok(Internal::Minted(minted))
+    }
+
+    fn mint(&self, user: &User, rng: &dyn SecureRandom, now: UnixTime) -> Result<InternalToken, MintError> {
+        let txn = hex(&random_bytes::<16>(rng)?);
+        let expires = txn_token::expiry(now, Some(user.not_after));
+        let token = TxnToken {
+            txn: txn.clone(),
+            user_id: user.id.clone(),
+            name: user.name.clone(),
+            roles: user.roles.clone(),
+            scope: SCOPE.to_owned(),
+            requested_by: self.owner.clone(),
+            expires,
+        };
+        let token = token.mint(&self.key, now)?;
+        Ok(InternalToken { token: Secret::new(token), txn, expires })
+    }
+
+    fn known(&self, digest: &Digest) -> Option<Arc<Session>> {
+        lock(self.shard(digest)?).get(digest).cloned()
+    }
+
+    fn forget(&self, digest: &Digest) {
+        if let Some(shard) = self.shard(digest) {
+            lock(shard).remove(digest);
+        }
+    }
+
+    fn keep(&self, digest: Digest, session: Arc<Session>, now: UnixTime) {
+        let Some(shard) = self.shard(&digest) else { return };
+        let mut shard = lock(shard);
+        if shard.len() >= self.shard_entries_max && !shard.contains_key(&digest) {
+            shard.retain(|_, other| other.user.not_after > now);
+        }
+        if shard.len() >= self.shard_entries_max && !shard.contains_key(&digest) {
+            // All are alive: the one that ends first goes. It costs its owner one more verification, nothing else.
+            let soonest =
+                shard.iter().min_by_key(|(_, other)| other.user.not_after).map(|(digest, _)| *digest);
+            soonest.and_then(|digest| shard.remove(&digest));
+        }
+        shard.insert(digest, session);
+    }
+
+    fn shard(&self, digest: &Digest) -> Option<&Mutex<HashMap<Digest, Arc<Session>>>> {
+        let first = digest.first().copied().unwrap_or_default();
+        self.shards.get(usize::from(first) % SHARDS)
+    }
+}
+
+/// No code that could panic runs under these locks, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every input, separated so that no two sets of inputs look alike.
+fn cache_key(token: &str, rules: &AccessRules<'_>) -> Digest {
+    let (issuer, audience) = (&rules.keys.access_issuer, &rules.keys.access_audience);
+    let mut input = Vec::with_capacity(token.len() + issuer.len() + audience.len() + 96);
+    for part in [issuer, audience, rules.epoch, token] {
+        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        input.extend_from_slice(part.as_bytes());
+    }
+    sha256(&input)
+}
+
+type Digest = [u8; 32];
+
+/// The purpose of internal tokens: a request that came in at the edge.
+const SCOPE: &str = "edge";
+/// Independent parts of the cache, so that cores do not wait for one lock.
+const SHARDS: usize = 16;
+/// A token with less life than this is replaced, if the access token allows a longer one: a call chain needs time.
+const RENEW_BEFORE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_identity::TrustDomain;
+    use countersign_keys::SystemRandom;
+    use countersign_token::{AccessToken, AccessTokenError};
+
+    use super::*;
+
+    const ISSUER: &str = "https://localhost:7443";
+    const AUDIENCE: &str = "https://fleamarket.test";
+    const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
+
+    struct Deployment {
+        tokens: Tokens,
+        key: KeyPair,
+        keys: TokenKeys,
+    }
+
+    impl Deployment {
+        fn new(entries_max: usize) -> Self {
+            let td = TrustDomain::parse("fleamarket.test").unwrap();
+            let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+            let public = key.public_key().clone();
+            let own = KeyPair::generate(&SystemRandom::new()).unwrap();
+            let keys = TokenKeys {
+                trust_domain: td.clone(),
+                internal: HashMap::new(),
+                access_issuer: ISSUER.into(),
+                access_audience: AUDIENCE.into(),
+                access: HashMap::from([(public.thumbprint().to_string(), public)]),
+            };
+            let tokens = Tokens::new(own, SpiffeId::gateway(&td, "edge").unwrap(), entries_max);
+            Deployment { tokens, key, keys }
+        }
+
+        fn access(&self, user: &str, expires: UnixTime) -> String {
+            let token = AccessToken {
+                issuer: ISSUER.into(),
+                audience: AUDIENCE.into(),
+                user_id: format!("u_{user}"),
+                name: user.into(),
+                roles: vec!["buyer".into()],
+                client_id: "countersign-cli".into(),
+                jti: format!("jti-{user}"),
+                expires,
+            };
+            token.mint(&self.key, NOW).unwrap()
+        }
+
+        fn verify(&self, token: &str, sequence: u64, now: UnixTime) -> Result<Arc<Session>, EvidenceError> {
+            self.tokens.verify(token, &AccessRules { keys: &self.keys, epoch: "e1", sequence }, now)
+        }
+
+        /// The internal token, if it had to be minted.
+        fn minted(&self, session: &Session, now: UnixTime) -> Option<InternalToken> {
+            match self.tokens.internal(session, &SystemRandom::new(), now).unwrap() {
+                Internal::Minted(token) => Some(token),
+                Internal::Known(_) => None,
+            }
+        }
+    }
+
+    fn after(seconds: u64) -> UnixTime {
+        NOW.saturating_add(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn one_internal_token_is_minted_per_access_token() {
+        let mut d = Deployment::new(100);
+        let token = d.access("alice", after(600));
+        let session = d.verify(&token, 1, NOW).unwrap();
+        assert_eq!(d.minted(&session, NOW).unwrap().expires, after(300));
+        // The second time nobody looks at the key: it is a hit.
+        d.keys.access.clear();
+        let again = d.verify(&token, 1, after(10)).unwrap();
+        assert!(d.minted(&again, after(10)).is_none());
+    }
+
+    #[test]
+    fn an_internal_token_never_outlives_the_access_token() {
+        let d = Deployment::new(100);
+        let token = d.access("alice", after(120));
+        let session = d.verify(&token, 1, NOW).unwrap();
+        assert_eq!(d.minted(&session, NOW).unwrap().expires, after(120));
+        // Nothing longer can be had, so the last one is used to its end.
+        assert!(d.minted(&session, after(119)).is_none());
+    }
+
+    #[test]
+    fn an_internal_token_that_is_nearly_over_is_replaced() {
+        let d = Deployment::new(100);
+        let token = d.access("alice", after(600));
+        let session = d.verify(&token, 1, NOW).unwrap();
+        let first = d.minted(&session, NOW).unwrap();
+        assert!(d.minted(&session, after(239)).is_none());
+        let second = d.minted(&session, after(241)).unwrap();
+        assert_ne!(first.txn, second.txn);
+        assert_eq!(second.expires, after(541));
+    }
+
+    #[test]
+    fn a_cached_token_is_refused_once_it_has_expired() {
+        let d = Deployment::new(100);
+        let token = d.access("alice", after(60));
+        d.verify(&token, 1, NOW).unwrap();
+        let refused = d.verify(&token, 1, after(60)).unwrap_err();
+        assert_eq!(refused, EvidenceError::AccessToken(AccessTokenError::Expired { by_seconds: 0 }));
+    }
+
+    #[test]
+    fn a_cached_token_is_verified_again_under_a_new_snapshot() {
+        let mut d = Deployment::new(100);
+        let token = d.access("alice", after(600));
+        d.verify(&token, 1, NOW).unwrap();
+        d.keys.access.clear();
+        assert!(d.verify(&token, 1, NOW).is_ok());
+        // The key was withdrawn with snapshot 2.
+        let refused = d.verify(&token, 2, NOW).unwrap_err();
+        assert!(matches!(refused, EvidenceError::AccessToken(AccessTokenError::UnknownKey { .. })));
+        // And the refusal took the old success with it.
+        assert!(d.verify(&token, 1, NOW).is_err());
+    }
+
+    #[test]
+    fn a_new_snapshot_does_not_make_a_second_internal_token() {
+        let d = Deployment::new(100);
+        let token = d.access("alice", after(600));
+        for sequence in 1..4 {
+            let session = d.verify(&token, sequence, NOW).unwrap();
+            assert_eq!(d.minted(&session, NOW).is_some(), sequence == 1);
+        }
+    }
+
+    #[test]
+    fn a_cached_token_does_not_count_for_another_issuer_or_audience() {
+        let mut d = Deployment::new(100);
+        let token = d.access("alice", after(600));
+        d.verify(&token, 1, NOW).unwrap();
+        d.keys.access_issuer = "https://other.test".into();
+        let refused = d.verify(&token, 1, NOW).unwrap_err();
+        assert!(matches!(refused, EvidenceError::AccessToken(AccessTokenError::WrongIssuer { .. })));
+        d.keys.access_issuer = ISSUER.into();
+        d.keys.access_audience = "https://other.test".into();
+        let refused = d.verify(&token, 1, NOW).unwrap_err();
+        assert!(matches!(refused, EvidenceError::AccessToken(AccessTokenError::WrongAudience { .. })));
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_bound_and_never_holds_a_refused_token() {
+        let d = Deployment::new(32);
+        for n in 0..200 {
+            d.verify(&d.access(&format!("user{n}"), after(600)), 1, NOW).unwrap();
+            assert!(d.verify(&format!("not-a-token-{n}"), 1, NOW).is_err());
+        }
+        let held: usize = d.tokens.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert!((1..=32).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn an_internal_token_is_no_access_token_and_the_other_way_round() {
+        let mut d = Deployment::new(100);
+        let token = d.access("alice", after(600));
+        let session = d.verify(&token, 1, NOW).unwrap();
+        let internal = d.minted(&session, NOW).unwrap();
+        // Even with the right key in the right place the kind is wrong.
+        let own = d.tokens.public_key().clone();
+        d.keys.access.insert(own.thumbprint().to_string(), own);
+        let refused = d.verify(internal.token.expose(), 1, NOW).unwrap_err();
+        assert!(matches!(refused, EvidenceError::AccessToken(AccessTokenError::WrongKind { .. })));
+        let owner = (d.key.public_key().clone(), d.tokens.owner.clone());
+        let refused = TxnToken::verify(&token, &d.keys.trust_domain, NOW, |_| Some(owner));
+        assert!(matches!(refused, Err(TxnTokenError::WrongKind { .. })));
+    }
+}

@@ -1,0 +1,166 @@
+//! The stand-in for agent and authority: issues certificates, signs snapshots, takes records.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_keys::{KeyPair, SystemRandom, random_bytes};
+use countersign_ledger::{Entry, Event};
+use countersign_pki::csr::Csr;
+use countersign_pki::issue::{Issuer, issue_workload};
+use countersign_pki::profile::LeafTtl;
+use countersign_pki::revocation::make_crl;
+use countersign_sdk::clock;
+use countersign_wire::Base64;
+use countersign_wire::agent::agent_server::{Agent, AgentServer};
+use countersign_wire::agent::{
+    IssueRequest, IssueResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
+    RegisterResponse, ReportRequest, ReportResponse, SignedSnapshot, SnapshotsRequest,
+};
+use countersign_wire::snapshot::{
+    AccessTokenKeys, FORMAT, InternalTokenKey, Jwk, Policies, Snapshot, TrustBundle,
+};
+use tokio::sync::watch;
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{AUDIENCE, ISSUER, make_ca};
+
+/// What all stand-in agents of a rig share.
+pub struct World {
+    pub root: Issuer,
+    pub issuing: Issuer,
+    pub access_key: KeyPair,
+    snapshot_key: KeyPair,
+    snapshot: Mutex<Snapshot>,
+    signed: watch::Sender<SignedSnapshot>,
+    events: Mutex<Vec<Event>>,
+}
+
+impl World {
+    pub fn new(td: &TrustDomain) -> Arc<Self> {
+        let (root, issuing) = make_ca(td);
+        let rng = SystemRandom::new();
+        let (access_key, snapshot_key) = (KeyPair::generate(&rng).unwrap(), KeyPair::generate(&rng).unwrap());
+        let now = clock::now();
+        let crl = make_crl(&issuing, 1, &[], now, now.saturating_add(Duration::from_secs(3600))).unwrap();
+        let snapshot = Snapshot {
+            format: FORMAT,
+            trust_domain: td.clone(),
+            epoch: "first".into(),
+            sequence: 1,
+            issued_at: now,
+            valid_until: now.saturating_add(Duration::from_secs(3600)),
+            critical: Vec::new(),
+            bundles: vec![TrustBundle {
+                trust_domain: td.clone(),
+                roots: vec![Base64::from(root.certificate().to_vec())],
+                crls: vec![Base64::from(crl)],
+            }],
+            access_token: AccessTokenKeys {
+                issuer: ISSUER.into(),
+                audience: AUDIENCE.into(),
+                keys: vec![Jwk::from_text(&access_key.public_key().to_jwk()).unwrap()],
+            },
+            internal_token_keys: Vec::new(),
+            services: Vec::new(),
+            policies: Policies { generation: 1, files: Vec::new() },
+            ledger_head: None,
+            pseudonym_key: None,
+        };
+        let signed = countersign_sdk::snapshot::sign(&snapshot, &snapshot_key).unwrap();
+        Arc::new(World {
+            root,
+            issuing,
+            access_key,
+            snapshot_key,
+            snapshot: Mutex::new(snapshot),
+            signed: watch::Sender::new(signed),
+            events: Mutex::default(),
+        })
+    }
+
+    /// Changes the snapshot and tells everybody.
+    pub fn change(&self, edit: impl FnOnce(&mut Snapshot)) {
+        let mut snapshot = self.snapshot.lock().unwrap();
+        edit(&mut snapshot);
+        snapshot.sequence += 1;
+        let signed = countersign_sdk::snapshot::sign(&snapshot, &self.snapshot_key).unwrap();
+        self.signed.send_replace(signed);
+    }
+
+    pub fn sequence(&self) -> u64 {
+        self.snapshot.lock().unwrap().sequence
+    }
+
+    /// Every event that any writer reported.
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
+    }
+}
+
+/// Serves one workload on a socket of its own.
+pub fn serve(world: Arc<World>, id: SpiffeId, socket: &Path, shutdown: CancellationToken) {
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    let server = tonic::transport::Server::builder().add_service(AgentServer::new(Stub { world, id }));
+    tokio::spawn(server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned()));
+}
+
+struct Stub {
+    world: Arc<World>,
+    id: SpiffeId,
+}
+
+#[tonic::async_trait]
+impl Agent for Stub {
+    type SnapshotsStream = Pin<Box<dyn Stream<Item = Result<SignedSnapshot, Status>> + Send>>;
+
+    async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+        Err(Status::unimplemented("launching is not part of this rig"))
+    }
+
+    async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+        let csr = Csr::parse(&request.into_inner().csr).unwrap();
+        let serial = random_bytes(&SystemRandom::new()).unwrap();
+        let ttl = LeafTtl::new(Duration::from_secs(3600)).unwrap();
+        let issued = issue_workload(&self.world.issuing, &csr, &self.id, ttl, clock::now(), serial).unwrap();
+        Ok(Response::new(IssueResponse {
+            chain: vec![issued.der.to_vec(), self.world.issuing.certificate().to_vec()],
+            spiffe_id: self.id.to_string(),
+            snapshot_keys: vec![self.world.snapshot_key.public_key().to_jwk()],
+        }))
+    }
+
+    async fn snapshots(
+        &self,
+        _: Request<SnapshotsRequest>,
+    ) -> Result<Response<Self::SnapshotsStream>, Status> {
+        let stream = WatchStream::new(self.world.signed.subscribe()).map(Ok);
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        let report = request.into_inner();
+        let acknowledged = report.records.last().map_or(0, |record| record.sequence);
+        let mut events = self.world.events.lock().unwrap();
+        for record in report.records {
+            let entry: Entry = serde_json::from_slice(&record.event).unwrap();
+            events.push(entry.event);
+        }
+        Ok(Response::new(ReportResponse { acknowledged }))
+    }
+
+    async fn publish_token_key(
+        &self,
+        request: Request<PublishTokenKeyRequest>,
+    ) -> Result<Response<PublishTokenKeyResponse>, Status> {
+        let jwk = Jwk::from_text(&request.into_inner().jwk).unwrap();
+        let entry = InternalTokenKey { owner: self.id.clone(), jwk };
+        self.world.change(|snapshot| snapshot.internal_token_keys.push(entry));
+        Ok(Response::new(PublishTokenKeyResponse {}))
+    }
+}

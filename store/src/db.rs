@@ -8,7 +8,7 @@ use std::time::Duration;
 use countersign_identity::TrustDomain;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, AnyConnection, AnyPool, Executor as _, SqlSafeStr as _, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor as _, SqlSafeStr as _, Transaction};
 
 use crate::StoreError;
 
@@ -67,6 +67,7 @@ impl Db {
     /// # Errors
     /// As [`Db::open_sqlite`].
     pub async fn open_postgres(url: &str, trust_domain: &TrustDomain) -> Result<Db, StoreError> {
+        probe(url, Kind::Postgres).await?;
         let writer = pool(CONNECTIONS_MAX, Kind::Postgres, Role::Writer)
             .connect_with(options(url)?)
             .await
@@ -143,6 +144,21 @@ impl Kind {
     }
 }
 
+/// Says what is wrong with a first connection; the pool would try again until it could only say that time is up.
+async fn probe(url: &str, kind: Kind) -> Result<(), StoreError> {
+    install_default_drivers();
+    let options = options(url)?;
+    let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, AnyConnection::connect_with(&options));
+    let mut connection = connecting
+        .await
+        .map_err(|_| StoreError::Unreachable {
+            why: format!("no answer within {} s", ACQUIRE_TIMEOUT.as_secs()),
+        })?
+        .map_err(opening)?;
+    prepare(&mut connection, kind, Role::Writer).await.map_err(opening)?;
+    Ok(connection.close().await?)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Writer,
@@ -151,17 +167,18 @@ enum Role {
 
 fn pool(connections_max: u32, kind: Kind, role: Role) -> AnyPoolOptions {
     install_default_drivers();
-    AnyPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
-        move |connection, _| {
-            Box::pin(async move {
-                connection.execute(setup(kind, role)).await?;
-                if role == Role::Writer {
-                    refuse_unless_durable(connection, kind).await?;
-                }
-                Ok(())
-            })
-        },
-    )
+    AnyPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |connection, _| Box::pin(prepare(connection, kind, role)))
+}
+
+async fn prepare(connection: &mut AnyConnection, kind: Kind, role: Role) -> Result<(), sqlx::Error> {
+    connection.execute(setup(kind, role)).await?;
+    if role == Role::Writer {
+        refuse_unless_durable(connection, kind).await?;
+    }
+    Ok(())
 }
 
 /// The first words on every connection.
@@ -300,3 +317,59 @@ const STRONG_ENOUGH: [&str; 2] = ["on", "remote_apply"];
 const READERS_MAX: u32 = 4;
 const CONNECTIONS_MAX: u32 = 16;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    async fn judged(url: &str, kind: Kind, weaken: &'static str) -> StoreError {
+        install_default_drivers();
+        let mut connection = AnyConnection::connect(url).await.unwrap();
+        connection.execute(setup(kind, Role::Writer)).await.unwrap();
+        refuse_unless_durable(&mut connection, kind).await.expect("durable until it is weakened");
+        connection.execute(weaken).await.unwrap();
+        opening(refuse_unless_durable(&mut connection, kind).await.unwrap_err())
+    }
+
+    #[tokio::test]
+    async fn rejects_a_sqlite_connection_that_is_not_durable() {
+        let dir = countersign_testkit::temp_dir();
+        let path = dir.path().join("a.db");
+        make_private(&path).unwrap();
+        let url = sqlite_url(&path).unwrap();
+        let want = "2, journal_mode wal";
+        for (weaken, got) in [
+            ("PRAGMA synchronous = NORMAL", "1, journal_mode wal"),
+            ("PRAGMA synchronous = OFF", "0, journal_mode wal"),
+            ("PRAGMA journal_mode = MEMORY", "2, journal_mode memory"),
+        ] {
+            let refused = judged(&url, Kind::Sqlite, weaken).await;
+            assert_eq!(refused, StoreError::NotDurable { setting: "synchronous", want, got: got.to_owned() });
+        }
+    }
+
+    #[tokio::test]
+    async fn rejects_a_postgres_connection_that_is_not_durable() {
+        let Some(server) = countersign_testkit::Postgres::shared() else { return };
+        let url = server.database();
+        for (weaken, got) in [
+            ("SET synchronous_commit = off", "off, fsync off"),
+            ("SET synchronous_commit = local", "local, fsync off"),
+        ] {
+            let refused = judged(&url, Kind::Postgres, weaken).await;
+            let expected =
+                StoreError::NotDurable { setting: "synchronous_commit", want: "on", got: got.to_owned() };
+            assert_eq!(refused, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_durable_is_neither_opened_nor_pooled() {
+        // A database in memory keeps nothing, whatever it is told.
+        let url = "sqlite::memory:";
+        assert!(matches!(probe(url, Kind::Sqlite).await.unwrap_err(), StoreError::NotDurable { .. }));
+        let pool = pool(1, Kind::Sqlite, Role::Writer).acquire_timeout(Duration::from_millis(300));
+        assert!(pool.connect_with(options(url).unwrap()).await.is_err());
+    }
+}

@@ -160,6 +160,21 @@ impl Db {
         Row("users", &row.ok_or(StoreError::Missing { what: "user" })?).number("attempts")
     }
 
+    /// The work of [`Db::count_attempt`] for a name that nobody has: one durable write that changes nothing, so that
+    /// the wait for the disk does not tell who exists (PW-2).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFounded`]; any of the database's.
+    pub async fn count_attempt_of_nobody(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query(
+            "UPDATE meta SET founded_at = founded_at WHERE trust_domain = $1 RETURNING founded_at AS attempts",
+        )
+        .bind(self.domain())
+        .fetch_optional(self.writer())
+        .await?;
+        row.ok_or(StoreError::NotFounded).map(|_| 0)
+    }
+
     /// Forgets the attempts after one that succeeded.
     ///
     /// # Errors

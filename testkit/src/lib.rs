@@ -19,7 +19,7 @@ mod child;
 mod postgres;
 
 pub use child::Child;
-pub use postgres::Postgres;
+pub use postgres::{Postgres, dump_postgres};
 pub use tempfile::TempDir;
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -124,6 +124,19 @@ impl Drop for Postgres {
     }
 }
 
+/// Everything in the database at `url`, as `pg_dump` writes it.
+///
+/// # Panics
+/// When the database cannot be dumped.
+#[must_use]
+pub fn dump_postgres(url: &str) -> Vec<u8> {
+    let binaries = newest_installation().expect("PostgreSQL is installed where its tests run");
+    let output =
+        Command::new(binaries.join("pg_dump")).arg(url).output().expect("pg_dump is beside the server");
+    assert!(output.status.success(), "pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
 /// Runs as the server's user. Every line on stdin but the last is a request to crash.
 const KEEPER: &str = r#"
 set -u

@@ -1,0 +1,40 @@
+use countersign_store::StoreError;
+use countersign_store::token_keys::{KEYS_PER_OWNER_MAX, TokenKey};
+
+use crate::ground::{Ground, later};
+
+fn key(ground: &Ground, owner: &str, kid: &str, at: i64) -> TokenKey {
+    TokenKey {
+        owner: ground.id(owner),
+        kid: kid.to_owned(),
+        jwk: format!("{{\"kid\":\"{kid}\"}}"),
+        published_at: later(at),
+    }
+}
+
+both! {
+    async fn an_owner_keeps_its_newest_keys(ground: &Ground) {
+        ground.db.publish_token_key(&key(ground, "other", "z", 0), &[]).await.unwrap();
+        for turn in 0..=i64::from(KEYS_PER_OWNER_MAX) {
+            let key = key(ground, "gateway", &format!("k{turn}"), turn);
+            ground.db.publish_token_key(&key, &[ground.record()]).await.unwrap();
+        }
+        let kids: Vec<String> = ground.db.token_keys().await.unwrap().into_iter().map(|key| key.kid).collect();
+        assert_eq!(kids, ["k4", "k3", "k2", "k1", "z"]);
+        assert_eq!(ground.db.log_state().await.unwrap().size(), 5);
+    }
+
+    async fn the_same_key_again_renews_its_moment(ground: &Ground) {
+        ground.db.publish_token_key(&key(ground, "gateway", "k", 0), &[]).await.unwrap();
+        ground.db.publish_token_key(&key(ground, "gateway", "k", 9), &[]).await.unwrap();
+        assert_eq!(ground.db.token_keys().await.unwrap(), [key(ground, "gateway", "k", 9)]);
+    }
+
+    async fn a_key_of_another_owner_cannot_be_taken_over(ground: &Ground) {
+        ground.db.publish_token_key(&key(ground, "gateway", "k", 0), &[]).await.unwrap();
+        let stolen = ground.db.publish_token_key(&key(ground, "ads", "k", 1), &[ground.record()]).await;
+        assert!(matches!(stolen, Err(StoreError::Conflict { .. })), "{stolen:?}");
+        assert_eq!(ground.db.token_keys().await.unwrap(), [key(ground, "gateway", "k", 0)]);
+        assert_eq!(ground.db.log_state().await.unwrap().size(), 0);
+    }
+}

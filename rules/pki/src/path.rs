@@ -78,7 +78,7 @@ pub enum PathError {
     #[error("the certificate is self-signed; only chained certificates count")]
     SelfSigned,
     /// A signature does not fit the issuer's key.
-    #[error("a signature in the chain does not fit its issuer's key")]
+    #[error("a signature in the chain does not fit its issuer's key; is it from another authority of the same name?")]
     Signature,
     /// The two statements of the signature algorithm differ, or it is weak or unknown.
     #[error("a certificate of the chain is signed with an algorithm that is not accepted")]
@@ -261,10 +261,10 @@ fn judge(certificate: &X509Certificate<'_>, role: Role) -> Result<(), PathError>
     if certificate.raw_serial().len() > SERIAL_OCTETS_MAX || !is_positive(certificate.raw_serial()) {
         return Err(PathError::SerialNumber);
     }
+    judge_constraints(certificate, role)?;
     judge_names(certificate, role)?;
     judge_key_identifiers(certificate, role)?;
     judge_key_usage(certificate, role)?;
-    judge_constraints(certificate, role)?;
     // Of intermediates and leaves, webpki refuses unknown critical extensions; of roots it does not.
     let known = |oid: &[u8]| KNOWN_EXTENSIONS.contains(&oid);
     match certificate.extensions().iter().any(|e| e.critical && !known(e.oid.as_bytes())) {

@@ -250,6 +250,11 @@ impl Crl {
         self.entries.is_empty()
     }
 
+    /// Memory that it holds: its DER and four bytes per entry.
+    pub fn heap_bytes(&self) -> usize {
+        self.der.capacity() + self.entries.capacity() * size_of::<u32>()
+    }
+
     /// Everything it lists, by serial number: the serial, when it was revoked, and why.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], UnixTime, RevocationReason)> {
         self.entries.iter().filter_map(|start| {

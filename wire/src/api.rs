@@ -9,6 +9,7 @@ pub mod check;
 pub mod edges;
 pub mod explain;
 pub mod nodes;
+pub mod policies;
 pub mod services;
 pub mod status;
 pub mod users;

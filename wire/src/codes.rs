@@ -9,8 +9,8 @@
 //!
 //! ```
 //! use countersign_wire::codes::{Code, Exit};
-//! let entry = Code::parse("CS3005").map(|code| code.entry());
-//! assert_eq!(entry.map(|entry| (entry.code, entry.exit)), Some((Code::TokenExpired, Exit::Denied)));
+//! let entry = Code::parse("CS3005").map(Code::entry);
+//! assert_eq!(entry.map(|entry| (entry.code, entry.exit)), Ok((Code::TokenExpired, Exit::Denied)));
 //! ```
 
 mod public;

@@ -66,16 +66,19 @@ fn explain(at: String, error: &serde_json::Error) -> JsonError {
     }
 }
 
-/// Serde's messages about members name only members; those about types and values quote the value.
+/// Serde's messages about members name only members. Those about types and values quote the value, which may hold
+/// anything, and end with what was expected; so they are cut from their end.
 fn without_values(message: &str) -> String {
-    let message = message.split(" at line ").next().unwrap_or_default();
-    let names_members_only = ["unknown field", "missing field", "duplicate field", "not base64"]
-        .iter()
-        .any(|start| message.starts_with(start));
-    match message.split_once(", expected ") {
-        _ if names_members_only => bounded(message),
-        Some((_, expected)) => bounded(&format!("expected {expected}")),
-        None => "a value of the wrong type or out of its range".to_owned(),
+    let message = message.rsplit_once(" at line ").map_or(message, |(before, _)| before);
+    let begins_with = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
+    if begins_with(&["unknown field", "missing field", "duplicate field", "not base64"]) {
+        return bounded(message);
+    }
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) if begins_with(&["invalid ", "unknown variant"]) => {
+            bounded(&format!("expected {expected}"))
+        }
+        _ => "a value of the wrong form or out of its range".to_owned(),
     }
 }
 

@@ -34,6 +34,15 @@ pub struct NewUser {
     pub roles: Vec<String>,
 }
 
+/// `POST /api/v1/users/{name}/password`: a new password, which also unlocks the account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPassword {
+    /// At least 15 characters.
+    #[schema(value_type = String, format = Password)]
+    pub password: SecretText,
+}
+
 /// `POST /api/v1/login`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

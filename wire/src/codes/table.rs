@@ -341,7 +341,7 @@ codes! {
     5007 ShuttingDown (Upstream, Unavailable, later, Unreachable)
         "this process is ending"
         "requests in flight are finished, new ones go elsewhere"
-        "try again";
+        "repeat the request, it will meet another process";
     5008 Internal (Upstream, InternalError, never, CheckFailed)
         "something failed that should not have"
         "this is a defect or a broken machine, not your request"
@@ -481,7 +481,7 @@ codes! {
         "an argument is missing, unknown, or contradicts another"
         "countersign help, or COMMAND --help";
     8008 CheckFailed (System, InternalError, never, CheckFailed)
-        "a check failed"
+        "a check of the deployment failed"
         "something is not as it should be"
         "countersign check says what and how to repair it";
     8009 FileExposed (System, InternalError, never, Usage)

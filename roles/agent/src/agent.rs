@@ -233,9 +233,13 @@ async fn keep_renewed(core: &Core, settings: &Settings) -> Result<(), AgentError
     let mut backoff = Backoff::default();
     let mut pause = core.own_life().map_or(RENEWAL_PAUSE, renew_after);
     loop {
+        let asked_for = async {
+            tokio::time::sleep(RENEWAL_PAUSE).await;
+            core.renew_now.notified().await;
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = core.renew_now.notified() => {}
+            () = asked_for => {}
         }
         let expired = core.own_life().is_none();
         let renewed = if expired { enroll(core, settings).await } else { renew(core).await };
@@ -254,7 +258,6 @@ async fn keep_renewed(core: &Core, settings: &Settings) -> Result<(), AgentError
             };
         metrics::counter!("countersign_svid_renewals_total", "for" => "agent", "result" => result)
             .increment(1);
-        tokio::time::sleep(RENEWAL_PAUSE.min(pause)).await;
     }
 }
 

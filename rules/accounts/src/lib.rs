@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod argon;
 mod blocklist;
 pub mod lockout;
 pub mod login;

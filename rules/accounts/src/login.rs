@@ -80,7 +80,7 @@ impl LoginVerdict {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
     use super::*;
-    use crate::password::tests::{RUNS, peppers};
+    use crate::{argon::tests::RUNS, password::tests::peppers};
 
     const GOOD: &str = "wet stones sing at noon";
 

@@ -1,13 +1,16 @@
 //! What a good password is (SP 800-63B-4 section 3.1.1), and how it is kept: Argon2id (RFC 9106) with a salt
 //! of its own, and a pepper that lies in no database, as a self-describing PHC string.
 
-use argon2::{Algorithm, Argon2, Version, password_hash::phc::PasswordHash};
+use argon2::password_hash::phc::PasswordHash;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use countersign_keys::{Secret, constant_time_eq};
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
-use crate::blocklist::{self, BlockReason};
+use crate::{
+    argon::{HASH_BYTES, argon2id},
+    blocklist::{self, BlockReason},
+};
 
 /// A password as it is hashed: NFKC, of bounded length, wiped when dropped, never printed.
 #[derive(Clone, Debug)]
@@ -45,6 +48,10 @@ impl Password {
         }
         blocklist::judge(text, context).map_err(PasswordError::Guessable)?;
         Ok(password)
+    }
+
+    fn text(&self) -> &str {
+        self.0.expose()
     }
 
     /// Stands for a password that is too long to be anybody's.
@@ -114,7 +121,7 @@ pub const PARAMS: Params = Params { memory_kib: 19_456, passes: 2, lanes: 1 };
 /// Hashes a chosen password: `$argon2id$v=19$m=19456,t=2,p=1,keyid=AAAAAQ$salt$hash`. `salt` must be random.
 /// Blocking, some 20 ms and 19 MiB.
 pub fn hash(password: &Password, pepper: &Pepper, salt: [u8; SALT_BYTES]) -> Result<String, HashError> {
-    let hash = work(password, pepper, PARAMS, &salt)?;
+    let hash = argon2id(password.text(), &pepper.key, PARAMS, &salt)?;
     Ok(Stored { params: PARAMS, pepper: pepper.version, salt: salt.to_vec(), hash }.to_phc())
 }
 
@@ -124,7 +131,8 @@ pub fn verify(password: &Password, stored: &str, peppers: &Peppers) -> Result<Ve
     let stored = Stored::parse(stored)?;
     let pepper =
         peppers.find(stored.pepper).ok_or(StoredHashError::UnknownPepper { version: stored.pepper })?;
-    let hash = work(password, pepper, stored.params, &stored.salt).map_err(|_| StoredHashError::Malformed)?;
+    let hash = argon2id(password.text(), &pepper.key, stored.params, &stored.salt)
+        .map_err(|_| StoredHashError::Malformed)?;
     if !constant_time_eq(&hash, &stored.hash) {
         return Ok(Verification::NoMatch);
     }
@@ -134,29 +142,8 @@ pub fn verify(password: &Password, stored: &str, peppers: &Peppers) -> Result<Ve
 
 /// The work of [`verify`] for an account that does not exist: it takes as long, and never matches.
 pub fn verify_nobody(password: &Password, peppers: &Peppers) {
-    let hash = work(password, &peppers.current, PARAMS, &[0; SALT_BYTES]);
+    let hash = argon2id(password.text(), &peppers.current.key, PARAMS, &[0; SALT_BYTES]);
     std::hint::black_box(hash.is_ok_and(|hash| constant_time_eq(&hash, &[0; HASH_BYTES])));
-}
-
-/// The one place where Argon2 runs.
-fn work(
-    password: &Password,
-    pepper: &Pepper,
-    params: Params,
-    salt: &[u8],
-) -> Result<[u8; HASH_BYTES], HashError> {
-    #[cfg(test)]
-    tests::RUNS.with(|runs| runs.set(runs.get() + 1));
-    let Params { memory_kib, passes, lanes } = params;
-    let params =
-        argon2::Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(|_| HashError::Failed)?;
-    let argon2 = Argon2::new_with_secret(pepper.key.expose(), Algorithm::Argon2id, Version::V0x13, params)
-        .map_err(|_| HashError::Failed)?;
-    let mut hash = [0; HASH_BYTES];
-    argon2
-        .hash_password_into(password.0.expose().as_bytes(), salt, &mut hash)
-        .map_err(|_| HashError::Failed)?;
-    Ok(hash)
 }
 
 /// A hash in the database, taken apart.
@@ -339,7 +326,6 @@ pub const PASSWORD_BYTES_MAX: usize = 1024;
 pub const PEPPER_BYTES: usize = 32;
 /// Length of a salt: 128 bits.
 pub const SALT_BYTES: usize = 16;
-const HASH_BYTES: usize = 32;
 const STORED_BYTES_MAX: usize = 512;
 const MEMORY_KIB_MAX: u32 = 256 * 1024;
 const PASSES_MAX: u32 = 16;
@@ -349,17 +335,9 @@ const FAST_HASH_HEX_DIGITS: [usize; 6] = [32, 40, 56, 64, 96, 128];
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-    use std::cell::Cell;
-
-    use argon2::{AssociatedData, ParamsBuilder};
     use proptest::prelude::*;
 
     use super::*;
-
-    thread_local! {
-        /// How often Argon2 ran on this thread: what the tests of equal work count.
-        pub(crate) static RUNS: Cell<u32> = const { Cell::new(0) };
-    }
 
     const GOOD: &str = "wet stones sing at noon";
 
@@ -411,34 +389,39 @@ pub(crate) mod tests {
     fn a_costlier_stored_hash_verifies_and_asks_to_be_replaced() {
         let params = Params { passes: 3, ..PARAMS };
         let (pepper, salt) = (peppers().current, [1; 16]);
-        let hash = work(&typed(GOOD), &pepper, params, &salt).unwrap();
+        let hash = argon2id(GOOD, &pepper.key, params, &salt).unwrap();
         let stored = Stored { params, pepper: 1, salt: salt.to_vec(), hash }.to_phc();
         assert_eq!(verify(&typed(GOOD), &stored, &peppers()), Ok(Verification::Match { outdated: true }));
     }
 
     #[test]
     fn no_kind_of_foreign_hash_is_ever_verified_and_each_is_named() {
-        use StoredHashError::{Bcrypt, Crypt, FastHash, Malformed, OtherFunction, Plain};
         let cases = [
             // The sample of the post: algorithm, cost, salt and hash in one string.
-            ("$2a$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", Bcrypt { cost: 12 }),
-            ("$2y$10$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", Bcrypt { cost: 10 }),
-            ("$2a$99$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", Malformed),
-            ("$2a$12$short", Malformed),
-            ("$1$salt$hash", Crypt),
-            ("$6$rounds=5000$salt$hash", Crypt),
-            ("$argon2i$v=19$m=19456,t=2,p=1$AQEBAQEBAQEBAQEBAQEBAQ$AAAA", OtherFunction),
+            (
+                "$2a$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW",
+                StoredHashError::Bcrypt { cost: 12 },
+            ),
+            (
+                "$2y$10$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW",
+                StoredHashError::Bcrypt { cost: 10 },
+            ),
+            ("$2a$99$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", StoredHashError::Malformed),
+            ("$2a$12$short", StoredHashError::Malformed),
+            ("$1$salt$hash", StoredHashError::Crypt),
+            ("$6$rounds=5000$salt$hash", StoredHashError::Crypt),
+            ("$argon2i$v=19$m=19456,t=2,p=1$AQEBAQEBAQEBAQEBAQEBAQ$AAAA", StoredHashError::OtherFunction),
             (
                 "$scrypt$ln=16,r=8,p=1$aM15713r3Xsvxbi31lqr1Q$nFNh2CVHVjNldFVKDHDlm4CbdRSCdEBsjjJxD+iCs5E",
-                OtherFunction,
+                StoredHashError::OtherFunction,
             ),
-            ("$pbkdf2-sha256$i=600000$c2FsdA$aGFzaA", OtherFunction),
-            ("5f4dcc3b5aa765d61d8327deb882cf99", FastHash),
-            ("5BAA61E4C9B93F3F0682250B6CF8331B7EE68FD8", FastHash),
-            ("5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8", FastHash),
-            ("password", Plain),
-            ("", Plain),
-            ("{AES}c2VjcmV0", Plain),
+            ("$pbkdf2-sha256$i=600000$c2FsdA$aGFzaA", StoredHashError::OtherFunction),
+            ("5f4dcc3b5aa765d61d8327deb882cf99", StoredHashError::FastHash),
+            ("5BAA61E4C9B93F3F0682250B6CF8331B7EE68FD8", StoredHashError::FastHash),
+            ("5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8", StoredHashError::FastHash),
+            ("password", StoredHashError::Plain),
+            ("", StoredHashError::Plain),
+            ("{AES}c2VjcmV0", StoredHashError::Plain),
         ];
         for (stored, expected) in cases {
             assert_eq!(verify(&typed(GOOD), stored, &peppers()), Err(expected), "{stored}");
@@ -583,41 +566,6 @@ pub(crate) mod tests {
         }
     }
 
-    /// The vectors of RFC 9106 and of the reference implementation, as far as they are Argon2id.
-    #[test]
-    fn argon2id_computes_what_others_compute() {
-        let Some(path) = countersign_testkit::vectors("kdf-otp/KDF/argon2id.txt") else { return };
-        let text = std::fs::read_to_string(path).unwrap();
-        let mut checked = 0;
-        for case in text.split("COUNT = ").skip(1) {
-            let field = |name: &str| {
-                case.lines()
-                    .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('=').map(str::trim))
-            };
-            let number = |name: &str| field(name).unwrap().parse::<u32>().unwrap();
-            let bytes = |name: &str| unhex(field(name).unwrap_or_default());
-            let mut params = ParamsBuilder::new();
-            params.m_cost(number("memcost")).t_cost(number("iter")).p_cost(number("lanes"));
-            params.output_len(number("length") as usize);
-            if field("ad").is_some() {
-                params.data(AssociatedData::new(&bytes("ad")).unwrap());
-            }
-            let secret = bytes("secret");
-            let argon2 = Argon2::new_with_secret(
-                &secret,
-                Algorithm::Argon2id,
-                Version::V0x13,
-                params.build().unwrap(),
-            )
-            .unwrap();
-            let mut output = vec![0; number("length") as usize];
-            argon2.hash_password_into(&bytes("pass"), &bytes("salt"), &mut output).unwrap();
-            assert_eq!(output, bytes("output"), "case {}", case.lines().next().unwrap());
-            checked += 1;
-        }
-        assert!(checked >= 5, "only {checked} vectors");
-    }
-
     proptest! {
         #[test]
         fn any_text_as_a_stored_hash_is_refused_without_a_panic(text in "[$a-z0-9=,./+]{0,120}") {
@@ -648,9 +596,5 @@ pub(crate) mod tests {
 
     fn hash_of(text: &str, salt: [u8; 16]) -> String {
         hash(&typed(text), peppers().current(), salt).unwrap()
-    }
-
-    fn unhex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 }

@@ -172,7 +172,7 @@ impl Db {
             .bind(serial)
             .bind(revocation.at.millis())
             .bind(&revocation.by)
-            .bind(reason_text(revocation.reason))
+            .bind(revocation.reason.as_str())
             .fetch_optional(&mut *tx)
             .await?;
             revoked.extend(row.map(|row| Row("certificates", &row).text("serial")).transpose()?);
@@ -306,7 +306,7 @@ pub(crate) async fn insert_certificate(
     .bind(certificate.not_after.millis())
     .bind(revocation.map(|revocation| revocation.at.millis()))
     .bind(revocation.map(|revocation| revocation.by.as_str()))
-    .bind(revocation.map(|revocation| reason_text(revocation.reason)))
+    .bind(revocation.map(|revocation| revocation.reason.as_str()))
     .execute(tx)
     .await
     .map_err(StoreError::or_conflict("a certificate with this serial"))?;
@@ -337,7 +337,7 @@ fn certificate(row: &Row<'_>) -> Result<Certificate, StoreError> {
 
 fn revocation(row: &Row<'_>) -> Result<Option<Revocation>, StoreError> {
     let Some(at) = row.time_or_none("revoked_at")? else { return Ok(None) };
-    let reason = reason_of(&row.text("reason")?).ok_or_else(|| row.corrupt("reason"))?;
+    let reason = RevocationReason::parse(&row.text("reason")?).ok_or_else(|| row.corrupt("reason"))?;
     Ok(Some(Revocation { at, by: row.text("revoked_by")?, reason }))
 }
 
@@ -350,13 +350,4 @@ fn crl(row: &Row<'_>) -> Result<StoredCrl, StoreError> {
         next_update: row.time("next_update")?,
         entries: row.number("entries")?,
     })
-}
-
-/// The name that `countersign_pki` gives it in JSON.
-fn reason_text(reason: RevocationReason) -> String {
-    serde_json::to_value(reason).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn reason_of(text: &str) -> Option<RevocationReason> {
-    serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-/// Why the store did not do it. Whatever the variant: either everything of the call is durable or nothing is.
+/// Why the store did not do it. Never is a part of a call durable; whether all of it is stays unknown when the
+/// connection breaks in the very moment of the commit ([`StoreError::Unreachable`], [`StoreError::Busy`],
+/// [`StoreError::Refused`]), and is certainly not the case with the other variants.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The file or the server is not there, or may not be used.

@@ -198,9 +198,12 @@ pub(crate) async fn append(
     let before = lock_state(tx, domain).await?;
     let mut log = before;
     for record in records {
-        if !is_stored(tx, domain, record).await? {
-            log.append(record);
-            insert(tx, domain, record, &log, now).await?;
+        let mut next = log;
+        next.append(record);
+        if insert(tx, domain, record, &next, now).await? {
+            log = next;
+        } else {
+            refuse_unless_same(tx, domain, record).await?;
         }
     }
     if log != before {
@@ -234,11 +237,12 @@ async fn lock_state(tx: &mut AnyConnection, domain: &TrustDomain) -> Result<LogS
     state(&Row("ledger_state", &row.ok_or(StoreError::NotFounded)?))
 }
 
-async fn is_stored(
+/// A retry of what is stored already is fine; another event at its place is not.
+async fn refuse_unless_same(
     tx: &mut AnyConnection,
     domain: &TrustDomain,
     record: &Record,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let row = sqlx::query(
         "SELECT event, chain FROM ledger WHERE trust_domain = $1 AND writer = $2 AND boot = $3 AND sequence = $4",
     )
@@ -246,12 +250,11 @@ async fn is_stored(
     .bind(record.writer.as_str())
     .bind(record.boot.to_string())
     .bind(signed(record.sequence)?)
-    .fetch_optional(tx)
+    .fetch_one(tx)
     .await?;
-    let Some(row) = row else { return Ok(false) };
     let row = Row("ledger", &row);
     if row.text("event")?.as_bytes() == record.bytes && row.parsed::<Digest>("chain")? == record.chain {
-        return Ok(true);
+        return Ok(());
     }
     Err(StoreError::LedgerConflict {
         writer: record.writer.to_string(),
@@ -260,18 +263,20 @@ async fn is_stored(
     })
 }
 
+/// Is it new? If another record has this place in the writer's chain, nothing is inserted.
 async fn insert(
     tx: &mut AnyConnection,
     domain: &TrustDomain,
     record: &Record,
     log: &LogState,
     now: UnixTime,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let text = storable(record)?;
     let facts = Facts::of(record);
-    sqlx::query(
+    let done = sqlx::query(
         "INSERT INTO ledger (trust_domain, idx, writer, boot, sequence, event, chain, log, stored_at, kind, \
-         decision, verdict) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         decision, verdict) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (trust_domain, writer, boot, sequence) DO NOTHING",
     )
     .bind(domain.as_str())
     .bind(signed(log.size())?)
@@ -287,7 +292,7 @@ async fn insert(
     .bind(facts.verdict)
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// JSON is text without NUL, and text is what both databases keep byte for byte.

@@ -59,8 +59,6 @@ impl AccountName {
             return Err(NameError::TooLong);
         }
         let name = canonical(text.trim());
-        // What was compatibility white space is plain white space now.
-        let name = name.trim();
         match name.chars().next() {
             None => return Err(NameError::Empty),
             Some(first) if !first.is_alphanumeric() => return Err(NameError::BadStart { found: first }),
@@ -73,10 +71,10 @@ impl AccountName {
             return Err(NameError::TooLong);
         }
         // Some letters change again when their lower case is composed: a name must be at rest.
-        if canonical(name) != name {
+        if canonical(&name) != name {
             return Err(NameError::Unstable);
         }
-        Ok(Self(name.to_owned()))
+        Ok(Self(name))
     }
 
     /// As text.

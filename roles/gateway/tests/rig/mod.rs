@@ -2,11 +2,13 @@
 //!
 //! Only the agent's socket is a stand-in: it knows a workload by the socket that it calls. Certificates, snapshots,
 //! tokens, handshakes and HTTP are the real ones.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
 
 mod agent;
+pub mod echo;
 pub mod client;
 
+use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,6 +76,17 @@ impl Rig {
         self.register(name, listener.local_addr().unwrap());
         let workload = self.workload(id).await;
         let router = router.layer(workload.require());
+        let serving = workload.serve(listener, router);
+        tokio::spawn(serving.with_graceful_shutdown(self.shutdown.clone().cancelled_owned()).into_future());
+        workload
+    }
+
+    /// A service without a door of its own: it shows what the gateway sends, tokens and all.
+    pub async fn open_service(&self, name: &str, router: axum::Router) -> Workload {
+        let id = SpiffeId::service(&self.td, name).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.register(name, listener.local_addr().unwrap());
+        let workload = self.workload(id).await;
         let serving = workload.serve(listener, router);
         tokio::spawn(serving.with_graceful_shutdown(self.shutdown.clone().cancelled_owned()).into_future());
         workload

@@ -1,0 +1,567 @@
+//! The edge as clients meet it: TLS, limits, quotas, header rules, failures behind it, and its end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::response::IntoResponse as _;
+use axum::routing::get as on_get;
+use bytes::Bytes;
+use countersign_gateway::{EdgeCertificateError, Gateway, GatewayError, HeaderRuleError, LoginSettingsError, RouteError};
+use countersign_identity::SpiffeId;
+use countersign_ledger::{Stage, Verdict};
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rig::client::{Answer, bearer, get, head_and_body, raw, read_answer, request, tls};
+use rig::echo::{self, Seen};
+use rig::{Rig, Running, settings};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const ROUTES: &str = r#"
+[[route]]
+path = "/open/*"
+to = "ads"
+user = "optional"
+"#;
+
+const RULES: &str = "@id(\"open\")\npermit (principal, action, resource);";
+
+async fn deployment(further: &str) -> (Rig, Running, Seen) {
+    let (rig, seen) = (Rig::new(), Seen::default());
+    rig.policy("gateway", RULES);
+    rig.open_service("ads", echo::router(&["/open/{*rest}"], &seen)).await;
+    let edge = rig.gateway(&format!("{further}\n{ROUTES}")).await;
+    (rig, edge, seen)
+}
+
+async fn with_upstream(router: Router, further: &str) -> (Rig, Running) {
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    rig.open_service("ads", router).await;
+    let edge = rig.gateway(&format!("{further}\n{ROUTES}")).await;
+    (rig, edge)
+}
+
+fn tls_settings(rig: &Rig, names: &[&str], stem: &str) -> (String, Vec<u8>) {
+    let (certificate, key, root) = rig.edge_certificate(names, stem);
+    let toml = format!(
+        "listen_tls = \"127.0.0.1:0\"\ntls_cert = \"{}\"\ntls_key = \"{}\"",
+        certificate.display(),
+        key.display()
+    );
+    (toml, root)
+}
+
+async fn over_tls(edge: &Running, name: &str, root: &[u8], host: &str) -> Answer {
+    let mut stream = tls(edge.tls.unwrap(), name, root, b"http/1.1").await.unwrap();
+    stream.write_all(head_and_body("GET", "/open/a", host, &[], "").as_bytes()).await.unwrap();
+    read_answer(&mut stream).await
+}
+
+// --- listeners ---------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_plain_listener_beyond_loopback_refuses_to_start() {
+    let rig = Rig::new();
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let bind = async |toml: &str| {
+        Gateway::bind(settings(toml), workload.clone(), Arc::new(String::new)).await.err().map(|e| (e.to_string(), e))
+    };
+    let (message, error) = bind("listen = \"0.0.0.0:0\"").await.unwrap();
+    assert!(matches!(error, GatewayError::CleartextExposed { .. }));
+    assert!(message.contains("listen_tls") && message.contains("127.0.0.1"), "{message}");
+    assert!(matches!(bind("listen = \"[::]:0\"").await.unwrap().1, GatewayError::CleartextExposed { .. }));
+    assert!(bind("listen = \"[::ffff:127.0.0.1]:0\"").await.is_none_or(|(_, e)| matches!(e, GatewayError::Listen { .. })));
+    assert!(matches!(bind("").await.unwrap().1, GatewayError::NoListener));
+    let exposed = bind("listen = \"127.0.0.1:0\"\nadmin = \"0.0.0.0:0\"").await.unwrap().1;
+    assert!(matches!(exposed, GatewayError::AdminExposed { .. }));
+    assert!(matches!(bind("listen_tls = \"127.0.0.1:0\"").await.unwrap().1, GatewayError::NoEdgeCertificate));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = bind(&format!("listen = \"{}\"", taken.local_addr().unwrap())).await.unwrap().1;
+    assert!(matches!(error, GatewayError::Listen { .. }));
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_meant_so_are_refused_by_name() {
+    let rig = Rig::new();
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let bind = async |toml: &str| {
+        let settings = settings(&format!("listen = \"127.0.0.1:0\"\n{toml}"));
+        Gateway::bind(settings, workload.clone(), Arc::new(String::new)).await.err().unwrap()
+    };
+    let route = |toml: &str| format!("[[route]]\nto = \"ads\"\n{toml}");
+    let refused = async |toml: &str| match bind(toml).await {
+        GatewayError::Route(error) => error,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(refused(&route("path = \"ads\"")).await, RouteError::Path { .. }));
+    assert!(matches!(refused("[[route]]\nto = \"A!\"\npath = \"/\"").await, RouteError::Target { .. }));
+    let trace = route("path = \"/\"\nmethods = [\"TRACE\"]");
+    assert!(matches!(refused(&trace).await, RouteError::Method { .. }));
+    let host = route("path = \"/\"\nhost = \"https://flea.test\"");
+    assert!(matches!(refused(&host).await, RouteError::Host { .. }));
+    let twice = format!("{}\n{}", route("path = \"/a/{x}\""), route("path = \"/a/{y}\""));
+    assert!(matches!(refused(&twice).await, RouteError::Ambiguous { .. }));
+    let header = route("path = \"/\"\nheaders.request.add = { \"Txn-Token\" = \"x\" }");
+    let error = refused(&header).await;
+    assert!(matches!(error, RouteError::Header { source: HeaderRuleError::Reserved { .. }, .. }), "{error}");
+    let error = bind("headers.request.add = { \"a b\" = \"x\" }").await;
+    assert!(matches!(error, GatewayError::Header(HeaderRuleError::Name { .. })), "{error}");
+    let error = bind("headers.request.add = { \"x-a\" = \"a\\u0000b\" }").await;
+    assert!(matches!(error, GatewayError::Header(HeaderRuleError::Value { .. })), "{error}");
+    let error = bind("authority_url = \"https://localhost:1\"").await;
+    assert!(matches!(error, GatewayError::Login(LoginSettingsError::NoRoot)), "{error}");
+    let error = bind("authority_url = \"https://localhost:1\"\nauthority_ca = \"/nowhere\"").await;
+    assert!(matches!(error, GatewayError::Login(LoginSettingsError::Root { .. })), "{error}");
+    let (certificate, _, _) = rig.edge_certificate(&["localhost"], "ca");
+    let toml = format!("authority_url = \"http://localhost:1\"\nauthority_ca = \"{}\"", certificate.display());
+    assert!(matches!(bind(&toml).await, GatewayError::Login(LoginSettingsError::Url { .. })));
+}
+
+#[tokio::test]
+async fn an_edge_certificate_that_cannot_be_served_refuses_to_start() {
+    let rig = Rig::new();
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let (certificate, key, _) = rig.edge_certificate(&["flea.test"], "one");
+    let (_, other_key, _) = rig.edge_certificate(&["flea.test"], "two");
+    let nowhere = rig.dir.path().join("nowhere");
+    let bind = async |certificate: &std::path::Path, key: &std::path::Path| {
+        let toml = format!(
+            "listen_tls = \"127.0.0.1:0\"\ntls_cert = \"{}\"\ntls_key = \"{}\"",
+            certificate.display(),
+            key.display()
+        );
+        match Gateway::bind(settings(&toml), workload.clone(), Arc::new(String::new)).await.err().unwrap() {
+            GatewayError::EdgeCertificate(error) => error,
+            other => panic!("{other}"),
+        }
+    };
+    assert!(matches!(bind(&nowhere, &key).await, EdgeCertificateError::Unreadable { .. }));
+    assert!(matches!(bind(&key, &key).await, EdgeCertificateError::NoCertificate { .. }));
+    assert!(matches!(bind(&certificate, &certificate).await, EdgeCertificateError::NoKey { .. }));
+    assert!(matches!(bind(&certificate, &other_key).await, EdgeCertificateError::Unfit { .. }));
+}
+
+#[tokio::test]
+async fn https_is_served_and_a_host_other_than_the_handshakes_is_421() {
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    let seen = Seen::default();
+    rig.open_service("ads", echo::router(&["/open/{*rest}"], &seen)).await;
+    let (toml, root) = tls_settings(&rig, &["flea.test", "admin.test"], "edge");
+    let edge = rig.gateway(&format!("{toml}\n{ROUTES}")).await;
+    let answer = over_tls(&edge, "flea.test", &root, "flea.test").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(echo::header(&seen.last(), "x-forwarded-proto"), ["https"]);
+    assert_eq!(over_tls(&edge, "flea.test", &root, "FLEA.test.:8443").await.status, 200);
+    // No name in the handshake: the client connects to an address.
+    assert_eq!(over_tls(&edge, "127.0.0.1", &root, "127.0.0.1:8443").await.status, 200);
+    for host in ["admin.test", "other.test", "flea.test.admin.test"] {
+        let answer = over_tls(&edge, "flea.test", &root, host).await;
+        assert_eq!(answer.problem(421), "misdirected_request", "{host}");
+    }
+    assert_eq!(seen.count(), 3);
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_and_judged_alike() {
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    let seen = Seen::default();
+    rig.open_service("ads", echo::router(&["/open/{*rest}"], &seen)).await;
+    let (toml, root) = tls_settings(&rig, &["flea.test"], "edge");
+    let edge = rig.gateway(&format!("{toml}\n{ROUTES}")).await;
+    let stream = tls(edge.tls.unwrap(), "flea.test", &root, b"h2").await.unwrap();
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let ask = |authority: &str, path: &str| {
+        let request = http::Request::builder().uri(format!("https://{authority}{path}"));
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let answer = send.send_request(ask("flea.test", "/open/a?x=1")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(seen.last()["path"], "/open/a");
+    let mut spoofed = ask("flea.test", "/open/a");
+    spoofed.headers_mut().insert("txn-token", "evil".parse().unwrap());
+    assert_eq!(send.send_request(spoofed).await.unwrap().status(), 200);
+    assert!(echo::header(&seen.last(), "txn-token").is_empty());
+    for (path, status) in [("/open//a", 400), ("/open/%2e%2e/a", 400), ("/nowhere", 404)] {
+        let answer = send.send_request(ask("flea.test", path)).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    }
+    assert_eq!(send.send_request(ask("admin.test", "/open/a")).await.unwrap().status(), 421);
+    // The connection is still good: refusals end streams, not connections.
+    assert_eq!(send.send_request(ask("flea.test", "/open/a")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_new_edge_certificate_is_served_without_a_restart_and_a_bad_one_is_not() {
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    rig.open_service("ads", echo::router(&["/open/{*rest}"], &Seen::default())).await;
+    let (toml, old_root) = tls_settings(&rig, &["flea.test"], "edge");
+    let edge = rig.gateway(&format!("{toml}\n{ROUTES}")).await;
+    assert_eq!(over_tls(&edge, "flea.test", &old_root, "flea.test").await.status, 200);
+    // A half-written file keeps the old certificate.
+    std::fs::write(rig.dir.path().join("edge.pem"), "-----BEGIN CERTIFICATE-----\nhalf").unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(over_tls(&edge, "flea.test", &old_root, "flea.test").await.status, 200);
+    // Same files, new content, another root.
+    let (_, _, new_root) = rig.edge_certificate(&["flea.test"], "edge");
+    let started = Instant::now();
+    while tls(edge.tls.unwrap(), "flea.test", &new_root, b"http/1.1").await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(10), "the new certificate is never served");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(tls(edge.tls.unwrap(), "flea.test", &old_root, b"http/1.1").await.is_err());
+}
+
+#[tokio::test]
+async fn readiness_waits_for_the_key_of_the_internal_tokens_and_names_what_is_missing() {
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    let edge = rig.gateway(&format!("admin = \"127.0.0.1:0\"\n{ROUTES}")).await;
+    let admin = edge.admin.unwrap();
+    assert_eq!(get(admin, "/livez", &[]).await.status, 200);
+    let answer = get(admin, "/readyz?verbose", &[]).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("[+] internal-token-key ok"), "{answer:?}");
+    assert!(answer.body.contains("[-] routes failed: no such service is registered: ads"), "{answer:?}");
+    rig.open_service("ads", Router::new()).await;
+    rig::eventually(|| edge.workload.live().service("ads").is_some()).await;
+    assert_eq!(get(admin, "/readyz", &[]).await.status, 200);
+    assert_eq!(get(admin, "/metrics", &[]).await.status, 200);
+    let answer = get(admin, "/nowhere", &[]).await;
+    assert_eq!((answer.status, answer.header("content-type")), (404, Some("application/problem+json")));
+    assert_eq!(request(admin, "POST", "/livez", &[], "").await.status, 405);
+    // Probes and metrics are on that listener only.
+    assert_eq!(get(edge.plain, "/metrics", &[]).await.problem(404), "not_found");
+}
+
+// --- quotas and limits -------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn an_address_over_its_quota_is_429_with_retry_after() {
+    let throttle = "[throttle]\nrequests_burst = 3\nrequests_per_second = 1";
+    let (rig, edge, seen) = deployment(throttle).await;
+    for _ in 0..3 {
+        assert_eq!(get(edge.plain, "/open/a", &[]).await.status, 200);
+    }
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(429), "too_many_requests");
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=2).contains(&seconds), "{seconds}");
+    assert_eq!(seen.count(), 3);
+    let decision = rig.decision(|d| d.status == 429).await;
+    assert_eq!(decision.stage, Stage::Quota);
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    assert_eq!(get(edge.plain, "/open/a", &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_address_holds_only_so_many_connections() {
+    let (_rig, edge, _seen) = deployment("[limits]\nconnections_per_address_max = 3").await;
+    let held: Vec<TcpStream> = futures::future::join_all((0..3).map(|_| TcpStream::connect(edge.plain)))
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut fourth = TcpStream::connect(edge.plain).await.unwrap();
+    let _ = fourth.write_all(head_and_body("GET", "/open/a", "flea.test", &[], "").as_bytes()).await;
+    assert_eq!(fourth.read(&mut [0; 16]).await.unwrap_or(0), 0, "it is closed without an answer");
+    drop(held);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(get(edge.plain, "/open/a", &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_with_its_head_is_cut() {
+    let (_rig, edge, seen) = deployment("[limits]\nhead_read_timeout_ms = 300").await;
+    for start in ["", "GET /open/a HTTP/1.1\r\n", "GET /open/a HTTP/1.1\r\nHost: flea"] {
+        let mut stream = TcpStream::connect(edge.plain).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let started = Instant::now();
+        let mut rest = Vec::new();
+        if !start.is_empty() {
+            let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("cut");
+            assert!(started.elapsed() < Duration::from_secs(3), "{start}");
+        }
+    }
+    assert_eq!(seen.count(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_nothing_is_closed() {
+    let (_rig, edge, _seen) = deployment("[limits]\nidle_timeout_ms = 300\ndrain_timeout_ms = 200").await;
+    let mut stream = TcpStream::connect(edge.plain).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await.expect("closed in time");
+    assert_eq!(end.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn stalled_handshakes_time_out_and_disturb_nobody() {
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    rig.open_service("ads", echo::router(&["/open/{*rest}"], &Seen::default())).await;
+    let (toml, root) = tls_settings(&rig, &["flea.test"], "edge");
+    let edge = rig.gateway(&format!("{toml}\n{ROUTES}\n[limits]\nhandshake_timeout_ms = 500")).await;
+    let stalled = futures::future::join_all((0..100).map(|_| TcpStream::connect(edge.tls.unwrap()))).await;
+    assert_eq!(over_tls(&edge, "flea.test", &root, "flea.test").await.status, 200);
+    for stream in stalled {
+        let mut stream = stream.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await.expect("timed out");
+        assert_eq!(end.unwrap_or(0), 0);
+    }
+    let decision = rig.decision(|d| d.stage == Stage::Transport).await;
+    assert_eq!(decision.verdict, Verdict::Deny);
+}
+
+#[tokio::test]
+async fn a_body_past_its_limit_is_413_and_one_at_the_limit_passes() {
+    let (_rig, edge, seen) = deployment("[limits]\nbody_bytes_max = 1000").await;
+    let answer = request(edge.plain, "POST", "/open/a", &[], &"x".repeat(1000)).await;
+    assert_eq!((answer.status, seen.last()["body_bytes"].as_u64()), (200, Some(1000)));
+    let answer = request(edge.plain, "POST", "/open/a", &[], &"x".repeat(1001)).await;
+    assert_eq!(answer.problem(413), "body_too_large");
+    let chunk = format!("1f4\r\n{}\r\n", "x".repeat(500));
+    let head = "POST /open/a HTTP/1.1\r\nHost: flea.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = raw(edge.plain, format!("{head}{chunk}{chunk}0\r\n\r\n")).await;
+    assert_eq!((answer.status, seen.last()["body_bytes"].as_u64()), (200, Some(1000)));
+    let answer = raw(edge.plain, format!("{head}{chunk}{chunk}1\r\nx\r\n0\r\n\r\n")).await;
+    assert_eq!(answer.problem(413), "body_too_large");
+    assert_eq!(seen.count(), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_408_and_one_that_breaks_off_is_never_a_request() {
+    let (_rig, edge, seen) = deployment("[limits]\nbody_idle_timeout_ms = 300").await;
+    let head = "POST /open/a HTTP/1.1\r\nHost: flea.test\r\nContent-Length: 100\r\n\r\nonly this";
+    let answer = raw(edge.plain, head).await;
+    assert_eq!(answer.problem(408), "request_timeout");
+    let mut stream = TcpStream::connect(edge.plain).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(seen.count(), 0);
+}
+
+#[tokio::test]
+async fn large_bodies_stream_both_ways() {
+    let router = Router::new().route(
+        "/open/{*rest}",
+        axum::routing::post(|request: axum::extract::Request| async {
+            // The very bytes go back while they come in.
+            axum::response::Response::new(request.into_body())
+        }),
+    );
+    let (_rig, edge) = with_upstream(router, "[limits]\nbody_bytes_max = 67108864").await;
+    const BYTES: usize = 32 * 1024 * 1024;
+    let stream = TcpStream::connect(edge.plain).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let writer = tokio::spawn(async move {
+        let head = format!("POST /open/a HTTP/1.1\r\nHost: flea.test\r\nContent-Length: {BYTES}\r\nConnection: close\r\n\r\n");
+        writing.write_all(head.as_bytes()).await.unwrap();
+        let chunk = vec![b'x'; 64 * 1024];
+        for _ in 0..BYTES / chunk.len() {
+            writing.write_all(&chunk).await.unwrap();
+        }
+        writing
+    });
+    let (mut total, mut buffer, mut start) = (0, vec![0; 256 * 1024], Vec::new());
+    loop {
+        let count = reading.read(&mut buffer).await.unwrap();
+        if count == 0 {
+            break;
+        }
+        if start.len() < 15 {
+            start.extend_from_slice(&buffer[..count.min(15)]);
+        }
+        total += count;
+    }
+    writer.await.unwrap();
+    assert!(start.starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&start));
+    assert!(total > BYTES, "{total}");
+}
+
+// --- what goes on and what comes back ----------------------------------------------------------------------------
+
+#[tokio::test]
+async fn header_rules_add_remove_and_rename_in_both_directions() {
+    let rules = r#"
+headers.request.remove = ["x-debug-*", "cookie"]
+headers.response.add = { "Strict-Transport-Security" = "max-age=63072000" }
+"#;
+    let routes = r#"
+[[route]]
+path = "/open/*"
+to = "ads"
+user = "optional"
+headers.request.add = { "X-Channel" = "web" }
+headers.request.rename = { "X-Old" = "X-New" }
+headers.response.rename = { "X-Upstream-Name" = "X-Public-Name" }
+headers.response.remove = ["x-secret"]
+"#;
+    let rig = Rig::new();
+    rig.policy("gateway", RULES);
+    let seen = Seen::default();
+    let tagged = axum::middleware::map_response(|mut response: axum::response::Response| async {
+        response.headers_mut().insert("x-upstream-name", "a".parse().unwrap());
+        response.headers_mut().insert("x-secret", "b".parse().unwrap());
+        response
+    });
+    rig.open_service("ads", echo::router(&["/open/{*rest}"], &seen).layer(tagged)).await;
+    let edge = rig.gateway(&format!("{rules}\n{routes}")).await;
+    let headers = [("X-Debug-Level", "9"), ("Cookie", "a=b"), ("X-Old", "1"), ("X-New", "2"), ("X-Channel", "evil")];
+    let answer = get(edge.plain, "/open/a", &headers).await;
+    let saw = seen.last();
+    assert!(echo::header(&saw, "x-debug-level").is_empty() && echo::header(&saw, "cookie").is_empty());
+    assert_eq!(echo::header(&saw, "x-new"), ["1"]);
+    assert!(echo::header(&saw, "x-old").is_empty());
+    assert_eq!(echo::header(&saw, "x-channel"), ["web"]);
+    assert_eq!(answer.header("strict-transport-security"), Some("max-age=63072000"));
+    assert_eq!(answer.header("x-public-name"), Some("a"));
+    assert_eq!((answer.header("x-secret"), answer.header("x-upstream-name")), (None, None));
+}
+
+#[tokio::test]
+async fn an_answer_tells_nothing_of_the_inside() {
+    let router = Router::new().route(
+        "/open/{*rest}",
+        on_get(|| async {
+            let headers = [
+                ("server", "hyper/ads-7"),
+                ("via", "2 ads.internal"),
+                ("x-powered-by", "axum"),
+                ("txn-token", "eyJ"),
+                ("x-countersign-node", "n1"),
+                ("x-forwarded-for", "10.0.0.9"),
+                ("x-spiffe-id", "spiffe://fleamarket.test/svc/ads"),
+                ("location", "https://ads/open/b?x=1"),
+                ("content-location", "http://127.0.0.1:7001/open/c"),
+                ("x-kept", "yes"),
+            ];
+            (http::StatusCode::FOUND, headers, "moved").into_response()
+        }),
+    );
+    let (_rig, edge) = with_upstream(router, "").await;
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.status, 302);
+    for name in ["server", "via", "x-powered-by", "txn-token", "x-countersign-node", "x-forwarded-for", "x-spiffe-id"] {
+        assert_eq!(answer.header(name), None, "{name}");
+    }
+    assert_eq!(answer.header("location"), Some("/open/b?x=1"));
+    assert_eq!(answer.header("content-location"), Some("/open/c"));
+    assert_eq!(answer.header("x-kept"), Some("yes"));
+}
+
+#[tokio::test]
+async fn a_service_that_demands_evidence_from_the_gateway_is_no_challenge_to_the_client() {
+    let router = Router::new().route(
+        "/open/{*rest}",
+        on_get(|| async {
+            let challenge = [("www-authenticate", "Countersign need=\"certificate\"")];
+            (http::StatusCode::UNAUTHORIZED, challenge).into_response()
+        }),
+    );
+    let (rig, edge) = with_upstream(router, "").await;
+    // A user could help, so the client is told so in terms that it knows.
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(401), "authentication_required");
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    // A user is there already: nothing that the client could do helps.
+    let alice = bearer(&rig.access_token("alice", &["buyer"]));
+    let answer = get(edge.plain, "/open/a", &[("Authorization", &alice)]).await;
+    assert_eq!(answer.problem(502), "bad_gateway");
+    assert_eq!(answer.header("www-authenticate"), None);
+}
+
+#[tokio::test]
+async fn failures_behind_the_gateway_are_told_apart_and_recorded() {
+    let slow = Router::new().route(
+        "/open/{*rest}",
+        on_get(|| async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            "late"
+        }),
+    );
+    let (rig, edge) = with_upstream(slow, "[limits]\nrequest_timeout_ms = 400").await;
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(504), "gateway_timeout");
+    let id = answer.json()["decision"].as_str().unwrap().to_owned();
+    let decision = rig.decision(|d| d.id.to_string() == id).await;
+    assert_eq!((decision.stage, decision.status), (Stage::Upstream, 504));
+    assert_eq!(decision.checks.last().unwrap().result.as_str(), "fail");
+
+    // Nobody listens there any more.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    rig.register("ads", nobody);
+    rig::eventually(|| edge.workload.live().service("ads").unwrap().address == nobody.to_string()).await;
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(502), "bad_gateway");
+    assert!(!answer.body.contains("127.0.0.1") && !answer.body.contains("ads"), "{answer:?}");
+    let id = answer.json()["decision"].as_str().unwrap().to_owned();
+    let decision = rig.decision(|d| d.id.to_string() == id).await;
+    assert_eq!(decision.code.as_deref(), Some("CS5001"));
+    assert!(decision.fix.is_some());
+
+    // Somebody else answers there.
+    let impostor = rig.open_service("chat", Router::new()).await;
+    let address = impostor.live().service("chat").unwrap().address.parse().unwrap();
+    rig.register("ads", address);
+    rig::eventually(|| edge.workload.live().service("ads").unwrap().address == address.to_string()).await;
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(502), "bad_gateway");
+    let id = answer.json()["decision"].as_str().unwrap().to_owned();
+    let decision = rig.decision(|d| d.id.to_string() == id).await;
+    assert_eq!(decision.code.as_deref(), Some("CS5004"));
+
+    // It is not registered at all.
+    rig.world.change(|snapshot| snapshot.services.clear());
+    rig::eventually(|| edge.workload.live().service("ads").is_none()).await;
+    assert_eq!(get(edge.plain, "/open/a", &[]).await.problem(502), "bad_gateway");
+    assert_eq!(get(edge.plain, "/elsewhere", &[]).await.problem(404), "not_found");
+}
+
+#[tokio::test]
+async fn a_service_cannot_be_reached_from_outside_without_a_certificate() {
+    let (rig, edge, seen) = deployment("").await;
+    let address = edge.workload.live().service("ads").unwrap().address.parse().unwrap();
+    let answer = get(address, "/open/a", &[]).await;
+    assert_eq!(answer.status, 0, "plain HTTP: {answer:?}");
+    let root = rig.world.root.certificate().to_vec();
+    if let Ok(mut stream) = tls(address, "localhost", &root, b"h2").await {
+        // In TLS 1.3 the client may finish first; the refusal comes with the first read.
+        assert_eq!(stream.read(&mut [0; 64]).await.unwrap_or(0), 0);
+    }
+    assert_eq!(get(edge.plain, "/open/a", &[]).await.status, 200);
+    assert_eq!(seen.count(), 1);
+}
+
+// --- the end -----------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn requests_in_progress_are_finished_at_shutdown_and_new_connections_are_not_taken() {
+    let slow = Router::new().route(
+        "/open/{*rest}",
+        on_get(|| async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            "done"
+        }),
+    );
+    let (_rig, edge) = with_upstream(slow, "").await;
+    let plain = edge.plain;
+    let running = tokio::spawn(async move { get(plain, "/open/a", &[]).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    edge.shutdown.cancel();
+    let answer = running.await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "done"));
+    tokio::time::timeout(Duration::from_secs(5), edge.task).await.expect("it ends").unwrap();
+    assert!(TcpStream::connect(edge.plain).await.is_err());
+}

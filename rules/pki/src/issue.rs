@@ -159,6 +159,11 @@ impl Issuer {
         self.profile
     }
 
+    /// When it began: its issue minus the clock skew.
+    pub fn not_before(&self) -> UnixTime {
+        self.not_before
+    }
+
     /// When it ends.
     pub fn not_after(&self) -> UnixTime {
         self.not_after

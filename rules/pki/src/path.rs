@@ -10,7 +10,7 @@ use countersign_identity::UnixTime;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime as PkiTime};
 use webpki::{EndEntityCert, VerifiedPath, anchor_from_trusted_cert};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{GeneralName, NameConstraints, ParsedExtension};
 
 use crate::x509;
 
@@ -78,7 +78,9 @@ pub enum PathError {
     #[error("the certificate is self-signed; only chained certificates count")]
     SelfSigned,
     /// A signature does not fit the issuer's key.
-    #[error("a signature in the chain does not fit its issuer's key; is it from another authority of the same name?")]
+    #[error(
+        "a signature in the chain does not fit its issuer's key; is it from another authority of the same name?"
+    )]
     Signature,
     /// The two statements of the signature algorithm differ, or it is weak or unknown.
     #[error("a certificate of the chain is signed with an algorithm that is not accepted")]
@@ -175,7 +177,12 @@ pub fn validate(
     now: UnixTime,
     purpose: Purpose,
 ) -> Result<Path, PathError> {
-    let end_entity = EndEntityCert::try_from(leaf).map_err(|e| PathError::from_webpki(&e))?;
+    let end_entity = EndEntityCert::try_from(leaf).map_err(|error| match x509::parse(leaf) {
+        Some(parsed) if x509::duplicate_extension(parsed.extensions()).is_some() => {
+            PathError::DuplicateExtension
+        }
+        _ => PathError::from_webpki(&error),
+    })?;
     let trust_anchors: Vec<TrustAnchor<'_>> = anchors.iter().map(|a| a.trust_anchor.clone()).collect();
     // The finder tries one candidate after the other; what we say against a candidate is remembered here.
     let objection = RefCell::new(None);
@@ -205,6 +212,7 @@ pub fn validate(
     match found.map(|_| ()) {
         Ok(()) => Ok(Path { links: links.into_inner() }),
         Err(error) => Err(objection.into_inner().unwrap_or_else(|| match PathError::from_webpki(&error) {
+            PathError::UnknownIssuer if end_entity.issuer().is_empty() => PathError::EmptyName,
             PathError::UnknownIssuer if end_entity.issuer() == end_entity.subject() => PathError::SelfSigned,
             reason => reason,
         })),
@@ -333,15 +341,29 @@ fn judge_constraints(certificate: &X509Certificate<'_>, role: Role) -> Result<()
         return Err(PathError::NameConstraintsInLeaf);
     }
     let constraints = [has(x509::OID_NAME_CONSTRAINTS), has(x509::OID_POLICY_CONSTRAINTS)];
-    match constraints.into_iter().flatten().any(|extension| !extension.critical) {
-        true => Err(PathError::NonCriticalConstraints),
+    if constraints.into_iter().flatten().any(|extension| !extension.critical) {
+        return Err(PathError::NonCriticalConstraints);
+    }
+    let names = certificate.name_constraints().map_err(|_| PathError::Malformed)?;
+    match names.is_some_and(|names| has_leading_period(names.value)) {
+        true => Err(PathError::NameConstraint),
         false => Ok(()),
     }
 }
 
+/// RFC 5280 section 4.2.1.10 gives a leading period a meaning in URI constraints only; whoever wrote one
+/// before a DNS name meant something that is not what it would do.
+fn has_leading_period(constraints: &NameConstraints<'_>) -> bool {
+    let trees = constraints.permitted_subtrees.iter().chain(&constraints.excluded_subtrees).flatten();
+    trees
+        .map(|tree| &tree.base)
+        .any(|base| matches!(base, GeneralName::DNSName(name) if name.starts_with('.')))
+}
+
 impl Anchor {
     fn valid_at(&self, now: UnixTime) -> bool {
-        self.not_before <= now && now <= self.not_after
+        // X.509 counts whole seconds, both ends inclusive.
+        (self.not_before.secs()..=self.not_after.secs()).contains(&now.secs())
     }
 }
 

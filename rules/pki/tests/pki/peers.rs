@@ -435,3 +435,76 @@ fn check_names_are_those_of_the_decision_record() {
     let names = CheckName::ALL.map(CheckName::as_str);
     assert_eq!(names, ["usage", "validity", "chain", "revocation", "identity"]);
 }
+
+#[test]
+fn check_3_refuses_intermediates_that_may_not_sign_certificates() {
+    let house = house("fleamarket.test");
+    let judge = |params: &rcgen::CertificateParams| {
+        let ca_key = rcgen_key(&key());
+        let ca = sign_key(params, &ca_key, &house.root);
+        let signer = rcgen::Issuer::from_ca_cert_der(&ca, &ca_key).unwrap();
+        let leaf: CertificateDer<'static> =
+            leaf_params(&house.id("ads")).signed_by(&rcgen_key(&key()), &signer).unwrap().into();
+        house.judge(&[leaf, ca]).outcome.map(|_| ())
+    };
+    let refused = |reason| Err(PeerError::from(ChainError::Path(reason)));
+    assert_eq!(judge(&ca_params("good", Some(0))), Ok(()));
+
+    let mut no_cert_sign = ca_params("no keyCertSign", Some(0));
+    no_cert_sign.key_usages = vec![KeyUsagePurpose::CrlSign];
+    assert_eq!(judge(&no_cert_sign), refused(PathError::NoKeyCertSign));
+    let mut no_constraints = ca_params("no basic constraints", None);
+    no_constraints.is_ca = IsCa::NoCa;
+    assert_eq!(judge(&no_constraints), refused(PathError::LeafAsCa));
+    let mut server_only = ca_params("for servers", Some(0));
+    server_only.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    assert_eq!(judge(&server_only), refused(PathError::ExtendedKeyUsage));
+    let mut ended = ca_params("ended", Some(0));
+    ended.not_before = at(NOW.saturating_sub(HOUR * 2));
+    ended.not_after = at(NOW.saturating_sub(HOUR));
+    assert_eq!(judge(&ended), refused(PathError::Expired));
+    let mut begins_later = ca_params("begins later", Some(0));
+    begins_later.not_before = at(NOW.saturating_add(HOUR));
+    begins_later.not_after = at(NOW.saturating_add(HOUR * 2));
+    assert_eq!(judge(&begins_later), refused(PathError::NotYetValid));
+    let mut upside_down = ca_params("ends before it begins", Some(0));
+    upside_down.not_after = at(NOW.saturating_sub(HOUR));
+    assert_eq!(judge(&upside_down), refused(PathError::InvalidValidity));
+    let mut unknown = ca_params("unknown critical extension", Some(0));
+    let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55738, 666, 1], vec![5, 0]);
+    extension.set_criticality(true);
+    unknown.custom_extensions.push(extension);
+    assert_eq!(judge(&unknown), refused(PathError::UnknownCriticalExtension));
+    let mut uri_constraints = ca_params("constraints on URIs", Some(0));
+    // NameConstraints { permitted [0] { URI "fleamarket.test" } }
+    let host = b"fleamarket.test";
+    let tree = [&[0x30, 17, 0x86, 15][..], host].concat();
+    let content = [&[0x30, 21, 0xa0, 19][..], &tree].concat();
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+    extension.set_criticality(true);
+    uri_constraints.custom_extensions.push(extension);
+    assert_eq!(judge(&uri_constraints), refused(PathError::NameConstraint), "even where the name would fit");
+}
+
+#[test]
+fn check_3_is_bounded_however_many_authorities_share_one_name() {
+    let house = house("fleamarket.test");
+    let leaf_signer_key = rcgen_key(&key());
+    let twins: Vec<_> = (0..CHAIN_CERTIFICATES_MAX - 1)
+        .map(|_| sign_key(&ca_params("twin", None), &rcgen_key(&key()), &house.root))
+        .collect();
+    let absent = sign_key(&ca_params("twin", None), &leaf_signer_key, &house.root);
+    let signer = rcgen::Issuer::from_ca_cert_der(&absent, &leaf_signer_key).unwrap();
+    let leaf: CertificateDer<'static> =
+        leaf_params(&house.id("ads")).signed_by(&rcgen_key(&key()), &signer).unwrap().into();
+    let chain: Vec<_> = std::iter::once(leaf).chain(twins).collect();
+    assert_eq!(refusal(&house.judge(&chain)), ChainError::Path(PathError::Signature).into());
+
+    // Beneath the limit on certificates there is one on work.
+    let many: Vec<_> =
+        (0..150).map(|_| sign_key(&ca_params("twin", None), &rcgen_key(&key()), &house.root)).collect();
+    let anchor = countersign_pki::path::Anchor::new(house.root.certificate()).unwrap();
+    let purpose = countersign_pki::path::Purpose::Client;
+    let error = countersign_pki::path::validate(&chain[0], &many, &[anchor], NOW, purpose).unwrap_err();
+    assert_eq!(error, PathError::TooComplex);
+}

@@ -19,8 +19,9 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
+    rt::Executor,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -28,6 +29,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{CallError, CallLimits, Target};
@@ -241,7 +243,8 @@ impl Channel {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (send, connection) = http2::Builder::new(TokioExecutor::new())
+        let cut = CancellationToken::new();
+        let (send, connection) = http2::Builder::new(Cuttable(cut.clone()))
             .timer(TokioTimer::new())
             .max_header_list_size(self.0.limits.header_bytes_max)
             .keep_alive_interval(Some(PING_INTERVAL))
@@ -258,6 +261,7 @@ impl Channel {
                 }
                 () = no_longer_believed(watched) => {
                     tracing::info!("an outgoing connection is cut: its peer is no longer believed");
+                    cut.cancel();
                 }
             }
         });
@@ -281,6 +285,26 @@ impl Channel {
             cause = inner.source();
         }
         CallError::Broken { place: self.place(), why }
+    }
+}
+
+/// Runs the tasks of one connection until it is cut. Dropping the connection would not do: streams that are
+/// open keep it alive.
+#[derive(Clone)]
+struct Cuttable(CancellationToken);
+
+impl<F> Executor<F> for Cuttable
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let cut = self.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = task => {}
+            }
+        });
     }
 }
 

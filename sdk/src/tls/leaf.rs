@@ -1,12 +1,12 @@
 //! The few facts of a leaf certificate that are needed before, or without, judging it.
 
-use countersign_identity::{SpiffeId, UnixTime};
+use countersign_identity::{IdKind, SpiffeId, UnixTime};
 use rustls::pki_types::CertificateDer;
 use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
 /// What a certificate says about itself. Proves nothing.
 pub(super) struct Leaf {
-    /// The first URI among its names that is a SPIFFE ID.
+    /// The first URI among its names that is a SPIFFE ID of a workload. A trust domain is none.
     pub(super) id: Option<SpiffeId>,
     pub(super) serial_hex: String,
     pub(super) not_before: UnixTime,
@@ -29,7 +29,7 @@ impl Leaf {
 fn first_spiffe_id(certificate: &X509Certificate<'_>) -> Option<SpiffeId> {
     let names = certificate.subject_alternative_name().ok()??;
     names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => SpiffeId::parse(uri).ok(),
+        GeneralName::URI(uri) => SpiffeId::parse(uri).ok().filter(|id| id.kind() != IdKind::TrustDomain),
         _ => None,
     })
 }

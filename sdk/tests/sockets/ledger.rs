@@ -1,0 +1,268 @@
+//! What is on disk before anybody is answered, and how it gets to the authority.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use countersign_identity::UnixTime;
+use countersign_ledger::{Event, Record, WriterVerifier};
+use countersign_sdk::spool::{EDGES_MAX, EdgeCall, Ship, Spool, SpoolError, SpoolLimits};
+use countersign_wire::agent::ReportRequest;
+use tokio_util::sync::CancellationToken;
+
+use crate::deployment::{Deployment, counting, get_request, read, text};
+
+const TICK: Duration = Duration::from_millis(700);
+
+fn event(by_ms: u64) -> Event {
+    Event::ClockSteppedBack { by_ms }
+}
+
+fn open(directory: &Path, limits: SpoolLimits) -> Arc<Spool> {
+    let writer = "spiffe://fleamarket.test/svc/ads".parse().unwrap();
+    Spool::open(directory.to_owned(), writer, limits).unwrap()
+}
+
+/// Everything in the files of a directory.
+fn on_disk(directory: &Path) -> String {
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+/// An authority that takes everything, or nothing for a while.
+#[derive(Clone, Default)]
+struct Taker {
+    taken: Arc<Mutex<Vec<ReportRequest>>>,
+    refuses: Arc<Mutex<u32>>,
+}
+
+impl Ship for Taker {
+    async fn ship(&self, report: ReportRequest) -> Result<u64, tonic::Status> {
+        let mut refuses = self.refuses.lock().unwrap();
+        if *refuses > 0 {
+            *refuses -= 1;
+            return Err(tonic::Status::unavailable("not now"));
+        }
+        let last = report.records.last().map_or(0, |record| record.sequence);
+        self.taken.lock().unwrap().push(report);
+        Ok(last)
+    }
+}
+
+impl Taker {
+    fn records(&self) -> Vec<Record> {
+        let taken = self.taken.lock().unwrap();
+        taken.iter().flat_map(|report| &report.records).map(read).collect()
+    }
+
+    /// Ships what there is, once.
+    async fn take_all(&self, spool: &Arc<Spool>) {
+        let ended = CancellationToken::new();
+        ended.cancel();
+        Arc::clone(spool).ship(self.clone(), ended).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_on_disk_before_its_answer_leaves() {
+    let deployment = Deployment::new();
+    deployment.permit("users", &["ads"]);
+    deployment.report_fails.store(usize::MAX, Ordering::SeqCst);
+    let users = deployment.serve("users", counting().0).await;
+    let client = deployment.bare_client(Some(&deployment.leaf("chat")), "users", users.address);
+    for _ in 0..3 {
+        let answer = client.send(get_request("/users/7")).await.unwrap();
+        let problem: serde_json::Value = serde_json::from_str(&text(answer).await).unwrap();
+        let spooled = on_disk(&deployment.directory.path().join("spool/users"));
+        assert!(spooled.contains(problem["decision"].as_str().unwrap()), "{spooled}");
+    }
+    assert!(users.workload.spool().backlog_bytes() > 0);
+}
+
+#[tokio::test]
+async fn allowed_calls_follow_in_a_batch_within_a_second_and_name_no_token() {
+    let deployment = Deployment::new();
+    deployment.permit("users", &["ads"]);
+    let users = deployment.serve("users", counting().0).await;
+    let client = deployment.bare_client(Some(&deployment.leaf("ads")), "users", users.address);
+    let token = deployment.txn_token("alice", &deployment.gateway_key, Duration::from_mins(1));
+    for _ in 0..20 {
+        let mut request = get_request("/users/7?q=secret");
+        request.headers_mut().insert("txn-token", token.parse().unwrap());
+        assert_eq!(client.send(request).await.unwrap().status(), 200);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let decisions = deployment.decisions();
+    assert_eq!(decisions.len(), 20);
+    let all = format!("{decisions:?}");
+    assert!(
+        !all.contains("eyJ") && !all.contains("secret") && !all.contains("alice") && !all.contains("u_"),
+        "{all}"
+    );
+
+    let reports = deployment.reports.lock().unwrap();
+    let edges: Vec<_> = reports.iter().flat_map(|report| &report.edges).collect();
+    assert_eq!(edges.iter().map(|edge| edge.requests).sum::<u64>(), 20);
+    assert_eq!(edges[0].source, "spiffe://fleamarket.test/svc/ads");
+    assert_eq!((edges[0].target.as_str(), edges[0].mode.as_str()), ("users", "mtls"));
+    assert_eq!((edges[0].user.as_str(), edges[0].policy.as_str()), ("internal_token", "ads-may"));
+    let mut chain: Option<WriterVerifier> = None;
+    for record in reports.iter().flat_map(|report| &report.records).map(read) {
+        let chain = chain.get_or_insert_with(|| WriterVerifier::start(record.writer.clone(), record.boot));
+        chain.accept(&record).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_behind_is_shipped_by_its_successor() {
+    let directory = countersign_testkit::temp_dir();
+    let died = open(directory.path(), SpoolLimits::default());
+    died.record_durably(event(1)).await.unwrap();
+    died.record_durably(event(2)).await.unwrap();
+    drop(died);
+    // It died in the middle of a line.
+    let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.extend_from_slice(b"3 abcdef {\"v\":1,");
+    std::fs::write(&file, bytes).unwrap();
+
+    let successor = open(directory.path(), SpoolLimits::default());
+    successor.record_durably(event(4)).await.unwrap();
+    let taker = Taker::default();
+    taker.take_all(&successor).await;
+    let records = taker.records();
+    assert_eq!(records.iter().map(|record| record.sequence).collect::<Vec<_>>(), [1, 2, 1]);
+    assert!(records[0].boot == records[1].boot && records[1].boot != records[2].boot);
+    let mut chain = WriterVerifier::start(records[0].writer.clone(), records[0].boot);
+    chain.accept(&records[0]).unwrap();
+    chain.accept(&records[1]).unwrap();
+    assert!(!file.exists(), "a shipped file stays");
+    assert_eq!(successor.backlog_bytes(), 0);
+}
+
+#[tokio::test]
+async fn records_wait_for_an_authority_that_is_away_and_then_come_once_and_in_order() {
+    let directory = countersign_testkit::temp_dir();
+    let limits = SpoolLimits { file_bytes_max: 600, ..SpoolLimits::default() };
+    let spool = open(directory.path(), limits);
+    let taker = Taker::default();
+    *taker.refuses.lock().unwrap() = 2;
+    let stop = CancellationToken::new();
+    let shipping = tokio::spawn(Arc::clone(&spool).ship(taker.clone(), stop.clone()));
+    for n in 0..20 {
+        spool.record_durably(event(n)).await.unwrap();
+    }
+    for _ in 0..100 {
+        if taker.records().len() == 20 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop.cancel();
+    shipping.await.unwrap();
+    let sequences: Vec<_> = taker.records().iter().map(|record| record.sequence).collect();
+    assert_eq!(sequences, (1..=20).collect::<Vec<_>>());
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, 1, "only the file that is being written stays");
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_to_grow_and_counts_what_it_could_not_keep() {
+    let directory = countersign_testkit::temp_dir();
+    let limits = SpoolLimits { bytes_max: 4096, file_bytes_max: 1024, waiting_max: 8, urgent_max: 8 };
+    let spool = open(directory.path(), limits);
+    let mut kept = 0;
+    let full = loop {
+        match spool.record_durably(event(kept)).await {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, SpoolError::Full);
+    assert!(kept > 4, "{kept}");
+    assert!(on_disk(directory.path()).len() <= 4096 + 512, "the limit does not hold");
+    for n in 0..20 {
+        spool.record(event(1000 + n));
+    }
+    tokio::time::sleep(TICK).await;
+
+    let taker = Taker::default();
+    taker.take_all(&spool).await;
+    tokio::time::sleep(TICK).await;
+    taker.take_all(&spool).await;
+    let events: Vec<_> = taker.records().iter().map(|record| record.entry().unwrap().event).collect();
+    let dropped = events.iter().find_map(|event| match event {
+        Event::Dropped { count, since, until } => Some((*count, *since <= *until)),
+        _ => None,
+    });
+    assert_eq!(dropped, Some((20, true)));
+    // The numbers have no gap: what was not kept never had one.
+    let sequences: Vec<_> = taker.records().iter().map(|record| record.sequence).collect();
+    assert_eq!(sequences, (1..=kept + 1).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn files_are_for_their_owner_alone_and_a_closed_spool_takes_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = countersign_testkit::temp_dir();
+    let directory = parent.path().join("spool");
+    let spool = open(&directory, SpoolLimits::default());
+    spool.record_durably(event(1)).await.unwrap();
+    spool.record(event(2));
+    spool.close();
+    assert_eq!(spool.record_durably(event(3)).await, Err(SpoolError::Closed));
+    assert!(on_disk(&directory).contains("\"by_ms\":2"), "what was waiting is lost");
+    assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    let file = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap();
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn rejects_a_place_that_is_none_an_event_that_is_too_large_and_a_crowd() {
+    let directory = countersign_testkit::temp_dir();
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let writer: countersign_identity::SpiffeId = "spiffe://fleamarket.test/svc/ads".parse().unwrap();
+    let refused = Spool::open(file.join("below"), writer, SpoolLimits::default()).unwrap_err();
+    assert!(matches!(refused, SpoolError::Disk { .. }), "{refused}");
+
+    let spool =
+        open(&directory.path().join("spool"), SpoolLimits { urgent_max: 1, ..SpoolLimits::default() });
+    let huge = Event::LedgerAlarm { finding: "x".repeat(1 << 20) };
+    assert!(matches!(spool.record_durably(huge).await, Err(SpoolError::Event { .. })));
+    let crowd = (0..64).map(|n| spool.record_durably(event(n)));
+    let answers = futures::future::join_all(crowd).await;
+    assert!(answers.contains(&Err(SpoolError::Busy(1))));
+    assert!(answers.contains(&Ok(())));
+}
+
+#[tokio::test]
+async fn refused_strangers_cannot_fill_the_disk() {
+    let deployment = Deployment::new();
+    deployment.permit("users", &["ads"]);
+    let users = deployment.serve("users", counting().0).await;
+    for _ in 0..60 {
+        let stranger = deployment.bare_client(None, "users", users.address);
+        assert!(stranger.send(get_request("/users/7")).await.is_err());
+    }
+    tokio::time::sleep(TICK).await;
+    let recorded = deployment.decisions().len();
+    // One minute may end while this runs.
+    assert!((31..=62).contains(&recorded) && recorded < 60, "{recorded}");
+}
+
+#[test]
+fn counters_are_bounded_too() {
+    let directory = countersign_testkit::temp_dir();
+    let spool = open(directory.path(), SpoolLimits::default());
+    for n in 0..EDGES_MAX * 2 {
+        let source = format!("spiffe://fleamarket.test/svc/s{n}");
+        let (target, mode, user, policy) = ("ads", "mtls", "none", "");
+        let latency = Duration::from_micros(3);
+        spool.edges().count(EdgeCall { source: &source, target, mode, user, policy, allowed: true, latency });
+    }
+    assert_eq!(spool.edges().take().len(), EDGES_MAX + 1);
+    assert!(UnixTime::from_secs(0) < countersign_sdk::clock::now());
+}

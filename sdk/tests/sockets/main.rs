@@ -1,0 +1,11 @@
+//! The SDK through real sockets: a deployment in one process, with certificates made by `pki`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+mod calls;
+mod deployment;
+mod door;
+mod handshake;
+mod ledger;
+mod lifetime;
+mod limits;
+mod rotation;

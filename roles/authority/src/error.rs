@@ -2,6 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use countersign_store::StoreError;
+use countersign_wire::codes::Code;
+
 /// What [`run`](crate::run) can end with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
@@ -28,12 +31,20 @@ pub enum AuthorityError {
         trust_domain: String,
     },
     /// One sealed key does not open although the canary did: rows were swapped or damaged.
-    #[error("sealed key `{name}` does not open: {why}; restore the database from a backup, nothing was changed")]
+    #[error(
+        "sealed key `{name}` does not open: {why}; restore the database from a backup, nothing was changed"
+    )]
     SealedKeyDamaged {
         /// Name of the key's row.
         name: String,
         /// What failed.
         why: String,
+    },
+    /// The canary of a database is there and the database is not.
+    #[error("the database {} is gone, although this state directory had one; restore it from a backup, nothing was made", path.display())]
+    DatabaseGone {
+        /// Where it was.
+        path: PathBuf,
     },
     /// The master key lies in the directory that it protects.
     #[error("master key {} lies inside the state directory; keep it elsewhere, a copy of the state must not open itself", path.display())]
@@ -64,8 +75,8 @@ pub enum AuthorityError {
         why: String,
     },
     /// The database failed.
-    #[error("database: {0}")]
-    Store(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// An address could not be taken.
     #[error("cannot listen on {address}: {why}; choose another port in [authority]")]
     Listen {
@@ -96,19 +107,47 @@ pub enum AuthorityError {
 }
 
 impl AuthorityError {
-    /// The exit code of the process: 2 for keys and configuration, 1 for what went wrong besides.
+    /// The registered code, which knows the exit code: 2 for keys and configuration.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::MasterKeyMissing { .. } => Code::MasterKeyMissing,
+            Self::MasterKeyUnusable { .. } | Self::MasterKeyInsideState { .. } => Code::MasterKeyUnreadable,
+            Self::MasterKeyWrong { .. } => Code::MasterKeyWrong,
+            Self::SealedKeyDamaged { .. } => Code::SealedKeyInvalid,
+            Self::DatabaseGone { .. } => Code::DatabaseCorrupt,
+            Self::OtherTrustDomain { .. } => Code::TrustDomainMismatch,
+            Self::Setting { .. } => Code::ConfigValue,
+            Self::Policies { .. } => Code::PolicyInvalid,
+            Self::Store(error) => store_code(error),
+            Self::Listen { .. } => Code::AddressInUse,
+            Self::File { .. } => Code::EvidenceUnwritable,
+            Self::Ca(_) | Self::Stopped { .. } => Code::Internal,
+        }
+    }
+
+    /// What the process ends with.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::MasterKeyMissing { .. }
-            | Self::MasterKeyUnusable { .. }
-            | Self::MasterKeyWrong { .. }
-            | Self::MasterKeyInsideState { .. }
-            | Self::SealedKeyDamaged { .. }
-            | Self::OtherTrustDomain { .. }
-            | Self::Setting { .. }
-            | Self::Policies { .. } => 2,
-            Self::Store(_) | Self::Listen { .. } | Self::File { .. } | Self::Ca(_) | Self::Stopped { .. } => 1,
+            // The database is the authority's own: nobody else is unreachable.
+            Self::Store(_) | Self::DatabaseGone { .. } => 1,
+            _ => self.code().entry().exit as u8,
         }
+    }
+}
+
+/// The registered code of a failure of the store.
+pub(crate) fn store_code(error: &StoreError) -> Code {
+    match error {
+        StoreError::Unreachable { .. } => Code::DatabaseUnreachable,
+        StoreError::NotDurable { .. } => Code::DatabaseNotDurable,
+        StoreError::Newer { .. } => Code::DatabaseNewer,
+        StoreError::Busy => Code::DatabaseBusy,
+        StoreError::Corrupt { .. } => Code::DatabaseCorrupt,
+        StoreError::Conflict { .. } => Code::Conflict,
+        StoreError::Missing { .. } => Code::ObjectUnknown,
+        StoreError::Unstorable { .. } => Code::ParameterInvalid,
+        _ => Code::Internal,
     }
 }

@@ -19,25 +19,30 @@
 //! # }
 //! ```
 
+mod admin;
+mod admin_table;
+mod api;
+mod boot;
+mod credentials;
+mod entries;
 mod error;
+mod http;
+mod ingest;
+mod issuance;
+mod journal;
+mod keys;
 mod master;
+mod node;
+mod password_desk;
+mod policies;
+mod revocations;
+mod serve;
 mod settings;
-
-use tokio_util::sync::CancellationToken;
+mod snapshot;
+mod state;
+mod upkeep;
 
 pub use error::AuthorityError;
 pub use master::make_master_key;
+pub use serve::run;
 pub use settings::{Deployment, LOCAL_NODE, ServiceEntry, Settings, parse_duration};
-
-/// Boots, serves until `shutdown` is cancelled, drains.
-///
-/// # Errors
-/// See [`AuthorityError`]; `exit_code()` tells a wrong key or a wrong setting (2) from the rest (1).
-pub async fn run(
-    _settings: Settings,
-    _deployment: Deployment,
-    shutdown: CancellationToken,
-) -> Result<(), AuthorityError> {
-    shutdown.cancelled().await;
-    Ok(())
-}

@@ -34,7 +34,7 @@ pub fn make_master_key(path: &Path) -> Result<(), AuthorityError> {
 /// Reads the key; `state_dir` must not hold it.
 pub(crate) fn read(path: &Path, state_dir: &Path) -> Result<MasterKey, AuthorityError> {
     let unusable = |why: String| AuthorityError::MasterKeyUnusable { path: path.to_owned(), why };
-    let mut file = fs::File::open(path).map_err(|error| match error.kind() {
+    let file = fs::File::open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => AuthorityError::MasterKeyMissing { path: path.to_owned() },
         _ => unusable(error.to_string()),
     })?;
@@ -46,11 +46,14 @@ pub(crate) fn read(path: &Path, state_dir: &Path) -> Result<MasterKey, Authority
         return Err(unusable("it is not a regular file".to_owned()));
     }
     if metadata.mode() & 0o077 != 0 {
-        return Err(unusable(format!("group or others may read it (mode {:o}); run chmod 600", metadata.mode() & 0o777)));
+        return Err(unusable(format!(
+            "group or others may read it (mode {:o}); run chmod 600",
+            metadata.mode() & 0o777
+        )));
     }
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX + 1));
     let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-    file.by_ref().take(limit).read_to_end(&mut bytes).map_err(|error| unusable(error.to_string()))?;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| unusable(error.to_string()))?;
     MasterKey::from_file_bytes(&bytes).map_err(|error| unusable(error.to_string()))
 }
 
@@ -114,7 +117,10 @@ mod tests {
         let (_dir, key, state) = place();
         let hidden = state.join("master.key");
         make_master_key(&hidden).unwrap();
-        assert_eq!(read(&hidden, &state).unwrap_err(), AuthorityError::MasterKeyInsideState { path: hidden.clone() });
+        assert_eq!(
+            read(&hidden, &state).unwrap_err(),
+            AuthorityError::MasterKeyInsideState { path: hidden.clone() }
+        );
         std::os::unix::fs::symlink(&hidden, &key.with_file_name("link")).unwrap_or_else(|_| {
             fs::create_dir_all(key.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(&hidden, key.with_file_name("link")).unwrap();

@@ -5,7 +5,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many callers may wait for a core.
 pub(crate) const PASSWORD_QUEUE_CALLERS_MAX: usize = 64;
@@ -22,6 +22,12 @@ pub(crate) struct PasswordDesk {
     cores: Arc<Semaphore>,
 }
 
+/// A core, until it is used or dropped.
+pub(crate) struct Turn {
+    _place: OwnedSemaphorePermit,
+    _core: OwnedSemaphorePermit,
+}
+
 impl PasswordDesk {
     /// A desk with one place per core, and [`PASSWORD_QUEUE_CALLERS_MAX`] to wait in.
     pub(crate) fn new() -> Self {
@@ -33,17 +39,31 @@ impl PasswordDesk {
         Self { places: Arc::new(Semaphore::new(cores + waiting)), cores: Arc::new(Semaphore::new(cores)) }
     }
 
-    /// Runs `work` on a thread for blocking work, in turn.
+    /// Waits for a core. Whatever must happen once per password that is looked at (counting an attempt) happens
+    /// after this and before [`Turn::work`], so that those who are sent away cost nothing and count nothing.
     ///
     /// # Errors
-    /// [`Busy`] at once if the queue is full. Work that has begun is finished even if its caller goes away, and
-    /// keeps its place until then.
-    pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+    /// [`Busy`] at once if the queue is full.
+    pub(crate) async fn turn(&self) -> Result<Turn, Busy> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Busy)?;
         let core = Arc::clone(&self.cores).acquire_owned().await.map_err(|_| Busy)?;
+        Ok(Turn { _place: place, _core: core })
+    }
+}
+
+impl Turn {
+    /// Runs `work` on a thread for blocking work. Work that has begun is finished even if its caller goes away,
+    /// and keeps its place until then.
+    ///
+    /// # Errors
+    /// [`Busy`] if the process is ending.
+    pub(crate) async fn work<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Busy> {
         let task = tokio::task::spawn_blocking(move || {
             let done = work();
-            drop((place, core));
+            drop(self);
             done
         });
         task.await.map_err(|_| Busy)
@@ -66,20 +86,20 @@ mod tests {
         let (release, hold) = mpsc::channel::<()>();
         let first = tokio::spawn({
             let desk = desk.clone();
-            async move { desk.run(move || hold.recv().is_ok()).await }
+            async move { desk.turn().await?.work(move || hold.recv().is_ok()).await }
         });
         let second = tokio::spawn({
             let desk = desk.clone();
-            async move { desk.run(|| 2).await }
+            async move { desk.turn().await?.work(|| 2).await }
         });
         while desk.places.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(desk.run(|| 3).await, Err(Busy));
+        assert_eq!(desk.turn().await.err(), Some(Busy));
         release.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(true));
         assert_eq!(second.await.unwrap(), Ok(2));
-        assert_eq!(desk.run(|| 4).await, Ok(4));
+        assert_eq!(desk.turn().await.unwrap().work(|| 4).await, Ok(4));
     }
 
     #[tokio::test]
@@ -90,12 +110,14 @@ mod tests {
             .map(|_| {
                 let (desk, now, most) = (desk.clone(), Arc::clone(&now), Arc::clone(&most));
                 tokio::spawn(async move {
-                    desk.run(move || {
-                        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        std::thread::sleep(std::time::Duration::from_millis(1));
-                        now.fetch_sub(1, Ordering::SeqCst);
-                    })
-                    .await
+                    desk.turn()
+                        .await?
+                        .work(move || {
+                            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            std::thread::sleep(std::time::Duration::from_millis(1));
+                            now.fetch_sub(1, Ordering::SeqCst);
+                        })
+                        .await
                 })
             })
             .collect();

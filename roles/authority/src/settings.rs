@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
+use countersign_pki::profile::LeafTtl;
 use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::AuthorityError;
 
 /// The table `[authority]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -94,11 +97,68 @@ impl Settings {
         }
     }
 
+    /// Refuses what no type refuses.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Setting`] with the key and what to write.
+    pub(crate) fn check(&self) -> Result<(), AuthorityError> {
+        let wrong = |name: &'static str, why: String| Err(AuthorityError::Setting { name, why });
+        if !self.admin.ip().is_loopback() {
+            return wrong(
+                "authority.admin",
+                format!("{} is not a loopback address; use 127.0.0.1:PORT", self.admin),
+            );
+        }
+        if let Err(error) = LeafTtl::new(self.svid_ttl) {
+            return wrong("authority.svid_ttl", error.to_string());
+        }
+        if self.public_url.as_deref().is_some_and(|url| !url.starts_with("https://")) {
+            return wrong("authority.public_url", "it must begin with https://".to_owned());
+        }
+        let postgres = self.database.starts_with("postgres://") || self.database.starts_with("postgresql://");
+        if self.database != "sqlite" && !postgres {
+            return wrong(
+                "authority.database",
+                "write \"sqlite\" or \"postgres://USER@HOST/DATABASE\"".to_owned(),
+            );
+        }
+        if postgres && has_password(&self.database) {
+            let why = "a password has no place in this file; put it into a file and name it in database_password_file";
+            return wrong("authority.database", why.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The URL for the driver, with the password out of its file.
+    pub(crate) fn postgres_url(&self) -> Result<zeroize::Zeroizing<String>, AuthorityError> {
+        let Some(path) = &self.database_password_file else { return Ok(self.database.clone().into()) };
+        let why = |error: std::io::Error| AuthorityError::File { path: path.clone(), why: error.to_string() };
+        let password = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(why)?);
+        let mut encoded = zeroize::Zeroizing::new(String::new());
+        for byte in password.trim_end_matches(['\r', '\n']).bytes() {
+            match byte {
+                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => encoded.push(char::from(byte)),
+                other => encoded.push_str(&format!("%{other:02X}")),
+            }
+        }
+        let Some((user, rest)) = self.database.split_once('@') else {
+            let why = "it names no user; write postgres://USER@HOST/DATABASE".to_owned();
+            return Err(AuthorityError::Setting { name: "authority.database", why });
+        };
+        Ok(format!("{user}:{}@{rest}", *encoded).into())
+    }
+
     /// The audience of access tokens.
     #[must_use]
     pub fn audience(&self, trust_domain: &TrustDomain) -> String {
         self.audience.clone().unwrap_or_else(|| format!("https://{trust_domain}"))
     }
+}
+
+fn has_password(url: &str) -> bool {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    let user = authority.split(['/', '?']).next().and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':')) || url.contains("password=")
 }
 
 fn sqlite() -> String {
@@ -162,7 +222,8 @@ mod tests {
 
     #[test]
     fn rejects_durations_that_could_be_misread() {
-        for text in ["", "m", "1", "1.5h", "-1m", "+1m", "1h30m", " 1m", "1 m", "99999999999999999999d", "1ö"] {
+        for text in ["", "m", "1", "1.5h", "-1m", "+1m", "1h30m", " 1m", "1 m", "99999999999999999999d", "1ö"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

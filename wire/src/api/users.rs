@@ -43,6 +43,10 @@ pub struct NewPassword {
     pub password: SecretText,
 }
 
+/// Header of `POST /api/v1/login` in which a gateway tells whose login it passes on, as an IP address. It counts only
+/// on a connection whose client proved to be a gateway of this deployment; from everybody else it is ignored.
+pub const CLIENT_ADDRESS_HEADER: &str = "x-countersign-client-address";
+
 /// `POST /api/v1/login`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

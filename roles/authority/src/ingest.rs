@@ -1,0 +1,252 @@
+//! Taking in what others wrote: every record is judged by its writer's chain before it gets its place in the log.
+
+use std::sync::Arc;
+
+use countersign_identity::SpiffeId;
+use countersign_ledger::{BootId, Digest, Event, Record, WriterVerifier, chain::RecordError};
+use countersign_sdk::clock;
+use countersign_store::{
+    StoreError,
+    edges::{Edge, EdgeKey, Histogram},
+};
+use countersign_wire::{
+    agent::{EdgeCount, LedgerRecord, ReportRequest},
+    codes::Code,
+};
+
+use crate::{entries, journal::Change, state::Authority};
+
+/// Records that one report carries at most.
+pub(crate) const RECORDS_MAX: usize = 2000;
+/// Counters that one report carries at most.
+pub(crate) const EDGES_MAX: usize = 2000;
+const LABEL_BYTES_MAX: usize = 256;
+
+/// Why a report is not taken. What came before the bad record is stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IngestError {
+    /// Too much at once.
+    #[error("the report has {got} items, at most {max} are taken: send it in parts")]
+    TooMany {
+        /// How many came.
+        got: usize,
+        /// How many are taken.
+        max: usize,
+    },
+    /// Records of somebody who does not live on that node.
+    #[error("{writer} does not live on the node that reports for it")]
+    ForeignWriter {
+        /// Who is said to have written.
+        writer: String,
+    },
+    /// A record cannot be read.
+    #[error("a record of {writer} cannot be read: {why}")]
+    Unreadable {
+        /// Who is said to have written.
+        writer: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A record does not follow from the one before it.
+    #[error("record {sequence} of {writer} does not fit its chain: {problem}")]
+    Broken {
+        /// Who wrote it.
+        writer: String,
+        /// Its place.
+        sequence: u64,
+        /// What is wrong.
+        problem: RecordError,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl IngestError {
+    /// The registered code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::TooMany { .. } => Code::BodyTooLarge,
+            Self::ForeignWriter { .. } => Code::EntryUnknown,
+            Self::Unreadable { .. } => Code::BodyMalformed,
+            Self::Broken { .. } => Code::LedgerBroken,
+            Self::Store(_) => Code::EvidenceUnwritable,
+        }
+    }
+}
+
+/// Stores a report of `agent`. Returns the highest sequence that is durable now of the chain that came first.
+pub(crate) async fn take(
+    authority: &Arc<Authority>,
+    agent: &SpiffeId,
+    report: ReportRequest,
+) -> Result<u64, IngestError> {
+    for (got, max) in [(report.records.len(), RECORDS_MAX), (report.edges.len(), EDGES_MAX)] {
+        if got > max {
+            return Err(IngestError::TooMany { got, max });
+        }
+    }
+    let mut acknowledged = None;
+    for chain in chains(report.records)? {
+        may_report(authority, agent, &chain.writer).await?;
+        let durable = take_chain(authority, chain).await?;
+        acknowledged.get_or_insert(durable);
+    }
+    count(authority, agent, report.edges).await?;
+    Ok(acknowledged.unwrap_or(0))
+}
+
+/// Records of one start of one writer, in their order.
+struct Chain {
+    writer: SpiffeId,
+    boot: BootId,
+    records: Vec<Record>,
+}
+
+fn chains(records: Vec<LedgerRecord>) -> Result<Vec<Chain>, IngestError> {
+    let mut chains: Vec<Chain> = Vec::new();
+    for record in records {
+        let record = read(record)?;
+        match chains.iter_mut().find(|chain| chain.writer == record.writer && chain.boot == record.boot) {
+            Some(chain) => chain.records.push(record),
+            None => {
+                chains.push(Chain {
+                    writer: record.writer.clone(),
+                    boot: record.boot,
+                    records: vec![record],
+                });
+            }
+        }
+    }
+    Ok(chains)
+}
+
+fn read(record: LedgerRecord) -> Result<Record, IngestError> {
+    let LedgerRecord { writer, boot, sequence, event, chain } = record;
+    let said: String = writer.chars().take(LABEL_BYTES_MAX).collect();
+    let unreadable = |why: String| IngestError::Unreadable { writer: said.clone(), why };
+    Ok(Record {
+        writer: SpiffeId::parse(&writer).map_err(|error| unreadable(error.to_string()))?,
+        boot: boot.parse().map_err(|error: RecordError| unreadable(error.to_string()))?,
+        sequence,
+        bytes: event,
+        chain: Digest::try_from(chain.as_slice()).map_err(|error| unreadable(error.to_string()))?,
+    })
+}
+
+/// An agent speaks for itself and for what its node may hold.
+async fn may_report(authority: &Authority, agent: &SpiffeId, writer: &SpiffeId) -> Result<(), IngestError> {
+    if writer == agent {
+        return Ok(());
+    }
+    let entry = authority.db.service_of(writer).await?;
+    match entry.is_some_and(|entry| entries::may_hold(&entry, agent)) {
+        true => Ok(()),
+        false => Err(IngestError::ForeignWriter { writer: writer.to_string() }),
+    }
+}
+
+/// Judges and stores one chain, gap by gap. Records that are stored already are passed over.
+async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, IngestError> {
+    let last = authority.db.last_of_writer(&chain.writer, chain.boot).await?;
+    let mut verifier = match last {
+        Some(last) => {
+            WriterVerifier::resume(chain.writer, chain.boot, last.record.sequence, last.record.chain)
+        }
+        None => WriterVerifier::start(chain.writer, chain.boot),
+    };
+    let mut part = Part::default();
+    for record in chain.records {
+        if record.sequence <= verifier.sequence() {
+            continue;
+        }
+        let expected = verifier.sequence().saturating_add(1);
+        if record.sequence > expected {
+            // One gap to a transaction: what is missing is told directly before what follows it.
+            std::mem::take(&mut part).store(authority).await?;
+            let missing_to = record.sequence.saturating_sub(1);
+            let (writer, boot) = (record.writer.clone(), record.boot);
+            verifier.accept_after_gap(&record, missing_to).map_err(|problem| broken(&record, problem))?;
+            tracing::warn!(%writer, %boot, missing_from = expected, missing_to, "records are missing");
+            metrics::counter!("countersign_ledger_gaps_total").increment(1);
+            part.gap = Some(Event::Gap { writer, boot, missing_from: expected, missing_to });
+        } else if let Err(problem) = verifier.accept(&record) {
+            part.store(authority).await?;
+            let error = broken(&record, problem);
+            authority.journal.note(Event::LedgerAlarm { finding: error.to_string() });
+            return Err(error);
+        }
+        part.records.push(record);
+    }
+    part.store(authority).await?;
+    Ok(verifier.sequence())
+}
+
+fn broken(record: &Record, problem: RecordError) -> IngestError {
+    IngestError::Broken { writer: record.writer.to_string(), sequence: record.sequence, problem }
+}
+
+/// What goes into the log together.
+#[derive(Default)]
+struct Part {
+    gap: Option<Event>,
+    records: Vec<Record>,
+}
+
+impl Part {
+    async fn store(self, authority: &Arc<Authority>) -> Result<(), StoreError> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        let theirs = self.records;
+        metrics::counter!("countersign_ledger_records_total").increment(theirs.len() as u64);
+        match self.gap {
+            // Our own chain is not touched, so nobody waits for our pen.
+            None => authority.db.append(&theirs, clock::now()).await.map(drop),
+            Some(gap) => {
+                let append = |db: countersign_store::Db, ours: Vec<Record>| async move {
+                    let all: Vec<Record> = ours.into_iter().chain(theirs).collect();
+                    db.append(&all, clock::now()).await.map(|_| Change::Recorded(()))
+                };
+                authority.journal.with(vec![gap], append).await
+            }
+        }
+    }
+}
+
+/// Sums up call counters. A callee counts, so a node may only count for callees that live on it.
+async fn count(authority: &Authority, agent: &SpiffeId, counts: Vec<EdgeCount>) -> Result<(), StoreError> {
+    if counts.is_empty() {
+        return Ok(());
+    }
+    let held = authority.db.services().await?;
+    let is_held = |target: &str| {
+        held.iter().any(|entry| entry.name.as_str() == target && entries::may_hold(entry, agent))
+    };
+    let (ours, foreign): (Vec<_>, Vec<_>) = counts.into_iter().partition(|count| is_held(&count.target));
+    if !foreign.is_empty() {
+        tracing::warn!(%agent, count = foreign.len(), "calls of services that do not live there were not counted");
+    }
+    let edges: Vec<Edge> = ours.into_iter().map(edge).collect();
+    let left_out = authority.db.add_edges(&edges, clock::now()).await?;
+    if left_out > 0 {
+        tracing::warn!(left_out, "there are more edges than are counted");
+    }
+    Ok(())
+}
+
+fn edge(count: EdgeCount) -> Edge {
+    let label = |text: String| text.chars().take(LABEL_BYTES_MAX).collect::<String>();
+    Edge {
+        key: EdgeKey {
+            source: label(count.source),
+            target: label(count.target),
+            mode: label(count.mode),
+            user: label(count.user),
+        },
+        policy: label(count.policy),
+        requests: count.requests,
+        denied: count.denied,
+        latency: Histogram::from_counts(&count.latency_log2_us),
+    }
+}

@@ -1,0 +1,255 @@
+//! The authority's keys: made once, sealed under the master key, opened at every start.
+//!
+//! | purpose | what it does | which versions are opened |
+//! |---|---|---|
+//! | `workload-root` | signs issuing CAs | the newest |
+//! | `issuing-ca` | signs workloads' certificates and CRLs | all that have not expired: an old CA still revokes |
+//! | `edge-root` | signs HTTPS certificates of gateways and of this API | the newest |
+//! | `snapshot` | signs snapshots | all |
+//! | `access-token` | signs users' access tokens | all |
+//! | `ledger` | signs heads of the ledger | all |
+//! | `pepper` | goes into every password hash | all |
+//! | `pseudonym` | turns user ids into pseudonyms | the newest |
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign_accounts::{Pepper, Peppers};
+use countersign_identity::{TrustDomain, UnixTime};
+use countersign_keys::{
+    KeyPair, MasterKey, OpenError, SealContext, Sealed, Secret, SecureRandom, random_bytes,
+};
+use countersign_ledger::PseudonymKey;
+use countersign_pki::{
+    issue::{self, Issuer, Root},
+    profile::EdgeNames,
+};
+use countersign_store::keys::{NewKey, SealedKey};
+use rustls_pki_types::CertificateDer;
+
+use crate::AuthorityError;
+
+const WORKLOAD_ROOT: &str = "workload-root";
+const ISSUING_CA: &str = "issuing-ca";
+const EDGE_ROOT: &str = "edge-root";
+const SNAPSHOT: &str = "snapshot";
+const ACCESS_TOKEN: &str = "access-token";
+const LEDGER: &str = "ledger";
+const PEPPER: &str = "pepper";
+const PSEUDONYM: &str = "pseudonym";
+
+/// Every key, open. Private halves never leave this process.
+pub(crate) struct Keys {
+    pub(crate) workload_root: Arc<Issuer>,
+    /// Newest last; never empty.
+    pub(crate) issuing: Vec<Arc<Issuer>>,
+    /// Version of the newest issuing CA.
+    pub(crate) issuing_version: u32,
+    pub(crate) edge_root: Arc<Issuer>,
+    pub(crate) snapshot: Signing,
+    pub(crate) access_token: Signing,
+    pub(crate) ledger: Signing,
+    pub(crate) peppers: Peppers,
+    pub(crate) pseudonym: PseudonymKey,
+    /// The same key for the data planes, which write records too: base64url.
+    pub(crate) pseudonym_text: Secret<String>,
+}
+
+/// Keys of one purpose: the newest signs, all verify.
+pub(crate) struct Signing {
+    current: KeyPair,
+    older: Vec<KeyPair>,
+}
+
+impl Signing {
+    /// Signs now.
+    pub(crate) fn current(&self) -> &KeyPair {
+        &self.current
+    }
+
+    /// All of them, the signing one first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &KeyPair> {
+        std::iter::once(&self.current).chain(&self.older)
+    }
+}
+
+/// Seals secrets for this deployment.
+pub(crate) struct Sealer<'a> {
+    pub(crate) trust_domain: &'a TrustDomain,
+    pub(crate) master: &'a MasterKey,
+    pub(crate) rng: &'a dyn SecureRandom,
+}
+
+/// The first version of every key; the edge root may certify `edge_names`, and what lies below its DNS names.
+pub(crate) fn make(
+    sealer: &Sealer<'_>,
+    edge_names: &EdgeNames,
+    now: UnixTime,
+) -> Result<Vec<NewKey>, AuthorityError> {
+    let Sealer { trust_domain, rng, .. } = *sealer;
+    let (home, key, serial) = (trust_domain, || new_key(rng), || random::<16>(rng));
+    let root = issue::make_root(Root::Workload, home, key()?, now, serial()?).map_err(ca)?;
+    let issuing = issue::make_issuing(&root, home, key()?, now, serial()?).map_err(ca)?;
+    let edge = issue::make_root(Root::Edge(edge_names), home, key()?, now, serial()?).map_err(ca)?;
+    let mut keys = vec![
+        sealer.issuer(WORKLOAD_ROOT, 1, &root)?,
+        sealer.issuer(ISSUING_CA, 1, &issuing)?,
+        sealer.issuer(EDGE_ROOT, 1, &edge)?,
+    ];
+    for purpose in [SNAPSHOT, ACCESS_TOKEN, LEDGER] {
+        keys.push(sealer.key_pair(purpose, 1, &key()?)?);
+    }
+    for purpose in [PEPPER, PSEUDONYM] {
+        keys.push(sealer.seal(purpose, 1, &random::<32>(rng)?)?);
+    }
+    Ok(keys)
+}
+
+/// The next version of the issuing CA, to be stored before it signs.
+pub(crate) fn next_issuing(
+    sealer: &Sealer<'_>,
+    keys: &Keys,
+    now: UnixTime,
+) -> Result<(NewKey, Issuer), AuthorityError> {
+    let (key, serial) = (new_key(sealer.rng)?, random::<16>(sealer.rng)?);
+    let next = issue::make_issuing(&keys.workload_root, sealer.trust_domain, key, now, serial).map_err(ca)?;
+    Ok((sealer.issuer(ISSUING_CA, keys.issuing_version.saturating_add(1), &next)?, next))
+}
+
+impl Sealer<'_> {
+    fn issuer(&self, purpose: &str, version: u32, issuer: &Issuer) -> Result<NewKey, AuthorityError> {
+        let certificate = Some(issuer.certificate().to_vec());
+        Ok(NewKey { certificate, ..self.key_pair(purpose, version, issuer.key())? })
+    }
+
+    fn key_pair(&self, purpose: &str, version: u32, key: &KeyPair) -> Result<NewKey, AuthorityError> {
+        let private = key.to_pkcs8().map_err(ca)?;
+        let public = Some(key.public_key().to_jwk());
+        Ok(NewKey { public, ..self.seal(purpose, version, private.expose())? })
+    }
+
+    fn seal(&self, purpose: &str, version: u32, secret: &[u8]) -> Result<NewKey, AuthorityError> {
+        let row_id = SealedKey::row_id(purpose, version);
+        let context =
+            SealContext { trust_domain: self.trust_domain, purpose, row_id: &row_id, key_version: version };
+        let sealed = Sealed::seal(self.master, context, secret, self.rng).map_err(ca)?;
+        Ok(NewKey { purpose: purpose.to_owned(), version, sealed, public: None, certificate: None })
+    }
+}
+
+/// Opens every key, or says which one does not open. Changes nothing.
+pub(crate) fn open(
+    trust_domain: &TrustDomain,
+    master: &MasterKey,
+    rows: &[SealedKey],
+    now: UnixTime,
+) -> Result<Keys, AuthorityError> {
+    let opener = Opener { trust_domain, master, rows };
+    let mut issuing = Vec::new();
+    let mut issuing_version = 0;
+    for row in opener.rows(ISSUING_CA) {
+        let issuer = opener.issuer(row)?;
+        issuing_version = issuing_version.max(row.version);
+        issuing.push(Arc::new(issuer));
+    }
+    // The newest stays even when it has expired: then status and log say so, instead of nothing being there.
+    let newest = issuing.pop().ok_or_else(|| damaged(ISSUING_CA, "it is not there"))?;
+    issuing.retain(|issuer| issuer.not_after() > now);
+    issuing.push(newest);
+    let pseudonym = opener.bytes(opener.newest(PSEUDONYM)?)?;
+    Ok(Keys {
+        workload_root: Arc::new(opener.issuer(opener.newest(WORKLOAD_ROOT)?)?),
+        issuing,
+        issuing_version,
+        edge_root: Arc::new(opener.issuer(opener.newest(EDGE_ROOT)?)?),
+        snapshot: opener.signing(SNAPSHOT)?,
+        access_token: opener.signing(ACCESS_TOKEN)?,
+        ledger: opener.signing(LEDGER)?,
+        peppers: opener.peppers()?,
+        pseudonym_text: Secret::new(URL_SAFE_NO_PAD.encode(pseudonym)),
+        pseudonym: PseudonymKey::new(pseudonym),
+    })
+}
+
+struct Opener<'a> {
+    trust_domain: &'a TrustDomain,
+    master: &'a MasterKey,
+    rows: &'a [SealedKey],
+}
+
+impl<'a> Opener<'a> {
+    /// Versions of one purpose, oldest first.
+    fn rows(&self, purpose: &'static str) -> impl DoubleEndedIterator<Item = &'a SealedKey> + use<'a> {
+        self.rows.iter().filter(move |row| row.purpose == purpose)
+    }
+
+    fn newest(&self, purpose: &'static str) -> Result<&'a SealedKey, AuthorityError> {
+        self.rows(purpose).next_back().ok_or_else(|| damaged(purpose, "it is not there"))
+    }
+
+    fn secret(&self, row: &SealedKey) -> Result<Secret<Vec<u8>>, AuthorityError> {
+        let row_id = SealedKey::row_id(&row.purpose, row.version);
+        let context = SealContext {
+            trust_domain: self.trust_domain,
+            purpose: &row.purpose,
+            row_id: &row_id,
+            key_version: row.version,
+        };
+        row.sealed.open(self.master, context).map_err(|error: OpenError| damaged(&row_id, error))
+    }
+
+    fn key_pair(&self, row: &SealedKey) -> Result<KeyPair, AuthorityError> {
+        let key =
+            KeyPair::from_pkcs8(self.secret(row)?.expose()).map_err(|error| damaged(&row.purpose, error))?;
+        // The public half lies beside it in the clear: it must not be somebody else's.
+        match &row.public {
+            Some(jwk) if *jwk == key.public_key().to_jwk() => Ok(key),
+            _ => Err(damaged(&row.purpose, "its public half was exchanged")),
+        }
+    }
+
+    fn issuer(&self, row: &SealedKey) -> Result<Issuer, AuthorityError> {
+        let der =
+            row.certificate.clone().ok_or_else(|| damaged(&row.purpose, "its certificate is not there"))?;
+        Issuer::new(CertificateDer::from(der), self.key_pair(row)?)
+            .map_err(|error| damaged(&row.purpose, error))
+    }
+
+    fn signing(&self, purpose: &'static str) -> Result<Signing, AuthorityError> {
+        let current = self.key_pair(self.newest(purpose)?)?;
+        let older =
+            self.rows(purpose).rev().skip(1).map(|row| self.key_pair(row)).collect::<Result<_, _>>()?;
+        Ok(Signing { current, older })
+    }
+
+    fn peppers(&self) -> Result<Peppers, AuthorityError> {
+        let mut versions = self.rows(PEPPER);
+        let first = versions.next().ok_or_else(|| damaged(PEPPER, "it is not there"))?;
+        let mut peppers = Peppers::new(Pepper::new(first.version, self.bytes(first)?));
+        for next in versions {
+            peppers = peppers.rotate(Pepper::new(next.version, self.bytes(next)?));
+        }
+        Ok(peppers)
+    }
+
+    fn bytes(&self, row: &SealedKey) -> Result<[u8; 32], AuthorityError> {
+        let secret = self.secret(row)?;
+        secret.expose().as_slice().try_into().map_err(|_| damaged(&row.purpose, "it has another length"))
+    }
+}
+
+fn damaged(name: &str, why: impl ToString) -> AuthorityError {
+    AuthorityError::SealedKeyDamaged { name: name.to_owned(), why: why.to_string() }
+}
+
+fn ca(error: impl ToString) -> AuthorityError {
+    AuthorityError::Ca(error.to_string())
+}
+
+fn new_key(rng: &dyn SecureRandom) -> Result<KeyPair, AuthorityError> {
+    KeyPair::generate(rng).map_err(ca)
+}
+
+fn random<const N: usize>(rng: &dyn SecureRandom) -> Result<[u8; N], AuthorityError> {
+    random_bytes(rng).map_err(ca)
+}

@@ -1,0 +1,174 @@
+//! What the data planes need in order to decide alone: collected, numbered, signed, handed out.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_identity::{IdKind, UnixTime};
+use countersign_keys::{KeyPair, SignError};
+use countersign_ledger::{
+    Event, SignedHead,
+    head::{Head, HeadError},
+};
+use countersign_pki::{Bundle, BundleSet, Crl};
+use countersign_sdk::clock;
+use countersign_store::{StoreError, certificates::StoredCrl};
+use countersign_wire::{
+    Base64, SecretText,
+    json::JsonError,
+    snapshot::{
+        AccessTokenKeys, FORMAT, InternalTokenKey, Jwk, LedgerHead, Policies, PolicyFile, ServiceAddress,
+        Snapshot, TrustBundle,
+    },
+};
+
+use crate::state::Authority;
+
+/// How long a snapshot is fresh. As long as a workload's certificate: with the authority down, both end together.
+const FRESH: Duration = Duration::from_secs(3600);
+
+/// Why there is a new snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// Something in it changed.
+    Change,
+    /// Nothing changed but time and the head of the ledger.
+    Renewal,
+}
+
+/// Why no snapshot was made; the one before stays in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PublishError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The signature.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The head of the ledger.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// A key that was published.
+    #[error("a published key cannot be read: {0}")]
+    Key(#[from] JsonError),
+    /// Our own roots or lists.
+    #[error("our own bundle cannot be read: {why}")]
+    Bundle {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Makes the next snapshot and hands it to every stream at once. Our own listeners judge by it first.
+pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result<(), PublishError> {
+    let _one_at_a_time = authority.publishing.lock().await;
+    let now = clock::now();
+    let crls = authority.db.crls().await?;
+    authority.trust.set_bundles(bundle_set(authority, &crls)?);
+    let head = sign_head(authority, now).await?;
+    let snapshot = collect(authority, crls, head, now).await?;
+    let signed = countersign_sdk::snapshot::sign(&snapshot, authority.keys.load().snapshot.current())?;
+    tracing::debug!(sequence = snapshot.sequence, ?occasion, "snapshot published");
+    authority.snapshots.send_replace(Some(Arc::new(signed)));
+    // A renewal a minute would say nothing that the next change does not say.
+    if occasion == Occasion::Change {
+        let (epoch, sequence) = (snapshot.epoch, snapshot.sequence);
+        authority.journal.note(Event::SnapshotPublished { epoch, sequence });
+    }
+    Ok(())
+}
+
+/// What a handler does after a change that is already durable: a failure here is logged and mended by upkeep.
+pub(crate) async fn publish_change(authority: &Authority) {
+    if let Err(error) = publish(authority, Occasion::Change).await {
+        tracing::error!(%error, "no snapshot could be made; trying again within a minute");
+    }
+}
+
+/// By what our own listeners judge: the same roots and lists that all others get.
+pub(crate) fn bundle_set(authority: &Authority, crls: &[StoredCrl]) -> Result<BundleSet, PublishError> {
+    let crls: Vec<Crl> =
+        crls.iter().map(|crl| Crl::read(&crl.der)).collect::<Result<_, _>>().map_err(bundle_error)?;
+    let root = authority.keys.load().workload_root.certificate().clone();
+    let bundle = Bundle::new(authority.trust_domain.clone(), vec![root], crls).map_err(bundle_error)?;
+    Ok([bundle].into_iter().collect())
+}
+
+/// Signs the head of the ledger as it is now, and keeps it.
+pub(crate) async fn sign_head(authority: &Authority, now: UnixTime) -> Result<SignedHead, PublishError> {
+    let log = authority.db.log_state().await?;
+    let head = Head::of(&log, authority.trust_domain.clone(), authority.epoch.clone(), now);
+    let signed = SignedHead::sign(&head, authority.keys.load().ledger.current())?;
+    authority.db.save_head(&signed, log.size(), now).await?;
+    Ok(signed)
+}
+
+/// The form in which a head travels.
+pub(crate) fn head_on_the_wire(head: SignedHead) -> LedgerHead {
+    LedgerHead { payload: head.payload, kid: head.kid, signature: head.signature }
+}
+
+async fn collect(
+    authority: &Authority,
+    crls: Vec<StoredCrl>,
+    head: SignedHead,
+    now: UnixTime,
+) -> Result<Snapshot, PublishError> {
+    let keys = authority.keys.load_full();
+    let token_keys = authority.db.token_keys().await?;
+    let policies = authority.db.policies().await?;
+    Ok(Snapshot {
+        format: FORMAT,
+        trust_domain: authority.trust_domain.clone(),
+        epoch: authority.epoch.clone(),
+        sequence: authority.db.next_snapshot_sequence().await?,
+        issued_at: now,
+        valid_until: now.saturating_add(FRESH),
+        critical: Vec::new(),
+        bundles: vec![TrustBundle {
+            trust_domain: authority.trust_domain.clone(),
+            roots: vec![Base64(keys.workload_root.certificate().to_vec())],
+            crls: crls.into_iter().map(|crl| Base64(crl.der)).collect(),
+        }],
+        access_token: AccessTokenKeys {
+            issuer: authority.issuer.clone(),
+            audience: authority.audience.clone(),
+            keys: keys.access_token.all().map(jwk).collect::<Result<_, _>>()?,
+        },
+        internal_token_keys: token_keys
+            .into_iter()
+            .map(|key| Ok(InternalTokenKey { owner: key.owner, jwk: Jwk::from_text(&key.jwk)? }))
+            .collect::<Result<_, JsonError>>()?,
+        services: services(authority).await?,
+        policies: Policies {
+            generation: policies.generation,
+            files: policies
+                .files
+                .into_iter()
+                .map(|file| PolicyFile { name: file.name, text: file.text })
+                .collect(),
+        },
+        ledger_head: Some(head_on_the_wire(head)),
+        pseudonym_key: Some(SecretText::new(keys.pseudonym_text.expose().clone())),
+    })
+}
+
+/// Those that can be called: a gateway is an identity and no callee.
+async fn services(authority: &Authority) -> Result<Vec<ServiceAddress>, StoreError> {
+    let all = authority.db.services().await?;
+    let callable = all.into_iter().filter(|service| matches!(service.spiffe_id.kind(), IdKind::Service(_)));
+    let address = |service: countersign_store::services::Service| ServiceAddress {
+        name: service.name,
+        spiffe_id: service.spiffe_id,
+        address: service.address,
+        accepts: service.accepts,
+        sends: service.sends,
+    };
+    Ok(callable.filter(|service| !service.address.is_empty()).map(address).collect())
+}
+
+fn jwk(key: &KeyPair) -> Result<Jwk, JsonError> {
+    Jwk::from_text(&key.public_key().to_jwk())
+}
+
+fn bundle_error(error: impl ToString) -> PublishError {
+    PublishError::Bundle { why: error.to_string() }
+}

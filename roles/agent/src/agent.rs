@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use countersign_identity::{TrustDomain, UnixTime};
+use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom};
 use countersign_ledger::Event;
 use countersign_pki::{BundleSet, CrlPolicy, csr};
@@ -165,7 +165,10 @@ impl Core {
 
     fn open_spool(&self) -> Result<Arc<Spool>, AgentError> {
         let id = self.credential.borrow().as_ref().map(|c| c.id.clone());
-        let id = id.ok_or(AgentError::NoJoinToken)?;
+        self.open_spool_of(id.ok_or(AgentError::NoJoinToken)?)
+    }
+
+    fn open_spool_of(&self, id: SpiffeId) -> Result<Arc<Spool>, AgentError> {
         let spool = Spool::open(self.spool_dir.clone(), id, SpoolLimits::default())
             .map_err(|e| AgentError::Spool(e.to_string()))?;
         Ok(Arc::clone(self.spool.get_or_init(|| spool)))
@@ -270,8 +273,8 @@ impl Core {
 }
 
 async fn renew(core: &Core) -> Result<Credential, AgentError> {
-    let key = KeyPair::generate(&SystemRandom::new()).map_err(|_| AgentError::NoRandomness)?;
-    let csr = csr::make(&key, None).map_err(|_| AgentError::NoRandomness)?;
+    let key = KeyPair::generate(&SystemRandom::new()).map_err(|e| AgentError::Key(e.to_string()))?;
+    let csr = csr::make(&key, None).map_err(|e| AgentError::Key(e.to_string()))?;
     let request = RenewRequest { versions: Some(VERSIONS), csr };
     let answer = core.node.client().renew(request).await;
     let why = answer.as_ref().err().map(reason);
@@ -284,11 +287,11 @@ async fn renew(core: &Core) -> Result<Credential, AgentError> {
 async fn follow_entries(core: &Core) {
     let mut renewed = core.credential.subscribe();
     let mut backoff = Backoff::default();
-    loop {
+    'connection: loop {
         if let Ok(mut stream) = core.node.settle(core.node.client().entries(EntriesRequest {}).await) {
             loop {
                 tokio::select! {
-                    _ = renewed.changed() => break,
+                    _ = renewed.changed() => continue 'connection,
                     message = stream.message() => match message {
                         Ok(Some(all)) => {
                             backoff.reset();
@@ -329,5 +332,46 @@ impl Ship for OwnRecords {
     fn ship(&self, report: ReportRequest) -> impl Future<Output = Result<u64, Status>> + Send {
         let core = Arc::clone(&self.0);
         async move { Ok(core.node.settle(core.node.client().report(report).await)?.acknowledged) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn lonely() -> (tempfile::TempDir, Core) {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            authority_node: format!("127.0.0.1:{}", countersign_testkit::free_port()),
+            join_token_file: None,
+            socket: dir.path().join("s"),
+            socket_mode: crate::SocketMode::default(),
+            admin: None,
+        };
+        let deployment = Deployment {
+            trust_domain: TrustDomain::parse("flea.test").unwrap(),
+            state_dir: dir.path().to_owned(),
+            metrics: Arc::new(String::new),
+        };
+        let core = Core::new(&settings, &deployment).unwrap();
+        (dir, core)
+    }
+
+    #[tokio::test]
+    async fn a_renewal_without_the_authority_fails_and_says_why() {
+        let (_dir, core) = lonely();
+        let Err(AgentError::NotRenewed(why)) = renew(&core).await else { unreachable!("nobody is there") };
+        assert!(why.contains("127.0.0.1"), "{why}");
+        assert!(matches!(core.node.contact(), Contact::Lost(_)));
+    }
+
+    #[tokio::test]
+    async fn a_spool_that_cannot_be_opened_is_named() {
+        let (dir, core) = lonely();
+        assert_eq!(core.open_spool().unwrap_err(), AgentError::NoJoinToken, "nobody has no records");
+        std::fs::write(dir.path().join("spool"), "in the way").unwrap();
+        let id = SpiffeId::parse("spiffe://flea.test/countersign/agent/n").unwrap();
+        assert!(matches!(core.open_spool_of(id).unwrap_err(), AgentError::Spool(_)));
     }
 }

@@ -1,41 +1,32 @@
 //! How the agent proves for the first time that it belongs here: a single-use join token, sent to nobody but
 //! the authority that made it.
 //!
-//! The token carries the hash of the root's public key. So the agent first looks at who listens on the
-//! authority's address, sending nothing, and takes from the chain shown there the one root that the token
-//! names; only then it connects again, trusting that root alone, and speaks (DESIGN 5.7).
+//! The token carries the hash of the root's public key, so it is known before anything is sent who may receive
+//! it (module `pinned`; DESIGN 5.7).
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_identity::TrustDomain;
-use countersign_keys::{KeyPair, Secret, SystemRandom, constant_time_eq, sha256};
-use countersign_pki::{Bundle, BundleSet, CertificateDer, CrlPolicy, csr};
-use countersign_sdk::tls::{TrustState, provider};
+use countersign_keys::{KeyPair, Secret, SystemRandom};
+use countersign_pki::{CertificateDer, csr};
 use countersign_wire::Base64;
+use countersign_wire::node::node_client::NodeClient;
 use countersign_wire::node::{JoinRequest, JoinResponse};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{ServerName, UnixTime as TlsTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::credential::Credential;
 use crate::error::AgentError;
-use crate::node::{Node, VERSIONS, reason};
+use crate::node::VERSIONS;
+use crate::pinned::{Pinned, PinnedError};
 use crate::renew::Backoff;
 use crate::state::{StateDir, read_bounded};
 
 /// Longest join token.
 const TOKEN_BYTES_MAX: u64 = 512;
-/// Time for looking at who listens.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 const PENDING_KEY: &str = "join-key.json";
 
 /// `csj_<secret>.<base64url SHA-256 of the root's SubjectPublicKeyInfo>`.
@@ -59,11 +50,6 @@ impl JoinToken {
         let clean =
             !secret.is_empty() && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         clean.then(|| Self { text: Secret::new(text.to_owned()), pin })
-    }
-
-    fn names(&self, certificate: &CertificateDer<'_>) -> bool {
-        ParsedCertificate::try_from(certificate)
-            .is_ok_and(|parsed| constant_time_eq(&sha256(&parsed.subject_public_key_info()), &self.pin))
     }
 }
 
@@ -113,9 +99,9 @@ fn pending_key(state: &StateDir) -> Result<KeyPair, AgentError> {
     {
         return Ok(key);
     }
-    let failed = |_| AgentError::NoRandomness;
-    let key = KeyPair::generate(&SystemRandom::new()).map_err(|_| failed(()))?;
-    let der = key.to_pkcs8().map_err(|_| failed(()))?;
+    let failed = |why: String| AgentError::Key(why);
+    let key = KeyPair::generate(&SystemRandom::new()).map_err(|e| failed(e.to_string()))?;
+    let der = key.to_pkcs8().map_err(|e| failed(e.to_string()))?;
     state.save(PENDING_KEY, &Pending { key: der.expose().as_slice().into() })?;
     Ok(key)
 }
@@ -133,121 +119,45 @@ async fn try_join(
     token: &JoinToken,
     key: &KeyPair,
 ) -> Result<Credential, Attempt> {
-    let shown = look(address).await.map_err(Attempt::Unreachable)?;
-    let stranger = || Attempt::Final(AgentError::WrongAuthority { address: address.to_owned() });
-    let root = shown.into_iter().find(|certificate| token.names(certificate)).ok_or_else(stranger)?;
-    let bundle = Bundle::new(trust_domain.clone(), vec![root], Vec::new()).map_err(|_| stranger())?;
-    let trust = TrustState::new(BundleSet::from_iter([bundle]), CrlPolicy::AcceptMissing);
-    let node = Node::new(address, trust_domain, trust);
-    let csr = csr::make(key, None).map_err(|_| Attempt::Final(AgentError::NoRandomness))?;
+    let csr = csr::make(key, None).map_err(|e| Attempt::Final(AgentError::Key(e.to_string())))?;
     let request = JoinRequest { versions: Some(VERSIONS), token: token.text.expose().clone(), csr };
-    let answer = node.client().join(Request::new(request)).await;
-    match answer {
-        Ok(answer) => admitted(answer.into_inner(), trust_domain, token, key),
-        Err(status) => Err(refused(address, &status)),
+    let pinned = Arc::new(Pinned::new(token.pin, trust_domain));
+    let channel = pinned.connect(address).await.map_err(|why| match why {
+        PinnedError::Stranger => Attempt::Final(AgentError::WrongAuthority { address: address.to_owned() }),
+        PinnedError::Unreachable(why) => Attempt::Unreachable(why),
+    })?;
+    match NodeClient::new(channel).join(request).await {
+        Ok(answer) => admitted(answer.into_inner(), trust_domain, &pinned, key),
+        Err(status) => Err(refused(&status)),
     }
 }
 
 fn admitted(
     answer: JoinResponse,
     trust_domain: &TrustDomain,
-    token: &JoinToken,
+    pinned: &Pinned,
     key: &KeyPair,
 ) -> Result<Credential, Attempt> {
-    let roots_pinned = answer.roots.iter().any(|root| token.names(&CertificateDer::from(root.as_slice())));
-    if !roots_pinned {
-        return Err(Attempt::Final(AgentError::BadAnswer(
-            "its roots are not those of the join token".to_owned(),
-        )));
+    if !answer.roots.iter().any(|root| pinned.is(&CertificateDer::from(root.as_slice()))) {
+        let why = "the root of the join token is not among its roots";
+        return Err(Attempt::Final(AgentError::BadAnswer(why.to_owned())));
     }
     Credential::accept(answer, key.clone(), trust_domain, None).map_err(Attempt::Final)
 }
 
-fn refused(address: &str, status: &Status) -> Attempt {
-    use countersign_sdk::outbound::CallError;
-    match crate::node::call_error(status) {
-        // Its chain leads to the pinned root, and yet it is somebody else below that root.
-        Some(CallError::Handshake { .. }) => {
-            Attempt::Final(AgentError::WrongAuthority { address: address.to_owned() })
+/// A clear no is final; everything else may be a passing trouble.
+fn refused(status: &Status) -> Attempt {
+    match status.code() {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::Unimplemented => {
+            Attempt::Final(AgentError::JoinRefused { reason: status.message().to_owned() })
         }
-        Some(_) => Attempt::Unreachable(reason(status)),
-        None => match status.code() {
-            Code::InvalidArgument
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::FailedPrecondition
-            | Code::Unauthenticated
-            | Code::Unimplemented => {
-                Attempt::Final(AgentError::JoinRefused { reason: status.message().to_owned() })
-            }
-            _ => Attempt::Unreachable(reason(status)),
-        },
-    }
-}
-
-/// Who listens at `address`: the chain that it shows. The handshake is broken off there, nothing is sent.
-async fn look(address: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let onlooker = Arc::new(Onlooker::default());
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| e.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&onlooker) as Arc<dyn ServerCertVerifier>)
-        .with_no_client_auth();
-    let handshake = async {
-        let tcp = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
-        let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-        // It never succeeds: the onlooker accepts nobody.
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map(drop).map_err(|e| e.to_string())
-    };
-    let ended = tokio::time::timeout(LOOK_TIMEOUT, handshake).await;
-    let shown = std::mem::take(&mut *onlooker.0.lock().unwrap_or_else(PoisonError::into_inner));
-    match (shown.is_empty(), ended) {
-        (false, _) => Ok(shown),
-        (true, Ok(Err(why))) => Err(why),
-        (true, _) => Err("no certificate was shown in time".to_owned()),
-    }
-}
-
-/// Notes the chain that a server shows, and accepts none.
-#[derive(Debug, Default)]
-struct Onlooker(Mutex<Vec<CertificateDer<'static>>>);
-
-impl ServerCertVerifier for Onlooker {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: TlsTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain = std::iter::once(end_entity).chain(intermediates).map(|c| c.clone().into_owned());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = chain.collect();
-        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("nobody is accepted here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("nobody is accepted here".to_owned()))
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        _ => Attempt::Unreachable(status.message().to_owned()),
     }
 }
 

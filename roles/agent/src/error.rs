@@ -74,9 +74,9 @@ pub enum AgentError {
         /// The authority's words.
         reason: String,
     },
-    /// The system gives no randomness, so no key can be made.
-    #[error("a key could not be made: the system gives no randomness")]
-    NoRandomness,
+    /// A key of the agent's own cannot be made, read or used.
+    #[error("the agent's own key cannot be used: {0}")]
+    Key(String),
     /// The spool of the agent's own ledger records cannot be used.
     #[error("the agent's ledger records cannot be kept: {0}")]
     Spool(String),

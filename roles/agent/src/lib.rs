@@ -25,7 +25,7 @@
 //! The modules in the order of the picture: `socket` (who may connect), `attest` (which process is it),
 //! `registry` and `entries` (what is that process), `serve`, `workload_api` and `agent_api` (what it may ask),
 //! `svid` and `attestation` (its certificate, and what the ledger is told with it); towards the authority
-//! `enroll`, `credential`, `renew`, `node`, `relay`, `snapshot`, `heads`; `state` (what survives a restart),
+//! `enroll`, `pinned`, `credential`, `renew`, `node`, `relay`, `snapshot`, `heads`; `state` (what survives a restart),
 //! `limits`, `admin` (probes), and `agent`, which runs them all.
 
 mod admin;
@@ -40,6 +40,7 @@ mod error;
 mod heads;
 mod limits;
 mod node;
+mod pinned;
 mod registry;
 mod relay;
 mod renew;

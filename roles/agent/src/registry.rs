@@ -267,3 +267,155 @@ impl Registry {
 fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::net::UnixStream;
+
+    use countersign_identity::TrustDomain;
+    use countersign_wire::node;
+
+    use super::*;
+
+    /// This very process, pinned.
+    fn us() -> Arc<Process> {
+        let (here, there) = UnixStream::pair().unwrap();
+        drop(there);
+        Arc::new(attest::pin(&here).unwrap())
+    }
+
+    fn entries(list: &[(&str, u32)]) -> Entries {
+        let entries = list.iter().map(|(name, uid)| node::Entry {
+            id: format!("id-of-{name}"),
+            name: (*name).to_owned(),
+            spiffe_id: format!("spiffe://flea.test/svc/{name}"),
+            launch_by: vec![*uid],
+        });
+        Entries::read(entries.collect(), &TrustDomain::parse("flea.test").unwrap())
+    }
+
+    fn registry() -> Arc<Registry> {
+        let registry = Arc::new(Registry::default());
+        let uid = us().uid();
+        registry.set_entries(entries(&[("ads", uid), ("users", uid), ("chat", uid + 1)]));
+        registry
+    }
+
+    #[tokio::test]
+    async fn a_process_is_what_it_registered_as_and_nothing_else() {
+        let (registry, us) = (registry(), us());
+        assert!(registry.who(&us).is_none());
+        let held = registry.register(&us, "ads").unwrap();
+        assert_eq!(registry.who(&us).unwrap().entry.spiffe_id.as_str(), "spiffe://flea.test/svc/ads");
+        assert!(Arc::ptr_eq(&held, &registry.register(&us, "ads").unwrap()));
+        let already = RegisterError::AlreadyAnother("spiffe://flea.test/svc/ads".into());
+        assert_eq!(registry.register(&us, "users").unwrap_err(), already);
+    }
+
+    #[tokio::test]
+    async fn rejects_a_launcher_that_the_entry_does_not_list() {
+        let not_ours = RegisterError::NotALauncher { name: "chat".into(), uid: us().uid() };
+        assert_eq!(registry().register(&us(), "chat").unwrap_err(), not_ours);
+    }
+
+    #[tokio::test]
+    async fn rejects_an_entry_that_is_not_of_this_node_and_everything_before_the_entries_are_known() {
+        assert_eq!(registry().register(&us(), "x").unwrap_err(), RegisterError::NoEntry("x".into()));
+        let fresh = Arc::new(Registry::default());
+        assert!(!fresh.knows_entries());
+        assert_eq!(fresh.register(&us(), "ads").unwrap_err(), RegisterError::Starting);
+    }
+
+    #[tokio::test]
+    async fn rejects_one_registration_more_than_the_limit() {
+        let registry = registry();
+        let entry = registry.lock().entry_for(us().uid(), "ads").unwrap();
+        for pid in 1..=i32::try_from(REGISTERED_MAX).unwrap() {
+            let key = ProcessKey { pid: -pid, start_time: 0 };
+            registry.lock().registered.insert(key, Arc::new(Registered::of(entry.clone())));
+        }
+        assert_eq!(registry.register(&us(), "ads").unwrap_err(), RegisterError::Full);
+        registry.lock().registered.remove(&ProcessKey { pid: -1, start_time: 0 });
+        assert!(registry.register(&us(), "ads").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_exited_registers_nothing_and_is_nobody() {
+        let registry = registry();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .arg("--list")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let start_time =
+            stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+        let key = ProcessKey { pid, start_time };
+        let process = attest::restore(key, us().uid());
+        child.wait().unwrap();
+        let Some(process) = process else { return };
+        assert_eq!(registry.register(&Arc::new(process), "ads").unwrap_err(), RegisterError::Exited);
+        assert!(attest::restore(key, us().uid()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reused_pid_is_a_stranger() {
+        let (registry, us) = (registry(), us());
+        let held = registry.register(&us, "ads").unwrap();
+        let mut table = registry.lock();
+        table.registered.clear();
+        let before = ProcessKey { start_time: us.key().start_time - 1, ..us.key() };
+        table.registered.insert(before, held);
+        drop(table);
+        assert!(registry.who(&us).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_entry_takes_the_identity_with_it() {
+        let (registry, us) = (registry(), us());
+        let held = registry.register(&us, "ads").unwrap();
+        registry.set_entries(entries(&[("users", us.uid())]));
+        assert!(held.gone.is_cancelled());
+        assert!(registry.who(&us).is_none());
+        assert_eq!(registry.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn registrations_outlive_the_agent_and_not_the_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path().join("agent")).unwrap();
+        let (registry, us) = (registry(), us());
+        registry.register(&us, "ads").unwrap();
+        let dead = Registered::of(registry.who(&us).unwrap().entry.clone());
+        registry.lock().registered.insert(ProcessKey { pid: us.key().pid, start_time: 1 }, Arc::new(dead));
+        state.save(FILE, &registry.saved()).unwrap();
+
+        let restarted = Arc::new(Registry::default());
+        restarted.restore(&state).unwrap();
+        assert_eq!(restarted.len(), 1, "the other one is not this process");
+        assert_eq!(restarted.who(&us).unwrap().entry.name.as_str(), "ads");
+        restarted.set_entries(entries(&[("users", us.uid())]));
+        assert!(restarted.who(&us).is_none(), "the authority has the last word");
+
+        let other_boot = Saved { boot_id: Some("another".into()), ..registry.saved() };
+        for saved in [other_boot, Saved { boot_id: None, ..registry.saved() }] {
+            state.save(FILE, &saved).unwrap();
+            let rebooted = Arc::new(Registry::default());
+            rebooted.restore(&state).unwrap();
+            assert_eq!(rebooted.len(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_newest_certificate_is_remembered() {
+        let (registry, us) = (registry(), us());
+        let held = registry.register(&us, "ads").unwrap();
+        assert!(registry.certificates_end().is_empty());
+        held.note_certificate(UnixTime::from_secs(20));
+        held.note_certificate(UnixTime::from_secs(10));
+        assert_eq!(registry.certificates_end(), vec![UnixTime::from_secs(20)]);
+    }
+}

@@ -91,7 +91,7 @@ impl Reader {
     pub(crate) async fn follow(mut self, core: &Core) {
         let mut renewed = core.credential.subscribe();
         let mut backoff = Backoff::default();
-        loop {
+        'connection: loop {
             let (epoch, sequence) = self.progress.at();
             let request = SnapshotsRequest { epoch: epoch.to_owned(), sequence };
             let opened = core.node.settle(core.node.client().snapshots(request).await);
@@ -99,7 +99,7 @@ impl Reader {
                 loop {
                     tokio::select! {
                         // A new credential means a new connection; the stream moves over before the old one ends.
-                        _ = renewed.changed() => break,
+                        _ = renewed.changed() => continue 'connection,
                         message = stream.message() => match message {
                             Ok(Some(signed)) => {
                                 backoff.reset();
@@ -176,4 +176,112 @@ fn save(state: &StateDir, signed: &SignedSnapshot) -> Result<(), AgentError> {
     let SignedSnapshot { payload, kid, signature } = signed;
     let (payload, signature) = (payload.as_slice().into(), signature.as_slice().into());
     state.save(FILE, &Saved { payload, kid: kid.clone(), signature })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_identity::UnixTime;
+    use countersign_keys::{KeyPair, SystemRandom};
+    use countersign_sdk::snapshot::sign;
+    use countersign_wire::snapshot::{AccessTokenKeys, FORMAT, Policies, Snapshot, TrustBundle};
+
+    use super::*;
+
+    fn home() -> TrustDomain {
+        TrustDomain::parse("flea.test").unwrap()
+    }
+
+    fn snapshot(sequence: u64) -> Snapshot {
+        let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+        let now = UnixTime::from_secs(1_800_000_000);
+        let root = countersign_pki::issue::Root::Workload;
+        let root = countersign_pki::issue::make_root(root, &home(), key, now, [1; 16]).unwrap();
+        Snapshot {
+            format: FORMAT,
+            trust_domain: home(),
+            epoch: "e1".into(),
+            sequence,
+            issued_at: now,
+            valid_until: now,
+            critical: Vec::new(),
+            bundles: vec![TrustBundle {
+                trust_domain: home(),
+                roots: vec![Base64(root.certificate().to_vec())],
+                crls: Vec::new(),
+            }],
+            access_token: AccessTokenKeys { issuer: "i".into(), audience: "a".into(), keys: Vec::new() },
+            internal_token_keys: Vec::new(),
+            services: Vec::new(),
+            policies: Policies { generation: 1, files: Vec::new() },
+            ledger_head: None,
+            pseudonym_key: None,
+        }
+    }
+
+    struct Desk {
+        _dir: tempfile::TempDir,
+        state: StateDir,
+        key: KeyPair,
+        reader: Reader,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::open(dir.path().join("agent")).unwrap();
+            let (reader, held) = Reader::restore(&state, &SnapshotKeys::default(), &home()).unwrap();
+            assert!(held.is_none());
+            Self { _dir: dir, state, key: KeyPair::generate(&SystemRandom::new()).unwrap(), reader }
+        }
+
+        fn keys(&self) -> SnapshotKeys {
+            SnapshotKeys::new(vec![self.key.public_key().clone()])
+        }
+
+        fn judge(&mut self, snapshot: &Snapshot) -> Result<Held, Rejected> {
+            let keys = self.keys();
+            self.reader.judge(sign(snapshot, &self.key).unwrap(), &keys)
+        }
+    }
+
+    #[test]
+    fn accepts_what_is_signed_usable_and_newer() {
+        let mut desk = Desk::new();
+        assert_eq!(desk.judge(&snapshot(3)).unwrap().live.snapshot().sequence, 3);
+        assert!(desk.judge(&snapshot(4)).is_ok());
+        let back = Rejected::Refused(SnapshotRefusal::Backwards { held: 4, got: 4 });
+        assert_eq!(desk.judge(&snapshot(4)).unwrap_err(), back);
+    }
+
+    #[test]
+    fn rejects_a_snapshot_that_would_leave_nobody_to_believe() {
+        let mut desk = Desk::new();
+        let mut empty = snapshot(3);
+        empty.bundles.clear();
+        assert_eq!(desk.judge(&empty).unwrap_err(), Rejected::NoOwnBundle);
+    }
+
+    #[test]
+    fn rejects_an_unusable_snapshot_without_moving_on() {
+        let mut desk = Desk::new();
+        let mut broken = snapshot(9);
+        broken.bundles.iter_mut().for_each(|bundle| bundle.crls = vec![Base64(vec![0])]);
+        assert!(matches!(desk.judge(&broken).unwrap_err(), Rejected::Unusable(CompileError::Crl { .. })));
+        assert!(desk.judge(&snapshot(3)).is_ok(), "its number does not count");
+    }
+
+    #[test]
+    fn a_saved_snapshot_is_judged_like_any_other() {
+        let mut desk = Desk::new();
+        let held = desk.judge(&snapshot(3)).unwrap();
+        save(&desk.state, &held.signed).unwrap();
+        let (mut reader, restored) = Reader::restore(&desk.state, &desk.keys(), &home()).unwrap();
+        assert_eq!(restored.unwrap().signed, held.signed);
+        let older = sign(&snapshot(2), &desk.key).unwrap();
+        assert!(reader.judge(older, &desk.keys()).is_err(), "never back, across a restart too");
+        let strangers =
+            SnapshotKeys::new(vec![KeyPair::generate(&SystemRandom::new()).unwrap().public_key().clone()]);
+        assert!(Reader::restore(&desk.state, &strangers, &home()).unwrap().1.is_none());
+    }
 }

@@ -33,7 +33,6 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// SPIFFE_Workload_Endpoint.md section 5: without exactly this metadata no call is served. It keeps out
 /// programs that were talked into sending a request on somebody else's behalf.
-#[expect(clippy::result_large_err, reason = "the signature of a tonic interceptor")]
 pub(crate) fn demand_metadata(request: Request<()>) -> Result<Request<()>, Status> {
     let (name, value) = WORKLOAD_METADATA;
     let mut sent = request.metadata().get_all(name).iter();

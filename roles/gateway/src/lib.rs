@@ -232,7 +232,7 @@ impl Gateway {
 
 fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayError> {
     let login = match &settings.authority_url {
-        Some(url) => Some(LoginDesk::new(url, settings.authority_ca.as_deref())?),
+        Some(url) => Some(LoginDesk::new(url, settings.authority_ca.as_deref(), workload.trust())?),
         None => None,
     };
     // The key lives and dies with this process; it signs internal tokens and nothing else.

@@ -1,23 +1,24 @@
 //! `POST /login`: the authority's login, reachable through the only entry point.
 //!
-//! The gateway reads the body once, passes on exactly the members it knows, and keeps neither password nor token.
+//! The gateway reads the body once, passes on exactly the members it knows, and keeps neither password nor token. It
+//! shows the authority its workload certificate, so that the client's address in [`CLIENT_ADDRESS_HEADER`] counts there
+//! and the authority's own throttle meets the client, not the gateway.
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_policy::Permit;
 use countersign_sdk::outbound::{CallError, CallLimits, Channel, EdgeTarget, Target, full};
-use countersign_wire::api::users::{LoggedIn, Login};
+use countersign_sdk::tls::TrustState;
+use countersign_wire::api::users::{CLIENT_ADDRESS_HEADER, LoggedIn, Login};
 use countersign_wire::json;
-use http::{HeaderName, Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-
-/// Tells the authority the address of the client behind the gateway. It counts only on a connection that proved to be
-/// a gateway's.
-pub(crate) const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("countersign-client-address");
 
 /// Where logins go.
 pub(crate) struct LoginDesk(Channel);
@@ -69,17 +70,18 @@ pub(crate) enum LoginError {
 }
 
 impl LoginDesk {
-    pub(crate) fn new(url: &str, root: Option<&Path>) -> Result<Self, LoginSettingsError> {
+    /// `trust`: as whom the gateway shows itself.
+    pub(crate) fn new(url: &str, root: Option<&Path>, trust: &Arc<TrustState>) -> Result<Self, LoginSettingsError> {
         let roots = read_roots(root.ok_or(LoginSettingsError::NoRoot)?)?;
         let target = EdgeTarget::new(url, &roots)
             .map_err(|error| LoginSettingsError::Url { why: error.to_string() })?;
         let limits =
             CallLimits { answer: ANSWER_TIMEOUT, in_flight_max: LOGINS_MAX, ..CallLimits::default() };
-        Ok(LoginDesk(Channel::new(Target::Edge(target), limits)))
+        Ok(LoginDesk(Channel::new(Target::Edge(target.showing(Arc::clone(trust))), limits)))
     }
 
-    /// Asks the authority.
-    pub(crate) async fn ask(&self, body: &[u8], client: IpAddr) -> Result<LoginAnswer, LoginError> {
+    /// Asks the authority, for whom the policy lets try.
+    pub(crate) async fn ask(&self, _permit: Permit, body: &[u8], client: IpAddr) -> Result<LoginAnswer, LoginError> {
         let login: Login = json::from_slice(body, LOGIN_BYTES_MAX)?;
         let unsent = |_| LoginError::Call(CallError::BadRequest);
         let body = serde_json::to_vec(&login).map_err(|_| LoginError::Call(CallError::BadRequest))?;
@@ -87,7 +89,7 @@ impl LoginDesk {
             .method(Method::POST)
             .uri("/api/v1/login")
             .header(header::CONTENT_TYPE, "application/json")
-            .header(CLIENT_ADDRESS, client.to_canonical().to_string())
+            .header(CLIENT_ADDRESS_HEADER, client.to_canonical().to_string())
             .body(full(body))
             .map_err(unsent)?;
         let (head, body) = self.0.send(request).await?.into_parts();

@@ -109,7 +109,9 @@ impl Pipeline {
         trace.pass(Check::Route, format!("{} to {}", route.template, route.target));
         let live = self.live()?;
         let session = self.authenticate(route, &request, &live, trace)?;
-        let permit = decide_for(route, &request, session.as_deref(), &live, trace)?;
+        let token_counts = route.user != UserNeed::None;
+        let permit =
+            decide_for(&request, route.template.as_str(), session.as_deref(), token_counts, &live, trace)?;
         let token = session.map(|session| self.countersign(&permit, &session, &live)).transpose()?;
         let outgoing = Outgoing { request: &request, body, token, trace_id };
         self.forward(permit, route, outgoing, arrival, trace).await
@@ -224,15 +226,15 @@ impl Pipeline {
         }
         self.throttle.login(client, clock::now())?;
         trace.pass(Check::Route, "login");
+        trace.pass(Check::Token, "not asked for");
+        let permit = decide_for(request, LOGIN_PATH, None, false, &*self.live()?, trace)?;
         let fault = BodyFault::default();
         let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
         let body = Limited::new(body, LOGIN_BYTES_MAX).collect().await;
         let body = body.map_err(|_| Refusal::Body(fault.seen(&limits).unwrap_or(BodyError::BrokenOff)))?;
-        match desk.ask(&body.to_bytes(), client).await? {
+        match desk.ask(permit, &body.to_bytes(), client).await? {
             LoginAnswer::Accepted(body) => {
-                trace.pass(Check::Token, "password");
-                trace.pass(Check::Policy, "everybody may try to log in");
                 trace.pass(Check::Upstream, "200");
                 Ok(login_response(body))
             }
@@ -328,10 +330,13 @@ fn read(head: &Parts, arrival: &Arrival) -> Result<CanonicalRequest, Refusal> {
 }
 
 /// The coarse rule. The service behind has a finer one of its own; neither relies on the other.
+///
+/// `token_counts`: would an access token have been looked at? Then a stranger is told to log in.
 fn decide_for(
-    route: &Route,
     request: &CanonicalRequest,
+    route: &str,
     session: Option<&Session>,
+    token_counts: bool,
     live: &Live,
     trace: &mut Trace,
 ) -> Result<Permit, Refusal> {
@@ -343,18 +348,12 @@ fn decide_for(
             &stranger
         }
     };
-    let ask = Ask {
-        caller,
-        target: GATEWAY,
-        method: request.method(),
-        route: route.template.as_str(),
-        path: request.path(),
-    };
+    let ask = Ask { caller, target: GATEWAY, method: request.method(), route, path: request.path() };
     let policies = live.policy().map_err(|error| Refusal::PolicyBroken(error.clone()))?;
     let permit = decide(policies, &ask).map_err(|refusal| Refusal::Policy {
         refusal,
         fix: explain(policies, &ask).fix,
-        could_log_in: session.is_none() && route.user != UserNeed::None,
+        could_log_in: session.is_none() && token_counts,
     })?;
     trace.draft.permitted(&permit);
     trace.pass(Check::Policy, permit.policies().join(", "));

@@ -22,6 +22,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 
 /// Everything that a gateway can be told. Unknown keys are refused.
@@ -61,6 +62,15 @@ pub struct Settings {
     /// Which requests go where. None matches: 404.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteSettings>,
+}
+
+impl Settings {
+    /// What the workload that a gateway runs as should be connected with
+    /// (`Workload::builder(..).call_limits(..)`): nobody behind it is waited for longer than a request may take.
+    #[must_use]
+    pub fn call_limits(&self) -> CallLimits {
+        CallLimits { answer: self.limits.request_timeout(), ..CallLimits::default() }
+    }
 }
 
 /// One `[[gateway.route]]`.

@@ -8,7 +8,7 @@ use rustls::{
 };
 use thiserror::Error;
 
-use crate::tls::{Connector, HandshakeError, edge_client_config};
+use crate::tls::{Connector, HandshakeError, TrustState, edge_client_config, showing};
 
 /// The other end of a channel.
 #[derive(Clone, Debug)]
@@ -69,6 +69,13 @@ impl EdgeTarget {
         let authority = uri.authority().ok_or_else(refused)?.to_string();
         let config = Arc::new(edge_client_config(roots)?);
         Ok(Self { address: format!("{host}:{port}"), authority, name, config })
+    }
+
+    /// Shows the newest identity of `trust` to the server, if it asks for one.
+    #[must_use]
+    pub fn showing(mut self, trust: Arc<TrustState>) -> Self {
+        self.config = Arc::new(showing(&self.config, trust));
+        self
     }
 }
 

@@ -137,6 +137,13 @@ pub fn edge_client_config(roots: &[CertificateDer<'static>]) -> Result<ClientCon
     Ok(config)
 }
 
+/// The same, but shows the newest identity of `trust` to a server that asks for a certificate.
+pub(crate) fn showing(config: &ClientConfig, trust: Arc<TrustState>) -> ClientConfig {
+    let mut config = config.clone();
+    config.client_auth_cert_resolver = Arc::new(Newest(trust));
+    config
+}
+
 /// The identities of one generation, of which one fits the server's CertificateRequest.
 #[derive(Clone)]
 struct Wardrobe(Arc<Trust>);
@@ -157,6 +164,25 @@ impl ResolvesClientCert for Wardrobe {
 impl fmt::Debug for Wardrobe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Wardrobe({:?})", self.0.identities())
+    }
+}
+
+/// The identities of the newest generation, for configurations that live longer than one connection.
+struct Newest(Arc<TrustState>);
+
+impl ResolvesClientCert for Newest {
+    fn resolve(&self, authorities: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Wardrobe(self.0.load()).resolve(authorities, schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.load().identity().is_some()
+    }
+}
+
+impl fmt::Debug for Newest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Newest({:?})", self.0)
     }
 }
 

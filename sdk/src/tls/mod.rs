@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 
+pub(crate) use client::showing;
 pub use client::{Connector, Expected, edge_client_config};
 pub use observer::{
     ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,

@@ -23,7 +23,7 @@ pub enum KeyError {
     Random(#[from] RandomError),
     /// Not a PKCS#8 (RFC 5208) private key for P-256.
     #[error(
-        "the private key is not PKCS#8 DER for ECDSA P-256; make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -outform DER`"
+        "the private key is not PKCS#8 DER for ECDSA P-256; make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`"
     )]
     NotP256Pkcs8,
 }

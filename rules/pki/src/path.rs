@@ -153,6 +153,9 @@ pub enum PathError {
 impl Anchor {
     /// Judges a root certificate. Its lifetime is judged at each use.
     pub fn new(certificate: &CertificateDer<'_>) -> Result<Self, PathError> {
+        if x509::is_of_older_version(certificate) {
+            return Err(PathError::Version);
+        }
         let trust_anchor =
             anchor_from_trusted_cert(certificate).map_err(|e| PathError::from_webpki(&e))?.to_owned();
         let parsed = x509::parse(certificate).ok_or(PathError::Malformed)?;

@@ -15,6 +15,11 @@ pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     (rest.is_empty() && certificate.version().0 == VERSION_3).then_some(certificate)
 }
 
+/// Whether this is a certificate of version 1 or 2: readable, and without the extensions that would bound it.
+pub(crate) fn is_of_older_version(der: &[u8]) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(rest, old)| rest.is_empty() && old.version().0 < VERSION_3)
+}
+
 /// X.509 counts whole seconds.
 pub(crate) fn unix(time: ASN1Time) -> UnixTime {
     UnixTime::from_secs(time.timestamp())

@@ -148,7 +148,8 @@ fn extended_key_usages(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
         (usage.ocsp_signing, "ocsp"),
     ]
     .into_iter()
-    .filter_map(|(set, name)| set.then(|| name.to_owned()))
+    .filter(|(set, _)| *set)
+    .map(|(_, name)| name.to_owned())
     .chain(usage.other.iter().map(Oid::to_id_string))
     .collect()
 }

@@ -508,3 +508,36 @@ fn check_3_is_bounded_however_many_authorities_share_one_name() {
     let error = countersign_pki::path::validate(&chain[0], &many, &[anchor], NOW, purpose).unwrap_err();
     assert_eq!(error, PathError::TooComplex);
 }
+
+#[test]
+fn the_path_below_spiffe_takes_no_authority_for_a_leaf_either() {
+    let house = house("fleamarket.test");
+    let anchor = countersign_pki::path::Anchor::new(house.root.certificate()).unwrap();
+    let purpose = countersign_pki::path::Purpose::Client;
+    let error = countersign_pki::path::validate(house.issuing.certificate(), &[], &[anchor], NOW, purpose);
+    assert_eq!(error.unwrap_err(), PathError::CaAsLeaf);
+}
+
+#[test]
+fn messages_start_in_lower_case_name_their_object_and_end_without_a_full_stop() {
+    let house = house("fleamarket.test");
+    let messages = [
+        PeerError::Identity(IdentityError::UriCount { count: 2 }).to_string(),
+        PeerError::from(ValidityError::Expired { by: HOUR }).to_string(),
+        PeerError::from(ChainError::NoBundle { trust_domain: house.domain.clone() }).to_string(),
+        PathError::Other("something new".into()).to_string(),
+        issue::IssueError::Encode.to_string(),
+        countersign_pki::csr::MakeCsrError::Encode.to_string(),
+        countersign_pki::revocation::MakeCrlError::Encode.to_string(),
+    ];
+    for message in messages {
+        assert!(message.starts_with(|c: char| c.is_lowercase()) && !message.ends_with('.'), "{message}");
+        assert!(
+            message.contains("certificate")
+                || ["csr", "crl", "bundle", "chain"]
+                    .iter()
+                    .any(|object| { message.to_lowercase().contains(object) }),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! The workflow of the thesis's section 5.2.1, told from one real call: what each hop verified, and how long it took,
+//! is read back from the ledger under the call's trace id.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use countersign_keys::{SystemRandom, random_bytes};
+use countersign_ledger::event::{CheckResult, Decision, Entry, Event};
+use countersign_wire::api::Page;
+use countersign_wire::api::audit::AuditEvent;
+use http::{HeaderValue, Method};
+
+use crate::cli::At;
+use crate::cli::demo::{headers, token_of};
+use crate::error::CliError;
+use crate::https::Https;
+use crate::output::{self, Format};
+
+const CALL: &str = "/ads?near=48.37,14.51";
+/// Allowed calls reach the ledger in batches of a second, through service, agent and authority.
+const LEDGER_WAIT: Duration = Duration::from_secs(10);
+
+/// One step as it is told.
+#[derive(serde::Serialize)]
+struct Step {
+    number: u8,
+    hop: String,
+    told: String,
+    /// Milliseconds, where the step was timed.
+    ms: Option<f64>,
+}
+
+/// Runs `demo workflow`.
+///
+/// # Errors
+/// Exit 1 where the call fails or a hop is not in the ledger.
+pub async fn workflow(at: &At) -> Result<(), CliError> {
+    let ready = at.ready()?;
+    let token = token_of(&ready, "alice").await?;
+    let mut https = Https::connect(&ready.gateway_tls, &ready.ca_file).await?;
+    // The first call opens the connections between the services; the second is the one that is told.
+    let _ = https.send(Method::GET, CALL, headers(&token)?, Bytes::new()).await?;
+    let trace = new_trace()?;
+    let mut traced = headers(&token)?;
+    let parent = HeaderValue::try_from(format!("00-{trace}-{}-01", trace.get(..16).unwrap_or_default()))
+        .map_err(|e| CliError::failed("the trace id is no header value", e, "report this"))?;
+    traced.insert("traceparent", parent);
+    let started = Instant::now();
+    let answer = https.send(Method::GET, CALL, traced, Bytes::new()).await?;
+    let took = started.elapsed();
+    if !answer.status().is_success() {
+        return Err(CliError::failed(
+            format!("{CALL} answered {}", answer.status()),
+            "",
+            "countersign explain last",
+        ));
+    }
+    let hops = hops(at, &trace).await?;
+    let steps = told(&hops, &ready.gateway_tls, took, answer.body().len());
+    if at.output == Format::Json {
+        return output::json(&steps, false);
+    }
+    output::line(format!("GET {CALL} as alice, trace {trace}\n"));
+    for step in steps {
+        let ms = step.ms.map_or_else(String::new, |ms| format!("{ms:.2} ms"));
+        output::line(format!("{} {:<20} {:>9}  {}", step.number, step.hop, ms, step.told));
+    }
+    Ok(())
+}
+
+/// The three decisions of the call, in the order of the hops.
+struct Hops {
+    gateway: Decision,
+    ads: Decision,
+    users: Decision,
+}
+
+async fn hops(at: &At, trace: &str) -> Result<Hops, CliError> {
+    let deadline = Instant::now() + LEDGER_WAIT;
+    loop {
+        let found = decisions(at, trace).await?;
+        let of = |name: &str| found.iter().find(|(writer, _)| writer.contains(name)).map(|(_, d)| d.clone());
+        if let (Some(gateway), Some(ads), Some(users)) =
+            (of("/countersign/gateway/"), of("/svc/ads"), of("/svc/users"))
+        {
+            return Ok(Hops { gateway, ads, users });
+        }
+        if Instant::now() > deadline {
+            let seen: Vec<&str> = found.iter().map(|(writer, _)| writer.as_str()).collect();
+            return Err(CliError::failed(
+                "not every hop of the call is in the ledger",
+                format!("found {}", if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }),
+                "countersign status; countersign audit tail",
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn decisions(at: &At, trace: &str) -> Result<Vec<(String, Decision)>, CliError> {
+    let page: Page<AuditEvent> =
+        at.admin.get("/api/v1/audit/events?kind=decision&newest=true&limit=500").await?;
+    Ok(page
+        .items
+        .into_iter()
+        .filter_map(|event| {
+            Some((event.writer, serde_json::from_slice::<Entry>(event.event.as_slice()).ok()?))
+        })
+        .filter_map(|(writer, entry)| match entry.event {
+            Event::Decision(decision) if decision.trace.as_deref() == Some(trace) => {
+                Some((writer, *decision))
+            }
+            _ => None,
+        })
+        .collect())
+}
+
+fn told(hops: &Hops, gateway: &str, took: Duration, bytes: usize) -> Vec<Step> {
+    let Hops { gateway: edge, ads, users } = hops;
+    let step = |number, hop: &str, told: String, ms| Step { number, hop: hop.to_owned(), told, ms };
+    let ms = |decision: &Decision| Some(Duration::from_micros(decision.latency_us).as_secs_f64() * 1000.0);
+    let user = edge.user.as_deref().unwrap_or("nobody");
+    let policy = |d: &Decision| d.policy.clone().unwrap_or_else(|| "no policy".to_owned());
+    let on = |d: &Decision| d.connection.clone().unwrap_or_else(|| "its connection".to_owned());
+    vec![
+        step(
+            1,
+            "client → gateway",
+            format!("HTTPS to {gateway}, access token in the Authorization header"),
+            None,
+        ),
+        step(
+            2,
+            "gateway",
+            "checks the token's signature, issuer, audience and time with the authority's key: no call"
+                .into(),
+            None,
+        ),
+        step(
+            3,
+            "gateway",
+            format!(
+                "valid: user {user}; policy {} permits; one internal token is minted for all hops",
+                policy(edge)
+            ),
+            None,
+        ),
+        step(4, "gateway → ads", format!("{}: {}; policy {}", ads.mode, checks(ads), policy(ads)), None),
+        step(5, "ads → users", format!("{}: {}; policy {}", users.mode, checks(users), policy(users)), None),
+        step(
+            6,
+            "users → ads",
+            format!("{} on {}, no second authentication", users.status, on(users)),
+            ms(users),
+        ),
+        step(7, "ads → gateway", format!("{} on {}, no second authentication", ads.status, on(ads)), ms(ads)),
+        step(
+            8,
+            "gateway → client",
+            format!(
+                "{} with {bytes} bytes; at the client {:.2} ms",
+                edge.status,
+                took.as_secs_f64() * 1000.0
+            ),
+            ms(edge),
+        ),
+    ]
+}
+
+fn checks(decision: &Decision) -> String {
+    let passed: Vec<&str> =
+        decision.checks.iter().filter(|c| c.result == CheckResult::Pass).map(|c| c.name.as_str()).collect();
+    format!("{} verified by {}", decision.source.as_deref().unwrap_or("nobody"), passed.join(", "))
+}
+
+/// A random W3C trace id.
+fn new_trace() -> Result<String, CliError> {
+    let bytes: [u8; 16] = random_bytes(&SystemRandom::new())
+        .map_err(|e| CliError::failed("there is no randomness", e, "try again"))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}

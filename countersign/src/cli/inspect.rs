@@ -1,0 +1,232 @@
+//! `inspect`: who, until when, by whom, of anything: a file, an HTTPS server, or standard input.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Args;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::cli::{At, read_input};
+use crate::error::CliError;
+use crate::output::{self, Format};
+
+const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `inspect WHAT`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A file, `https://host:port`, or `-`
+    #[arg(value_name = "FILE|URL|-")]
+    what: String,
+}
+
+/// Runs `inspect`.
+///
+/// # Errors
+/// Exit 2 where nothing can be read, or nothing that is known is found.
+pub async fn inspect(at: &At, args: InspectArgs) -> Result<(), CliError> {
+    let described = match args.what.strip_prefix("https://") {
+        Some(server) => describe(&pem_of_server(server.trim_end_matches('/')).await?)?,
+        None => describe(&read_input(Path::new(&args.what), INPUT_BYTES_MAX)?)?,
+    };
+    if at.output == Format::Json {
+        return output::json(&described, false);
+    }
+    for (number, object) in described.iter().enumerate() {
+        if number > 0 {
+            output::line("");
+        }
+        print(object, 0);
+    }
+    Ok(())
+}
+
+fn describe(bytes: &[u8]) -> Result<Vec<Value>, CliError> {
+    if let Some(token) = compact_jws(bytes) {
+        return Ok(vec![token]);
+    }
+    let found = countersign_pki::inspect::describe(bytes).map_err(|e| {
+        CliError::usage(
+            "nothing that is known was found",
+            e,
+            "PEM or DER of a certificate, CSR or CRL, or a JWT",
+        )
+    })?;
+    found
+        .iter()
+        .map(|d| {
+            serde_json::to_value(d)
+                .map_err(|e| CliError::failed("a description cannot be written", e, "report this"))
+        })
+        .collect()
+}
+
+/// A JWT's parts, decoded and not verified: the signature needs a key that this command does not have.
+fn compact_jws(bytes: &[u8]) -> Option<Value> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    let parts: Vec<&str> = text.split('.').collect();
+    let [header, payload, _] = parts.as_slice() else { return None };
+    let part =
+        |text: &str| -> Option<Value> { serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok() };
+    Some(serde_json::json!({
+        "kind": "jwt",
+        "verified": "no: the signature was not checked",
+        "header": part(header)?,
+        "claims": part(payload)?,
+    }))
+}
+
+fn print(value: &Value, indent: usize) {
+    let Value::Object(map) = value else { return };
+    if let (0, Some(kind)) = (indent, map.get("kind").and_then(Value::as_str)) {
+        output::line(kind.replace('_', " "));
+    }
+    let pad = " ".repeat(indent + 2);
+    for (key, value) in map.iter().filter(|(key, _)| indent > 0 || *key != "kind") {
+        match value {
+            Value::Object(_) => {
+                output::line(format!("{pad}{key}"));
+                print(value, indent + 2);
+            }
+            Value::Array(items) if items.iter().all(Value::is_object) && !items.is_empty() => {
+                output::line(format!("{pad}{key}"));
+                for item in items {
+                    print(item, indent + 2);
+                }
+            }
+            Value::Array(items) => {
+                let items: Vec<String> = items.iter().map(shown).collect();
+                output::line(format!("{pad}{key:<22} {}", items.join(", ")));
+            }
+            Value::Null => {}
+            other => output::line(format!("{pad}{key:<22} {}", shown(other))),
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// What an HTTPS server presents, as PEM. Nothing is sent to it but the handshake.
+async fn pem_of_server(server: &str) -> Result<Vec<u8>, CliError> {
+    let silent = |why: &dyn std::fmt::Display| {
+        CliError::unreachable(format!("https://{server} shows no certificate"), why, "check host and port")
+    };
+    let address = if server.contains(':') { server.to_owned() } else { format!("{server}:443") };
+    let host = address.rsplit_once(':').map_or(server, |(host, _)| host).to_owned();
+    let name = ServerName::try_from(host).map_err(|e| silent(&e))?;
+    let seen = Arc::new(AcceptAnyCertificateForInspectionOnly::default());
+    let config = rustls::ClientConfig::builder_with_provider(seen.provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| silent(&e))?
+        .dangerous()
+        .with_custom_certificate_verifier(seen.clone())
+        .with_no_client_auth();
+    let handshake = async {
+        let stream = TcpStream::connect(&address).await?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    let outcome = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|e| silent(&e))?;
+    let chain = seen.chain.lock().map(|chain| chain.clone()).unwrap_or_default();
+    match (chain.is_empty(), outcome) {
+        (true, Err(e)) => Err(silent(&e)),
+        (true, Ok(_)) => Err(silent(&"it presented none")),
+        (false, _) => Ok(chain.concat().into_bytes()),
+    }
+}
+
+/// Looks at what a server presents and believes nothing: no request is ever sent over such a connection.
+#[derive(Debug)]
+struct AcceptAnyCertificateForInspectionOnly {
+    provider: Arc<CryptoProvider>,
+    chain: Mutex<Vec<String>>,
+}
+
+impl Default for AcceptAnyCertificateForInspectionOnly {
+    fn default() -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Self { provider, chain: Mutex::default() }
+    }
+}
+
+impl ServerCertVerifier for AcceptAnyCertificateForInspectionOnly {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Ok(mut chain) = self.chain.lock() {
+            *chain = std::iter::once(end_entity)
+                .chain(intermediates)
+                .map(|c| crate::pem::encode("CERTIFICATE", c))
+                .collect();
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_token_is_shown_and_said_to_be_unverified() {
+        let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        let token = format!("{}.{}.AAAA\n", part("{\"alg\":\"ES256\"}"), part("{\"sub\":\"u_1\"}"));
+        let shown = describe(token.as_bytes()).unwrap();
+        assert_eq!(shown[0]["claims"]["sub"], "u_1");
+        assert!(shown[0]["verified"].as_str().unwrap().starts_with("no"));
+    }
+
+    #[test]
+    fn garbage_is_refused_with_exit_code_2() {
+        assert_eq!(describe(b"hello").unwrap_err().code(), 2);
+        assert_eq!(describe(b"").unwrap_err().code(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = describe(&bytes);
+        }
+    }
+}

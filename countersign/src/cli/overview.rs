@@ -1,0 +1,312 @@
+//! The overview: `status`, `check`, `edges`, `service list|show`.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use clap::Subcommand;
+use countersign_wire::api::check::{CheckLevel, CheckLine, CheckReport};
+use countersign_wire::api::edges::Edge;
+use countersign_wire::api::services::{Service, ServiceDetail};
+use countersign_wire::api::status::Status;
+
+use crate::cli::At;
+use crate::config::Config;
+use crate::error::CliError;
+use crate::output::{self, Format};
+use crate::up::probe;
+
+/// `service …`
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Registered services
+    List,
+    /// One service: its identity, who may launch it, its certificates
+    Show {
+        /// Short name
+        name: String,
+    },
+}
+
+/// `status`
+///
+/// # Errors
+/// Exit 3 where the authority does not answer.
+pub async fn status(at: &At) -> Result<(), CliError> {
+    let status: Status = at.admin.get("/api/v1/status").await?;
+    if at.output == Format::Json {
+        return output::json(&status, false);
+    }
+    let healthy = if status.warnings.is_empty() { "● healthy" } else { "▲ look here" };
+    let up = status.at.secs().saturating_sub(status.started_at.secs()).max(0);
+    output::line(format!(
+        "{}   {healthy}   up {}   {}   {}   {} node{}",
+        status.trust_domain,
+        span(up),
+        status.version,
+        status.database,
+        status.nodes.len(),
+        if status.nodes.len() == 1 { "" } else { "s" },
+    ));
+    for ca in &status.authorities {
+        let used = (f64::from(ca.life_used) * 100.0).round();
+        output::line(format!(
+            "  ca         {:<14} {used:>3} % of life used, ends {}",
+            ca.kind,
+            output::moment(ca.not_after)
+        ));
+    }
+    if let Some(crl) = &status.crl {
+        output::line(format!(
+            "  crl        number {}, {} revoked, next by {}",
+            crl.number,
+            crl.entries,
+            output::moment(crl.next_update)
+        ));
+    }
+    output::line(format!(
+        "  identities {} live certificates, {} services, {} users",
+        status.certificates, status.services, status.users
+    ));
+    output::line(format!(
+        "  policy     generation {}, snapshot {}",
+        status.policy_generation, status.sequence
+    ));
+    output::line(format!("  ledger     {} events", status.ledger_size));
+    for warning in &status.warnings {
+        output::line(format!("  ▲ {}  {}\n    try: {}", warning.code, warning.text, warning.fix));
+    }
+    Ok(())
+}
+
+/// `edges`
+///
+/// # Errors
+/// Exit 3 where the authority does not answer.
+pub async fn edges(at: &At) -> Result<(), CliError> {
+    let edges: Vec<Edge> = at.admin.get("/api/v1/edges").await?;
+    if at.output == Format::Json {
+        return output::json(&edges, false);
+    }
+    let count = edges.len();
+    let denied = edges.iter().filter(|e| e.denied > 0).count();
+    let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}ms"));
+    output::table(
+        ["SOURCE", "TARGET", "MODE", "USER", "REQUESTS", "DENIED", "P50", "P99", "POLICY"],
+        edges.into_iter().map(|e| {
+            [
+                shorten(&e.source),
+                e.target,
+                e.mode,
+                e.user,
+                e.requests.to_string(),
+                e.denied.to_string(),
+                ms(e.p50_ms),
+                ms(e.p99_ms),
+                e.policy.unwrap_or_else(|| "-".to_owned()),
+            ]
+        }),
+    )?;
+    output::line(format!("{count} edges, {denied} with refusals. Why: countersign explain last"));
+    Ok(())
+}
+
+/// `service …`
+///
+/// # Errors
+/// Exit 3 where the authority does not answer, 2 for an unknown service.
+pub async fn service(at: &At, command: ServiceCommand) -> Result<(), CliError> {
+    match command {
+        ServiceCommand::List => {
+            let services: Vec<Service> = at.admin.get("/api/v1/services").await?;
+            if at.output == Format::Json {
+                return output::json(&services, false);
+            }
+            output::table(
+                ["NAME", "IDENTITY", "ADDRESS", "ACCEPTS", "SENDS"],
+                services.into_iter().map(|s| {
+                    let accepts: Vec<&str> = s.accepts.iter().map(|m| m.as_str()).collect();
+                    [
+                        s.name.to_string(),
+                        s.spiffe_id.to_string(),
+                        s.address,
+                        accepts.join(","),
+                        s.sends.as_str().to_owned(),
+                    ]
+                }),
+            )
+        }
+        ServiceCommand::Show { name } => {
+            let detail: ServiceDetail = at.admin.get(&format!("/api/v1/services/{name}")).await?;
+            if at.output == Format::Json {
+                return output::json(&detail, false);
+            }
+            output::line(format!("{}   {}", detail.service.name, detail.service.spiffe_id));
+            output::line(format!("  address    {}", detail.service.address));
+            output::line(format!("  launch by  uid {}", join(&detail.launch_by)));
+            output::line(format!("  since      {}", output::moment(detail.created_at)));
+            for c in detail.certificates {
+                let state = if c.revoked_at.is_some() { "revoked" } else { "until" };
+                output::line(format!("  key        {}  {state} {}", c.serial, output::moment(c.not_after)));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// `check`: what the authority finds in itself, and what this machine shows.
+///
+/// # Errors
+/// Exit 1 where a check does not hold.
+pub async fn check(at: &At) -> Result<(), CliError> {
+    let mut checks = local_checks(&at.state_dir).await;
+    match at.admin.get::<CheckReport>("/api/v1/check").await {
+        Ok(report) => checks.extend(report.checks),
+        Err(e) => {
+            checks.push(line("authority.answers", CheckLevel::Fail, &e.to_string(), Some("countersign up")))
+        }
+    }
+    let failed = checks.iter().filter(|c| c.result == CheckLevel::Fail).count();
+    if at.output == Format::Json {
+        output::json(&CheckReport { checks }, false)?;
+    } else {
+        for c in &checks {
+            let mark = match c.result {
+                CheckLevel::Pass => "√",
+                CheckLevel::Warn => "‼",
+                CheckLevel::Fail => "×",
+            };
+            output::line(format!("{mark} {:<28} {}", c.name, c.detail));
+            if let (Some(fix), true) = (&c.fix, c.result != CheckLevel::Pass) {
+                output::line(format!("    try: {fix}"));
+            }
+        }
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(CliError::failed(
+        format!("{failed} check{} do not hold", if failed == 1 { "" } else { "s" }),
+        "",
+        "see above",
+    ))
+}
+
+/// Checks that need no authority: the file of settings, who may read what, and which processes answer.
+async fn local_checks(state_dir: &Path) -> Vec<CheckLine> {
+    let mut found = vec![files_check(state_dir)];
+    let config = match Config::read(&state_dir.join("countersign.toml")) {
+        Ok(config) => config,
+        Err(e) => {
+            found.push(line("config.reads", CheckLevel::Fail, &e.to_string(), Some("correct the file")));
+            return found;
+        }
+    };
+    found.push(line("config.reads", CheckLevel::Pass, "countersign.toml is a configuration", None));
+    let mut admins = vec![
+        ("authority".to_owned(), config.authority.as_ref().map(|a| a.admin)),
+        ("agent".to_owned(), config.agent.as_ref().and_then(|a| a.admin)),
+        ("gateway".to_owned(), config.gateway.as_ref().and_then(|g| g.admin)),
+    ];
+    if let Some(demo) = &config.demo {
+        admins.extend(demo.services.iter().map(|(name, s)| (name.clone(), Some(s.admin))));
+    }
+    for (name, address) in admins {
+        let Some(address) = address else { continue };
+        let name = format!("{name}.ready");
+        found.push(match probe::get(address, "/readyz?verbose").await {
+            Some((200, _)) => line(&name, CheckLevel::Pass, &format!("ready on {address}"), None),
+            Some((_, text)) => {
+                let why = text.lines().filter(|l| !l.starts_with("[+]")).collect::<Vec<_>>().join("; ");
+                line(
+                    &name,
+                    CheckLevel::Fail,
+                    &format!("not ready: {why}"),
+                    Some("read its log in the state directory"),
+                )
+            }
+            None => line(
+                &name,
+                CheckLevel::Fail,
+                &format!("does not answer on {address}"),
+                Some("countersign up"),
+            ),
+        });
+    }
+    found
+}
+
+/// No file of the state directory may be readable by group or others.
+fn files_check(state_dir: &Path) -> CheckLine {
+    let mut open = Vec::new();
+    let mut dirs = vec![state_dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.path().symlink_metadata() else { continue };
+            if meta.permissions().mode() & 0o077 != 0 && !meta.is_symlink() {
+                open.push(entry.path().display().to_string());
+            }
+            if meta.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    if open.is_empty() {
+        return line("files.private", CheckLevel::Pass, "nothing is readable by group or others", None);
+    }
+    let shown = open.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    line(
+        "files.private",
+        CheckLevel::Fail,
+        &format!("{} files are open to group or others: {shown}", open.len()),
+        Some("chmod -R go-rwx on the state directory"),
+    )
+}
+
+fn line(name: &str, result: CheckLevel, detail: &str, fix: Option<&str>) -> CheckLine {
+    CheckLine { name: name.to_owned(), result, detail: detail.to_owned(), fix: fix.map(str::to_owned) }
+}
+
+fn join(uids: &[u32]) -> String {
+    uids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The last part of a SPIFFE ID, for a narrow terminal; `-o json` has all of it.
+fn shorten(id: &str) -> String {
+    let Some((_, path)) = id.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
+        return id.to_owned();
+    };
+    path.strip_prefix("svc/").or_else(|| path.strip_prefix("countersign/")).unwrap_or(path).to_owned()
+}
+
+fn span(seconds: i64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, _) => format!("{m} m"),
+        (h, m, _) => format!("{h} h {m} m"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_may_read_fails_the_check_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret.key");
+        std::fs::write(&file, "x").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(files_check(dir.path()).result, CheckLevel::Pass);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let found = files_check(dir.path());
+        assert_eq!(found.result, CheckLevel::Fail);
+        assert!(found.detail.contains("secret.key"));
+    }
+
+    #[test]
+    fn identities_are_shortened_for_the_table_only() {
+        assert_eq!(shorten("spiffe://a.b/svc/ads"), "ads");
+        assert_eq!(shorten("spiffe://a.b/countersign/gateway/edge"), "gateway/edge");
+        assert_eq!(shorten("user"), "user");
+    }
+}

@@ -1,0 +1,248 @@
+//! `serve ROLE` and `demo-service NAME`: one role in this process, until it is asked to stop.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use clap::{Args, ValueEnum};
+use countersign_sdk::workload::Workload;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error::CliError;
+use crate::telemetry;
+use crate::up::SERVICES;
+
+/// `serve ROLE`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The role to run
+    #[arg(value_enum)]
+    role: Role,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// `demo-service NAME`
+#[derive(Debug, Args)]
+pub struct DemoServiceArgs {
+    /// One of the flea market's services
+    #[arg(value_parser = SERVICES)]
+    name: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/countersign/countersign.toml")]
+    config: PathBuf,
+    /// Read the configuration, say whether it is one, and stop
+    #[arg(long)]
+    check: bool,
+    /// End when standard input closes: how a supervisor's children follow it
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Authority,
+    Agent,
+    Gateway,
+}
+
+/// Runs `serve`.
+///
+/// # Errors
+/// Exit 2 for settings and keys, 1 for the rest.
+pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
+    let config = Config::read(&args.common.config)?;
+    if args.common.check {
+        return said_ok(&args.common.config);
+    }
+    let stop = start_process(args.common.until_stdin_closes);
+    let metrics = telemetry::metrics()?;
+    match args.role {
+        Role::Authority => authority(config, metrics, stop).await,
+        Role::Agent => agent(config, metrics, stop).await,
+        Role::Gateway => gateway(config, metrics, stop).await,
+    }
+}
+
+async fn authority(
+    config: Config,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Result<(), CliError> {
+    let settings = config.table(&config.authority, "authority")?;
+    let deployment = countersign_authority::Deployment {
+        trust_domain: config.trust_domain,
+        state_dir: config.state_dir,
+        services: config.service,
+        policy_dir: config.policy.map(|p| p.dir),
+        metrics: Arc::new(move || metrics.render()),
+    };
+    countersign_authority::run(settings, deployment, stop).await.map_err(|e| {
+        let why = sources(&e);
+        if e.exit_code() == 2 { CliError::usage(e, why, "") } else { CliError::failed(e, why, "") }
+    })
+}
+
+async fn agent(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
+    let settings = config.table(&config.agent, "agent")?;
+    let deployment = countersign_agent::Deployment {
+        trust_domain: config.trust_domain,
+        state_dir: config.state_dir,
+        metrics: Arc::new(move || metrics.render()),
+    };
+    countersign_agent::run(settings, deployment, stop)
+        .await
+        .map_err(|e| CliError::failed(&e, sources(&e), ""))
+}
+
+async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
+    let settings = config.table(&config.gateway, "gateway")?;
+    let agent = config.table(&config.agent, "agent")?;
+    let id = format!("spiffe://{}/countersign/gateway/edge", config.trust_domain);
+    become_service(&agent.socket, &id).await?;
+    let workload = connect(&agent.socket).await?;
+    let served =
+        countersign_gateway::run(settings, workload.clone(), Arc::new(move || metrics.render()), stop).await;
+    workload.close().await;
+    served.map_err(|e| CliError::failed(&e, sources(&e), ""))
+}
+
+/// Runs one service of the flea market.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
+    let config = Config::read(&args.common.config)?;
+    if args.common.check {
+        return said_ok(&args.common.config);
+    }
+    let demo = config.table(&config.demo, "demo")?;
+    let settings = demo.services.get(&args.name).cloned().ok_or_else(|| {
+        CliError::usage(
+            format!("the configuration has no [demo.services.{}]", args.name),
+            "",
+            "add the table",
+        )
+    })?;
+    let socket = config.table(&config.agent, "agent")?.socket;
+    let stop = start_process(args.common.until_stdin_closes);
+    let metrics = telemetry::metrics()?;
+    become_service(&socket, &args.name).await?;
+    let workload = connect(&socket).await?;
+    let admin = tokio::spawn(admin_listener(settings.admin, workload.clone(), metrics, stop.clone()));
+    let run = countersign_flea_market::Settings { listen: settings.listen, database: settings.database };
+    let served = countersign_flea_market::run(&args.name, run, workload, stop.clone()).await;
+    stop.cancel();
+    let _ = admin.await;
+    served.map_err(|e| CliError::failed(&e, sources(&e), ""))
+}
+
+/// Makes this process the named service, by right of its uid.
+///
+/// # Errors
+/// Exit 4 where the agent refuses, 3 where it does not answer.
+pub async fn become_service(socket: &Path, entry: &str) -> Result<(), CliError> {
+    countersign_sdk::launch::register(socket, entry).await.map(|_| ()).map_err(|e| {
+        let what = format!("this process does not become {entry}");
+        if e.is_refusal() {
+            CliError::denied(what, e, "countersign service show NAME tells which uids may launch it")
+        } else {
+            CliError::unreachable(what, e, "countersign status")
+        }
+    })
+}
+
+async fn connect(socket: &Path) -> Result<Workload, CliError> {
+    Workload::connect_to(socket).await.map_err(|e| {
+        CliError::unreachable(
+            format!("no identity from the agent at {}", socket.display()),
+            e,
+            "countersign status",
+        )
+    })
+}
+
+/// Logs, and the orders to stop: SIGTERM, Ctrl-C, or the supervisor's end of the pipe.
+fn start_process(until_stdin_closes: bool) -> CancellationToken {
+    telemetry::logs();
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let stop = stop.clone();
+        if let Ok(mut stream) = signal(kind) {
+            tokio::spawn(async move {
+                stream.recv().await;
+                stop.cancel();
+            });
+        }
+    }
+    if until_stdin_closes {
+        let stop = stop.clone();
+        // A thread of its own: a read of stdin cannot be cancelled and must not hold the runtime back.
+        std::thread::spawn(move || {
+            let mut sink = [0_u8; 64];
+            while matches!(std::io::stdin().read(&mut sink), Ok(n) if n > 0) {}
+            stop.cancel();
+        });
+    }
+    stop
+}
+
+/// `/livez`, `/readyz` and `/metrics` of a demo service, on loopback.
+async fn admin_listener(
+    address: SocketAddr,
+    workload: Workload,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) {
+    let ready = |State(workload): State<Workload>| async move {
+        match workload.ready() {
+            Ok(()) => (StatusCode::OK, "[+]identity ok\n".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("[-]identity {why}\n")),
+        }
+    };
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .with_state(workload)
+        .route("/metrics", get(move || async move { metrics.render() }));
+    let listener = match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) if address.ip().is_loopback() => listener,
+        Ok(_) => return tracing::error!(%address, "the admin listener must be on loopback"),
+        Err(error) => return tracing::error!(%address, %error, "the admin listener does not start"),
+    };
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+fn said_ok(path: &Path) -> Result<(), CliError> {
+    crate::output::line(format!("{} is a configuration", path.display()));
+    Ok(())
+}
+
+/// The causes behind an error, on one line.
+fn sources(error: &dyn std::error::Error) -> String {
+    let mut said = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        said.push(cause.to_string());
+        next = cause.source();
+    }
+    said.join(": ")
+}

@@ -1,0 +1,290 @@
+//! What a new deployment looks like on disk, and the configuration file that `up` writes: the same file, edited,
+//! is a production configuration.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use countersign_identity::TrustDomain;
+use countersign_keys::{MasterKey, SystemRandom, sha256_hex};
+
+use crate::config::Config;
+use crate::error::CliError;
+use crate::output;
+use crate::up::ports::Ports;
+use crate::up::write_private;
+
+/// The flea market's six services, in the order in which their ports are given.
+pub const SERVICES: [&str; 6] = ["ads", "users", "chat", "media", "subscriptions", "reports"];
+
+/// The gateway's registration entry.
+pub const GATEWAY: &str = "gateway";
+
+/// A state directory of one deployment.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Absolute.
+    pub state_dir: PathBuf,
+}
+
+impl Layout {
+    /// The layout of `state_dir`, which is made with mode 0700 where it does not exist.
+    ///
+    /// # Errors
+    /// Exit 2 where it cannot be made, or belongs to somebody else.
+    pub fn open(state_dir: &Path) -> Result<Self, CliError> {
+        let unusable = |e: &dyn std::fmt::Display| {
+            CliError::usage(
+                format!("{} cannot hold state", state_dir.display()),
+                e,
+                "name another with --state-dir",
+            )
+        };
+        std::fs::create_dir_all(state_dir).map_err(|e| unusable(&e))?;
+        let state_dir = state_dir.canonicalize().map_err(|e| unusable(&e))?;
+        let meta = std::fs::metadata(&state_dir).map_err(|e| unusable(&e))?;
+        if meta.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(unusable(&"it belongs to another user"));
+        }
+        std::fs::set_permissions(&state_dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| unusable(&e))?;
+        Ok(Self { state_dir })
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.state_dir.join("countersign.toml")
+    }
+
+    /// PEM of the edge root.
+    pub fn ca_file(&self) -> PathBuf {
+        self.state_dir.join("ca.pem")
+    }
+
+    /// The agent's socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.state_dir.join("agent.sock")
+    }
+
+    /// The gateway's certificate and key.
+    pub fn gateway_tls(&self) -> (PathBuf, PathBuf) {
+        (self.state_dir.join("gateway/tls.pem"), self.state_dir.join("gateway/tls.key"))
+    }
+
+    /// The password that `up` made for a user.
+    pub fn password_file(&self, name: &str) -> PathBuf {
+        self.state_dir.join("users").join(format!("{name}.password"))
+    }
+
+    /// The agent's single-use join token.
+    pub fn join_token_file(&self) -> PathBuf {
+        self.state_dir.join("agent/join-token")
+    }
+
+    /// Log of one process.
+    pub fn log_file(&self, process: &str) -> PathBuf {
+        self.state_dir.join("logs").join(format!("{process}.log"))
+    }
+
+    /// Whether an authority ever ran here.
+    pub fn has_authority(&self) -> bool {
+        self.state_dir.join("authority").exists()
+    }
+
+    /// Reads the configuration; on the first start writes it, with the policies and the master key.
+    ///
+    /// # Errors
+    /// Exit 2 where a file cannot be written, or the directory serves another trust domain.
+    pub fn prepare(&self, trust_domain: Option<&TrustDomain>) -> Result<Config, CliError> {
+        if !self.config_file().exists() {
+            self.write_first(trust_domain)?;
+        }
+        let config = Config::read(&self.config_file())?;
+        if let Some(wanted) = trust_domain
+            && *wanted != config.trust_domain
+        {
+            return Err(CliError::usage(
+                format!("{} serves {}, not {wanted}", self.state_dir.display(), config.trust_domain),
+                "a trust domain is for life: every name and key hangs on it",
+                "use another --state-dir",
+            ));
+        }
+        if let (false, Some(authority)) = (self.has_authority(), &config.authority) {
+            make_master_key(&authority.master_key)?;
+        }
+        Ok(config)
+    }
+
+    fn write_first(&self, trust_domain: Option<&TrustDomain>) -> Result<(), CliError> {
+        for dir in ["agent", "gateway", "logs", "policies", "services", "users"] {
+            let dir = self.state_dir.join(dir);
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| CliError::usage(format!("cannot make {}", dir.display()), e, "free space"))?;
+        }
+        for service in SERVICES {
+            let dir = self.state_dir.join("services").join(service);
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| CliError::usage(format!("cannot make {}", dir.display()), e, "free space"))?;
+        }
+        let default = trust_domain.map_or(countersign_flea_market::TRUST_DOMAIN, TrustDomain::as_str);
+        for (name, text) in countersign_flea_market::policies_for(default) {
+            write_private(&self.state_dir.join("policies").join(format!("{name}.cedar")), text.as_bytes())?;
+        }
+        let mut ports = Ports::default();
+        let text = self.first_config(default, &mut ports)?;
+        for (wanted, got) in ports.moved() {
+            output::note(format!("port {wanted} is busy, {got} is used instead"));
+        }
+        write_private(&self.config_file(), text.as_bytes())
+    }
+
+    fn first_config(&self, trust_domain: &str, ports: &mut Ports) -> Result<String, CliError> {
+        let state = quoted(&self.state_dir);
+        let key = quoted(&master_key_path(&self.state_dir)?);
+        let uid = nix::unistd::geteuid().as_raw();
+        let (authority, node, admin) = (ports.near(7443)?, ports.near(7445)?, ports.near(7442)?);
+        let agent_admin = ports.near(7441)?;
+        let (http, https, gateway_admin) = (ports.near(7080)?, ports.near(7444)?, ports.near(7081)?);
+        let (cert, tls_key) = self.gateway_tls();
+        let mut text = format!(
+            "# Written by `countersign up`. Edit it: the next start reads it.\n\
+             trust_domain = \"{trust_domain}\"\n\
+             state_dir    = {state}\n\n\
+             [authority]\n\
+             listen      = \"{authority}\"\n\
+             node_listen = \"{node}\"\n\
+             admin       = \"{admin}\"\n\
+             public_url  = \"https://{authority}\"\n\
+             database    = \"sqlite\"\n\
+             svid_ttl    = \"1h\"\n\
+             # The key that seals all others. It lies outside the state directory: keep it out of its backups too.\n\
+             master_key  = {key}\n\n\
+             [policy]\n\
+             dir = {policies}\n\n\
+             [agent]\n\
+             authority_node  = \"{node}\"\n\
+             join_token_file = {join}\n\
+             socket          = {socket}\n\
+             admin           = \"{agent_admin}\"\n\n\
+             [gateway]\n\
+             listen        = \"{http}\"\n\
+             listen_tls    = \"{https}\"\n\
+             tls_cert      = {cert}\n\
+             tls_key       = {tls_key}\n\
+             admin         = \"{gateway_admin}\"\n\
+             authority_url = \"https://{authority}\"\n\
+             authority_ca  = {ca}\n",
+            policies = quoted(&self.state_dir.join("policies")),
+            join = quoted(&self.join_token_file()),
+            socket = quoted(&self.agent_socket()),
+            cert = quoted(&cert),
+            tls_key = quoted(&tls_key),
+            ca = quoted(&self.ca_file()),
+        );
+        text.push_str(&routes());
+        let _ = write!(
+            text,
+            "\n# Registration entries: who there is, and who may launch it. All services of `up` run under one uid, so\n\
+             # isolation between them is nominal here; on a real machine each has its own.\n\
+             [[service]]\nname      = \"{GATEWAY}\"\n\
+             spiffe_id = \"spiffe://{trust_domain}/countersign/gateway/edge\"\nlaunch_by = [{uid}]\n"
+        );
+        for (port, name) in (7091..).zip(SERVICES) {
+            let (listen, admin) = (ports.near(port)?, ports.near(port + 100)?);
+            let database = quoted_text(&format!(
+                "sqlite:{}",
+                self.state_dir.join("services").join(name).join(format!("{name}.db")).display()
+            ));
+            let _ = write!(
+                text,
+                "\n[[service]]\nname      = \"{name}\"\naddress   = \"{listen}\"\nlaunch_by = [{uid}]\n\n\
+                 [demo.services.{name}]\nlisten   = \"{listen}\"\nadmin    = \"{admin}\"\ndatabase = {database}\n"
+            );
+        }
+        Ok(text)
+    }
+}
+
+/// The edge's routes: what is not listed does not exist outside.
+fn routes() -> String {
+    let mut text = String::new();
+    for (path, to) in countersign_flea_market::EDGE_ROUTES {
+        let _ =
+            write!(text, "\n[[gateway.route]]\npath = \"{path}\"\nto   = \"{to}\"\nuser = \"required\"\n");
+    }
+    text
+}
+
+/// Where the master key of a state directory lies: beside no backup of it.
+///
+/// # Errors
+/// Exit 2 where there is no home directory.
+pub fn master_key_path(state_dir: &Path) -> Result<PathBuf, CliError> {
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))
+        .ok_or_else(|| {
+            CliError::usage(
+                "there is no home directory for the master key",
+                "HOME is not set",
+                "set HOME or XDG_CONFIG_HOME",
+            )
+        })?;
+    let name: String = sha256_hex(state_dir.as_os_str().as_encoded_bytes()).chars().take(16).collect();
+    Ok(base.join("countersign").join(format!("{name}.key")))
+}
+
+/// A new master key for a new deployment. An old one is kept: it may seal a database that is only elsewhere.
+fn make_master_key(path: &Path) -> Result<(), CliError> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(|e| {
+            CliError::usage(format!("cannot make {}", dir.display()), e, "set XDG_CONFIG_HOME")
+        })?;
+    }
+    let key = MasterKey::generate(&SystemRandom::new())
+        .map_err(|e| CliError::failed("no master key can be made", e, "try again"))?;
+    write_private(path, key.to_file_text().expose().as_bytes())
+}
+
+fn quoted(path: &Path) -> String {
+    quoted_text(&path.display().to_string())
+}
+
+/// A TOML basic string.
+fn quoted_text(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_configuration_is_one_that_every_role_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let text = layout.first_config("example.org", &mut Ports::default()).unwrap();
+        let config = Config::parse(&text, "c").unwrap();
+        assert!(config.authority.is_some() && config.agent.is_some() && config.gateway.is_some());
+        assert_eq!(config.service.len(), 7);
+        assert_eq!(config.demo.unwrap().services.len(), 6);
+    }
+
+    #[test]
+    fn the_master_key_never_lies_in_the_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = master_key_path(dir.path()).unwrap();
+        assert!(!path.starts_with(dir.path()));
+        assert_ne!(path, master_key_path(&dir.path().join("other")).unwrap());
+    }
+
+    #[test]
+    fn a_path_with_quotes_stays_one_toml_string() {
+        let parsed: toml::Table = format!("a = {}", quoted_text("/a\"b\\c\n")).parse().unwrap();
+        assert_eq!(parsed["a"].as_str(), Some("/a\"b\\c\n"));
+    }
+}

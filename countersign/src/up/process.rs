@@ -1,0 +1,137 @@
+//! One supervised process: started with a pipe as its stdin, and told to end by closing it. A child whose
+//! supervisor was killed sees the same closed pipe, so no child outlives `up`.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::{Child, ChildStdin, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::CliError;
+
+/// A process that drains its requests may take this long before it is killed.
+const DRAIN: Duration = Duration::from_secs(12);
+/// First and longest pause before a process that ended is started again.
+const RESTART_FIRST: Duration = Duration::from_secs(1);
+const RESTART_LONGEST: Duration = Duration::from_secs(30);
+/// A log longer than this is moved aside when its process starts.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What is to be kept running.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// Name in messages, and of the log file.
+    pub name: String,
+    /// Arguments to this same binary.
+    pub arguments: Vec<String>,
+    /// Where stdout and stderr go.
+    pub log: PathBuf,
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct Running {
+    process: Process,
+    child: Child,
+    /// Held apart from `child`, whose `wait` would close it: it is what keeps the process running.
+    pipe: Option<ChildStdin>,
+}
+
+impl Process {
+    /// Starts it.
+    pub fn start(self) -> Result<Running, CliError> {
+        let mut child = self.spawn()?;
+        let pipe = child.stdin.take();
+        Ok(Running { process: self, child, pipe })
+    }
+
+    fn spawn(&self) -> Result<Child, CliError> {
+        let failed =
+            |e: std::io::Error| CliError::failed(format!("{} does not start", self.name), e, "try again");
+        let binary = std::env::current_exe().map_err(failed)?;
+        let (out, err) = self.log_file().map_err(failed)?;
+        Command::new(binary)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(out)
+            .stderr(err)
+            .kill_on_drop(true)
+            // Its own group: Ctrl-C reaches the supervisor alone, which then ends the children in order.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)
+    }
+
+    fn log_file(&self) -> std::io::Result<(Stdio, Stdio)> {
+        if std::fs::metadata(&self.log).is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
+            std::fs::rename(&self.log, self.log.with_extension("log.1"))?;
+        }
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        Ok((file.try_clone()?.into(), file.into()))
+    }
+
+    /// The last lines of the log, for the error that the person reads.
+    pub fn last_words(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(4).collect();
+        lines.reverse();
+        lines.join("\n       ")
+    }
+}
+
+impl Running {
+    /// The exit code of a process that has ended already.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().ok().flatten().map(|status| status.code().unwrap_or(-1))
+    }
+
+    /// What it is.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Keeps it running until `stop`, starting it again with growing pauses, then ends it.
+    ///
+    /// A process that ends with exit code 2 says that its configuration or keys are wrong: it is not started
+    /// again, since nothing would change.
+    pub async fn keep(mut self, stop: CancellationToken) {
+        let mut pause = RESTART_FIRST;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return self.end().await,
+                status = self.child.wait() => {
+                    let code = status.ok().and_then(|s| s.code());
+                    tracing::error!(process = %self.process.name, code, "process ended");
+                    if code == Some(2) {
+                        return;
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(RESTART_LONGEST);
+            match self.process.spawn() {
+                Ok(mut child) => {
+                    self.pipe = child.stdin.take();
+                    self.child = child;
+                }
+                Err(e) => {
+                    tracing::error!(process = %self.process.name, error = %e, "process cannot be started again");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn end(&mut self) {
+        drop(self.pipe.take());
+        if tokio::time::timeout(DRAIN, self.child.wait()).await.is_err() {
+            tracing::warn!(process = %self.process.name, "process did not end in time and is killed");
+            let _ = self.child.kill().await;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The order in which a deployment starts: each step needs the one before.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::error::CliError;
+use crate::up::layout::{Layout, SERVICES};
+use crate::up::process::{Process, Running};
+use crate::up::{POLL, START, first, probe};
+
+/// Starts everything and returns when all of it is ready. Processes run on in `tracker` until `stop`.
+///
+/// # Errors
+/// Names the process that does not become ready, with its last words.
+pub async fn start_all(
+    layout: &Layout,
+    config: &Config,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(), CliError> {
+    let admin = Admin::of(&layout.state_dir);
+    let authority = config.table(&config.authority, "authority")?;
+    let mut process = role(layout, "authority").start()?;
+    ready(&mut process, authority.admin).await?;
+    tracker.spawn(process.keep(stop.clone()));
+
+    first::write_edge_root(layout, &admin).await?;
+    first::make_users(layout, &admin).await?;
+    first::certify_gateway(layout, &admin).await?;
+    tracker.spawn(first::keep_gateway_certified(layout.clone(), admin.clone(), stop.clone()));
+
+    first::write_join_token(layout, &admin).await?;
+    let agent = config.table(&config.agent, "agent")?;
+    let mut process = role(layout, "agent").start()?;
+    ready(&mut process, need(agent.admin, "[agent] admin")?).await?;
+    tracker.spawn(process.keep(stop.clone()));
+
+    let gateway = config.table(&config.gateway, "gateway")?;
+    let demo = config.table(&config.demo, "demo")?;
+    let mut open = vec![(role(layout, "gateway").start()?, need(gateway.admin, "[gateway] admin")?)];
+    for name in SERVICES {
+        let settings = demo.services.get(name).ok_or_else(|| {
+            CliError::usage(
+                format!("the configuration has no [demo.services.{name}]"),
+                "the flea market has six services",
+                "add it",
+            )
+        })?;
+        open.push((service(layout, name).start()?, settings.admin));
+    }
+    for (mut process, admin) in open {
+        ready(&mut process, admin).await?;
+        tracker.spawn(process.keep(stop.clone()));
+    }
+    Ok(())
+}
+
+fn role(layout: &Layout, name: &str) -> Process {
+    process(layout, name, &["serve", name])
+}
+
+fn service(layout: &Layout, name: &str) -> Process {
+    process(layout, name, &["demo-service", name])
+}
+
+fn process(layout: &Layout, name: &str, verb: &[&str]) -> Process {
+    let mut arguments: Vec<String> = verb.iter().map(|a| (*a).to_owned()).collect();
+    arguments.extend(["--config".to_owned(), layout.config_file().display().to_string()]);
+    arguments.push("--until-stdin-closes".to_owned());
+    Process { name: name.to_owned(), arguments, log: layout.log_file(name) }
+}
+
+async fn ready(process: &mut Running, admin: std::net::SocketAddr) -> Result<(), CliError> {
+    let deadline = Instant::now() + START;
+    loop {
+        if let Some(code) = process.ended() {
+            return Err(did_not_start(process, code));
+        }
+        if matches!(probe::get(admin, "/readyz").await, Some((200, _))) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(CliError::failed(
+                format!("{} does not become ready", process.process().name),
+                process.process().last_words(),
+                format!("read {}", process.process().log.display()),
+            ));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Exit 2 is passed on: a wrong key or setting of a role is a wrong key or setting of `up`.
+fn did_not_start(process: &Running, code: i32) -> CliError {
+    let what = format!("{} does not start", process.process().name);
+    let words = process.process().last_words();
+    let log = format!("read {}", process.process().log.display());
+    if code == 2 { CliError::usage(what, words, log) } else { CliError::failed(what, words, log) }
+}
+
+fn need<T>(value: Option<T>, name: &str) -> Result<T, CliError> {
+    value
+        .ok_or_else(|| CliError::usage(format!("the configuration has no {name}"), "`up` needs it", "add it"))
+}

@@ -1,0 +1,20 @@
+//! Stories: what a person does with the real binary, over real sockets and processes, and what must come of it.
+//! Clients that others wrote (curl, openssl) stand in for browsers and foreign services.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr
+)]
+
+mod deployment;
+mod durability;
+mod front_door;
+mod keys;
+mod ledger;
+mod lifecycle;
+mod openssl;
+mod revocation;
+mod services;

@@ -1,0 +1,306 @@
+//! The repository's own rules, as tests: which crate may know which, how long a file may be, where SQL may
+//! stand, who may vouch, and that no error variant exists without a test that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A crate's direct dependencies may only lead where the arrows of ARCHITECTURE.md lead, transitively.
+/// One line a crate: name, then what it may see directly.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("identity", &[]),
+    ("request", &[]),
+    ("keys", &["identity"]),
+    ("pki", &["keys"]),
+    ("token", &["pki", "request"]),
+    ("policy", &["identity", "request"]),
+    ("accounts", &["token"]),
+    ("ledger", &["keys"]),
+    ("wire", &["identity", "request"]),
+    ("store", &["accounts", "ledger", "policy", "token"]),
+    ("sdk", &["wire", "request", "token", "policy", "ledger"]),
+    ("authority", &["store", "accounts", "sdk", "wire"]),
+    ("agent", &["sdk", "wire"]),
+    ("gateway", &["sdk", "wire"]),
+    ("flea-market", &["sdk"]),
+    ("countersign", &["authority", "agent", "gateway", "flea-market", "sdk"]),
+    ("testkit", &[]),
+    ("xtask", &[]),
+];
+
+/// Lines of a file without its tests.
+const FILE_LINES_MAX: usize = 600;
+
+/// The checkers: the only files that may turn a thing into a `Verified` thing.
+const MAY_VOUCH: &[&str] = &[
+    "rules/identity/src/verified.rs",
+    "rules/pki/src/verify.rs",
+    "rules/token/src/access_token.rs",
+    "rules/token/src/txn_token.rs",
+    "rules/ledger/src/head.rs",
+    "sdk/src/authenticate.rs",
+];
+
+/// Words of unfinished work. (Split, so that this file does not find itself.)
+const UNFINISHED: &[&str] = &[
+    concat!("to", "do!("),
+    concat!("unimple", "mented!("),
+    concat!("FIX", "ME"),
+    concat!("XX", "X"),
+    concat!("place", "holder"),
+];
+
+#[test]
+fn crates_know_only_what_the_arrows_allow() {
+    let allowed = closure();
+    let mut wrong = Vec::new();
+    for (dir, manifest) in manifests() {
+        let name = short(&dir);
+        let own =
+            allowed.get(name.as_str()).unwrap_or_else(|| panic!("crate {name} has no arrow in tidy.rs"));
+        let manifest: toml::Table = manifest.parse().unwrap();
+        for table in ["dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(table).and_then(|t| t.as_table()) else { continue };
+            for dependency in dependencies.keys() {
+                if let Some(other) = dependency.strip_prefix("countersign-")
+                    && !own.contains(other)
+                {
+                    wrong.push(format!("{name} → {other}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "arrows that the house does not have: {wrong:?}");
+}
+
+#[test]
+fn an_arrow_that_the_house_does_not_have_is_found() {
+    let allowed = closure();
+    assert!(!allowed["identity"].contains("keys"));
+    assert!(!allowed["agent"].contains("authority"), "roles never see each other");
+    assert!(!allowed["gateway"].contains("store"));
+    assert!(!allowed["sdk"].contains("store"));
+    assert!(allowed["authority"].contains("identity"), "arrows are transitive");
+}
+
+#[test]
+fn rules_know_no_socket_no_clock_no_database_and_no_async() {
+    for (path, text) in sources() {
+        if !path.starts_with("rules/") {
+            continue;
+        }
+        let code = without_tests(&text);
+        for word in [
+            "tokio",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "SystemTime",
+            "Instant::now",
+            "sqlx",
+            "async fn",
+            "std::fs",
+        ] {
+            assert!(
+                !code.contains(word),
+                "{path} contains {word}: rules take time, randomness and bytes as arguments"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_a_head_can_hold() {
+    for (path, text) in sources() {
+        let lines = without_tests(&text).lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{path} has {lines} lines without its tests: move a wall");
+    }
+}
+
+#[test]
+fn sql_stands_only_in_store_rooms() {
+    for (path, text) in sources() {
+        if path.split('/').any(|part| part == "store" || part == "store.rs") {
+            continue;
+        }
+        let code = without_tests(&text);
+        assert!(!code.contains("sqlx::query"), "{path} speaks SQL outside a store room");
+    }
+}
+
+#[test]
+fn only_the_listed_checkers_vouch() {
+    for (path, text) in sources() {
+        if without_tests(&text).contains("Verified::vouch") {
+            assert!(
+                MAY_VOUCH.contains(&path.as_str()),
+                "{path} vouches, and tidy.rs does not list it as a checker"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_unfinished_is_left_in_the_sources() {
+    for (path, text) in sources() {
+        for word in UNFINISHED {
+            assert!(!text.contains(word), "{path} contains {word}");
+        }
+    }
+}
+
+#[test]
+fn every_error_variant_is_named_in_a_test() {
+    let tests: String = test_texts();
+    let mut missing = Vec::new();
+    for (path, text) in sources() {
+        for (name, variants) in error_enums(&without_tests(&text)) {
+            for variant in variants {
+                if !tests.contains(&format!("{name}::{variant}")) {
+                    missing.push(format!("{path}: {name}::{variant}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "error variants that no test names:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_search_for_error_variants_finds_them() {
+    let text = "/// Doc.\npub enum SampleError {\n    /// One.\n    #[error(\"one\")]\n    One,\n    Two { by: u8 },\n    Three(\n        String,\n    ),\n}\n";
+    let found = error_enums(text);
+    assert_eq!(
+        found,
+        vec![("SampleError".to_owned(), vec!["One".to_owned(), "Two".to_owned(), "Three".to_owned()])]
+    );
+}
+
+#[test]
+fn every_row_of_the_requirements_table_names_a_test_that_exists() {
+    let table = fs::read_to_string(root().join("docs/requirements.md")).unwrap();
+    let tests = test_texts();
+    let mut wrong = Vec::new();
+    for line in table.lines().filter(|l| l.starts_with("| ")) {
+        for cell in line.split('`').skip(1).step_by(2) {
+            let name = cell.rsplit("::").next().unwrap_or(cell);
+            if cell.contains("::") && !tests.contains(&format!("fn {name}(")) {
+                wrong.push(cell.to_owned());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "docs/requirements.md names tests that do not exist: {wrong:#?}");
+}
+
+// ---------------------------------------------------------------------------------------------------------
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Every crate, with everything that it may reach.
+fn closure() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let direct: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    let mut all = BTreeMap::new();
+    for name in direct.keys() {
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<&'static str> = direct[name].to_vec();
+        while let Some(next) = open.pop() {
+            if seen.insert(next) {
+                open.extend(direct[next]);
+            }
+        }
+        all.insert(*name, seen);
+    }
+    all
+}
+
+fn manifests() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let workspace: toml::Table = text.parse().unwrap();
+    let members = workspace["workspace"]["members"].as_array().unwrap();
+    members
+        .iter()
+        .map(|m| m.as_str().unwrap().to_owned())
+        .map(|dir| (dir.clone(), fs::read_to_string(root().join(&dir).join("Cargo.toml")).unwrap()))
+        .collect()
+}
+
+fn short(dir: &str) -> String {
+    dir.rsplit('/').next().unwrap_or(dir).to_owned()
+}
+
+/// Rust sources of the workspace that are not tests: path from the root, text.
+fn sources() -> Vec<(String, String)> {
+    files().into_iter().filter(|(path, _)| path.contains("/src/") && !path.starts_with("testkit/")).collect()
+}
+
+/// All text that only tests contain: files under `tests/` and the test modules of sources.
+fn test_texts() -> String {
+    let mut all = String::new();
+    for (path, text) in files() {
+        if path.contains("/tests/") || path.ends_with("/tests.rs") {
+            all.push_str(&text);
+        } else if let Some(at) = text.find("#[cfg(test)]") {
+            all.push_str(&text[at..]);
+        }
+    }
+    all
+}
+
+fn without_tests(text: &str) -> String {
+    match text.find("#[cfg(test)]") {
+        Some(at) => text[..at].to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+fn files() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (dir, _) in manifests() {
+        walk(&root().join(&dir), &mut found);
+    }
+    found.retain(|(path, _)| !path.ends_with("countersign/tests/tidy.rs"));
+    found
+}
+
+fn walk(dir: &Path, found: &mut Vec<(String, String)>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// Public error enums of a text, with their variants.
+fn error_enums(text: &str) -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(rest) = line.trim_start().strip_prefix("pub enum ") else { continue };
+        let name: String = rest.chars().take_while(|c| c.is_alphanumeric()).collect();
+        if !name.ends_with("Error") {
+            continue;
+        }
+        let mut depth = 1_i32;
+        let mut variants = Vec::new();
+        for line in lines.by_ref() {
+            let bare = line.trim();
+            if depth == 1 && bare.starts_with(|c: char| c.is_ascii_uppercase()) {
+                variants.push(bare.chars().take_while(|c| c.is_alphanumeric()).collect());
+            }
+            if !bare.starts_with("//") && !bare.starts_with('#') {
+                depth += i32::try_from(bare.matches(['{', '(']).count()).unwrap();
+                depth -= i32::try_from(bare.matches(['}', ')']).count()).unwrap();
+            }
+            if depth <= 0 {
+                break;
+            }
+        }
+        found.push((name, variants));
+    }
+    found
+}

@@ -70,11 +70,11 @@ impl AgentError {
 /// # Errors
 /// It is not set, or names anything but a Unix socket.
 pub fn socket_of_environment() -> Result<PathBuf, AgentError> {
-    let value = std::env::var(SOCKET_VARIABLE).map_err(|_| AgentError::NoSocket)?;
-    parse_socket(&value)
+    parse_socket(std::env::var(SOCKET_VARIABLE).ok().as_deref())
 }
 
-fn parse_socket(value: &str) -> Result<PathBuf, AgentError> {
+fn parse_socket(value: Option<&str>) -> Result<PathBuf, AgentError> {
+    let value = value.ok_or(AgentError::NoSocket)?;
     let refused = || AgentError::BadSocket(value.chars().take(256).collect());
     let path = value.strip_prefix("unix:").ok_or_else(refused)?;
     let path = path.strip_prefix("//").unwrap_or(path);
@@ -166,14 +166,15 @@ mod tests {
 
     #[test]
     fn accepts_both_forms_of_a_unix_socket() {
-        assert_eq!(parse_socket("unix:///run/agent.sock").unwrap(), PathBuf::from("/run/agent.sock"));
-        assert_eq!(parse_socket("unix:/run/agent.sock").unwrap(), PathBuf::from("/run/agent.sock"));
+        assert_eq!(parse_socket(Some("unix:///run/agent.sock")).unwrap(), PathBuf::from("/run/agent.sock"));
+        assert_eq!(parse_socket(Some("unix:/run/agent.sock")).unwrap(), PathBuf::from("/run/agent.sock"));
     }
 
     #[test]
     fn rejects_what_is_not_an_absolute_path_of_a_unix_socket() {
         for bad in ["tcp://127.0.0.1:1", "/run/agent.sock", "unix:agent.sock", "unix:///a?b", ""] {
-            assert_eq!(parse_socket(bad), Err(AgentError::BadSocket(bad.to_owned())));
+            assert_eq!(parse_socket(Some(bad)), Err(AgentError::BadSocket(bad.to_owned())));
         }
+        assert_eq!(parse_socket(None), Err(AgentError::NoSocket));
     }
 }

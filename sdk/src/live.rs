@@ -1,6 +1,6 @@
 //! A snapshot made ready for use: everything parsed and compiled once, so that a request only looks.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -248,6 +248,11 @@ impl LiveCell {
     #[must_use]
     pub fn load(&self) -> Arc<Live> {
         self.current.load_full()
+    }
+
+    /// The newest one, for a look that holds it only briefly: nothing is counted up.
+    pub(crate) fn peek(&self) -> impl Deref<Target = Arc<Live>> {
+        self.current.load()
     }
 
     /// Replaces it.

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,9 +12,10 @@ use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_policy::{Ask, Permit, decide, explain};
 use countersign_request::{CanonicalRequest, TXN_TOKEN, strip_identity_headers};
 use countersign_wire::codes::Code;
-use http::{Request, Response};
+use http::{Request, Response, header::CONTENT_LENGTH};
 use http_body_util::{Either, Full};
 use tower_service::Service;
+use tracing::Instrument;
 
 use super::{Caller, DecisionDraft, Denial, Door, TraceId};
 use crate::{
@@ -67,16 +69,30 @@ where
                 Ok(entry) => entry,
                 Err(denial) => return Ok(door.refuse(draft, &denial).await.map(Either::Right)),
             };
-            let answer = match entry {
-                Entry::Skipped => return Ok(service.call(request).await?.map(Either::Left)),
-                Entry::Permitted(caller) => {
-                    request.extensions_mut().insert(*caller);
-                    service.call(request).await?
-                }
+            if let Entry::Permitted(caller) = &entry {
+                request.extensions_mut().insert(Caller::clone(caller));
+            }
+            let span = tracing::info_span!(
+                "countersign.request",
+                decision = %draft.id(),
+                trace = %trace,
+                route = draft.record().route
+            );
+            let answering = service.call(request).instrument(span);
+            let answer = match tokio::time::timeout(door.limits.answer, answering).await {
+                Ok(answer) => Some(answer?),
+                Err(_) => None,
             };
-            draft.answered(answer.status());
-            door.spool.edges().count(draft.edge());
-            door.spool.record(draft.into_event());
+            let Some(answer) = answer else {
+                let late = Denial::new(Code::UpstreamTimeout, "the handler took too long");
+                return Ok(door.refuse(draft, &late).await.map(Either::Right));
+            };
+            if matches!(entry, Entry::Permitted(_)) {
+                draft.answered(answer.status());
+                measure(&draft);
+                door.spool.edges().count(draft.edge());
+                door.spool.record(draft.into_event());
+            }
             Ok(answer.map(Either::Left))
         })
     }
@@ -103,6 +119,7 @@ impl Door {
             draft.came_over(connection);
         }
         let canonical = canonical(request)?;
+        self.check_length(&canonical)?;
         let route = self.route(&canonical, request.extensions());
         draft.asks_for(canonical.method(), &route);
         // Only what we put there ourselves may reach the handler. A caller of an outer layer counts for nothing.
@@ -112,7 +129,7 @@ impl Door {
             return Ok(Entry::Skipped);
         }
 
-        let (live, now) = (self.live.load(), clock::now());
+        let (live, now) = (self.live.peek(), clock::now());
         if live.freshness(now) == Freshness::Stale {
             return Err(Denial::new(Code::SnapshotStale, "the snapshot is past its grace period"));
         }
@@ -138,18 +155,46 @@ impl Door {
         Ok(Entry::Permitted(Box::new(caller)))
     }
 
+    fn check_length(&self, request: &CanonicalRequest) -> Result<(), Denial> {
+        let length: Option<u64> =
+            request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        match length {
+            Some(bytes) if bytes > self.limits.body_bytes_max => {
+                Err(Denial::new(Code::BodyTooLarge, format!("the body has {bytes} bytes")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Records a refusal durably, then answers. A disk that says no does not let anybody in.
     async fn refuse(&self, mut draft: DecisionDraft, denial: &Denial) -> Response<Full<Bytes>> {
         draft.denied(denial);
         let response = denial.response(draft.id());
         draft.answered(response.status());
         tracing::info!(decision = %draft.id(), code = %denial.code, route = draft.record().route, "request refused");
+        measure(&draft);
         self.spool.edges().count(draft.edge());
         if let Err(error) = self.spool.record_durably(draft.into_event()).await {
             tracing::error!(%error, "a refusal could not be recorded");
         }
         response
     }
+}
+
+/// Names of OpenTelemetry's semantic conventions, as Prometheus writes them. Routes are templates, so the number
+/// of series is bounded.
+fn measure(draft: &DecisionDraft) {
+    let record = draft.record();
+    let labels = [
+        ("http_route", record.route.clone()),
+        ("http_request_method", record.method.clone()),
+        ("http_response_status_code", record.status.to_string()),
+        ("countersign_target", record.target.clone()),
+        ("countersign_auth_mode", record.mode.clone()),
+        ("error_type", record.code.clone().unwrap_or_default()),
+    ];
+    let seconds = Duration::from_micros(record.latency_us).as_secs_f64();
+    metrics::histogram!("http_server_request_duration_seconds", &labels).record(seconds);
 }
 
 fn judge(

@@ -12,7 +12,7 @@ mod layer;
 mod refusal;
 mod trace;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use countersign_request::{CanonicalRequest, RouteError, RouteTable, RouteTableError, RouteTemplate};
 use thiserror::Error;
@@ -41,6 +41,23 @@ struct Door {
     spool: Arc<Spool>,
     skipped: Vec<RouteTemplate>,
     routes: Option<RouteTable<()>>,
+    limits: DoorLimits,
+}
+
+/// What one request may cost a service. Each has a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorLimits {
+    /// Body of a declared length, in bytes. One without a declared length is bounded by whoever reads it: the
+    /// extractors of axum stop at 2 MiB.
+    pub body_bytes_max: u64,
+    /// From the request's head to the answer's head, reading the body included.
+    pub answer: Duration,
+}
+
+impl Default for DoorLimits {
+    fn default() -> Self {
+        Self { body_bytes_max: 2 << 20, answer: Duration::from_secs(30) }
+    }
 }
 
 /// Why routes cannot be declared so.
@@ -63,7 +80,16 @@ impl Inbound {
     /// A layer for the service `target`, which decides by `live` and records in `spool`.
     #[must_use]
     pub fn new(target: String, live: Arc<LiveCell>, spool: Arc<Spool>) -> Self {
-        Self { door: Arc::new(Door { target, live, spool, skipped: Vec::new(), routes: None }) }
+        Self {
+            door: Arc::new(Door {
+                target,
+                live,
+                spool,
+                skipped: Vec::new(),
+                routes: None,
+                limits: DoorLimits::default(),
+            }),
+        }
     }
 
     /// Lets everybody use this route, whoever they are: `/healthz`. No caller is known there, even if
@@ -91,6 +117,13 @@ impl Inbound {
         Ok(self)
     }
 
+    /// Other limits than the usual ones.
+    #[must_use]
+    pub fn limits(mut self, limits: DoorLimits) -> Self {
+        self.door = Arc::new(Door { limits, ..self.parts() });
+        self
+    }
+
     fn parts(&self) -> Door {
         Door {
             target: self.door.target.clone(),
@@ -98,6 +131,7 @@ impl Inbound {
             spool: Arc::clone(&self.door.spool),
             skipped: self.door.skipped.clone(),
             routes: self.door.routes.clone(),
+            limits: self.door.limits,
         }
     }
 }

@@ -35,7 +35,7 @@ use tower_service::Service;
 use super::{CallError, CallLimits, Target};
 use crate::{
     clock,
-    tls::{H2, HandshakeError, HandshakeRefusal, Peer, TrustState},
+    tls::{H2, HandshakeError, HandshakeRefusal, Identity, Peer, TrustState},
 };
 
 /// The body of a request on its way out.
@@ -71,7 +71,7 @@ struct Inner {
 struct Open {
     send: SendRequest<Outgoing>,
     peer: Option<Arc<Peer>>,
-    own_serial: Option<String>,
+    own: Option<Arc<Identity>>,
 }
 
 impl Channel {
@@ -180,7 +180,7 @@ impl Channel {
         }
         if let Target::Workload { connector, .. } = &self.0.target {
             let believed = open.peer.as_ref().is_some_and(|peer| peer.workload(clock::now()).is_ok());
-            if !believed || open.own_serial != own_serial(connector.trust()) {
+            if !believed || !is_still_ours(open.own.as_ref(), connector.trust()) {
                 return None;
             }
         }
@@ -197,13 +197,13 @@ impl Channel {
     async fn connect(&self) -> Result<Open, CallError> {
         match &self.0.target {
             Target::Workload { address, connector, .. } => {
-                let own_serial = own_serial(connector.trust());
+                let own = connector.trust().load().identity().cloned();
                 let tcp = self.tcp(address).await?;
                 let (stream, peer) = connector.connect(tcp).await.map_err(|source| self.refused(source))?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
                 let trust = Arc::clone(connector.trust());
                 let send = self.http2(stream, Some((Arc::clone(&peer), trust))).await?;
-                Ok(Open { send, peer: Some(peer), own_serial })
+                Ok(Open { send, peer: Some(peer), own })
             }
             Target::Edge(edge) => {
                 let tcp = self.tcp(&edge.address).await?;
@@ -212,11 +212,11 @@ impl Channel {
                     self.refused(HandshakeRefusal::Protocol { why: error.to_string() }.into())
                 })?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
-                Ok(Open { send: self.http2(stream, None).await?, peer: None, own_serial: None })
+                Ok(Open { send: self.http2(stream, None).await?, peer: None, own: None })
             }
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
-                Ok(Open { send: self.http2(stream, None).await?, peer: None, own_serial: None })
+                Ok(Open { send: self.http2(stream, None).await?, peer: None, own: None })
             }
         }
     }
@@ -308,8 +308,13 @@ where
     }
 }
 
-fn own_serial(trust: &TrustState) -> Option<String> {
-    trust.load().identity().map(|identity| identity.serial_hex().to_owned())
+/// Is this the identity that we would show now?
+fn is_still_ours(own: Option<&Arc<Identity>>, trust: &TrustState) -> bool {
+    match (own, trust.peek().identity()) {
+        (Some(shown), Some(now)) => Arc::ptr_eq(shown, now),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// Returns when the peer of an open connection fails a check that it passed before.

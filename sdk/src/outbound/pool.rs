@@ -1,10 +1,8 @@
 //! One channel for each callee.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use countersign_wire::snapshot::ServiceAddress;
 
 use super::{CallError, CallLimits, Channel, ServiceClient, Target};
@@ -23,14 +21,16 @@ struct Inner {
     trust: Arc<TrustState>,
     live: Arc<LiveCell>,
     limits: CallLimits,
-    channels: Mutex<HashMap<String, (ServiceAddress, Channel)>>,
+    channels: ArcSwap<Channels>,
 }
+
+type Channels = HashMap<String, (ServiceAddress, Channel)>;
 
 impl Pool {
     /// Calls as whom `trust` says, where `live` says.
     #[must_use]
     pub fn new(trust: Arc<TrustState>, live: Arc<LiveCell>, limits: CallLimits) -> Self {
-        Self(Arc::new(Inner { trust, live, limits, channels: Mutex::default() }))
+        Self(Arc::new(Inner { trust, live, limits, channels: ArcSwap::default() }))
     }
 
     /// A client of a registered service.
@@ -44,26 +44,41 @@ impl Pool {
     /// # Errors
     /// No such service, or our snapshot is too old to say.
     pub fn channel(&self, service: &str) -> Result<Channel, CallError> {
-        let live = self.0.live.load();
+        let live = self.0.live.peek();
         if live.freshness(clock::now()) == Freshness::Stale {
             return Err(CallError::Stale);
         }
         let entry = live.service(service);
         let entry = entry.ok_or_else(|| CallError::UnknownService { name: service.to_owned() })?;
-        let mut channels = self.0.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((registered, channel)) = channels.get(service)
-            && registered == entry
-        {
-            return Ok(channel.clone());
+        if let Some(channel) = known(&self.0.channels.load(), service, entry) {
+            return Ok(channel);
         }
-        channels.retain(|name, _| live.service(name).is_some());
+        let fresh = self.open(service, entry);
+        // Whoever comes second takes the channel of the first: there is one connection for each callee.
+        self.0.channels.rcu(|channels| match known(channels, service, entry) {
+            Some(_) => Channels::clone(channels),
+            None => {
+                let mut next = Channels::clone(channels);
+                next.retain(|name, _| live.service(name).is_some());
+                next.insert(service.to_owned(), (entry.clone(), fresh.clone()));
+                next
+            }
+        });
+        Ok(known(&self.0.channels.load(), service, entry).unwrap_or(fresh))
+    }
+
+    fn open(&self, service: &str, entry: &ServiceAddress) -> Channel {
+        let expected = Expected::exactly(entry.spiffe_id.clone());
         let target = Target::Workload {
             address: entry.address.clone(),
             authority: service.to_owned(),
-            connector: Connector::new(Arc::clone(&self.0.trust), Expected::exactly(entry.spiffe_id.clone())),
+            connector: Connector::new(Arc::clone(&self.0.trust), expected),
         };
-        let channel = Channel::new(target, self.0.limits);
-        channels.insert(service.to_owned(), (entry.clone(), channel.clone()));
-        Ok(channel)
+        Channel::new(target, self.0.limits)
     }
+}
+
+fn known(channels: &Channels, service: &str, entry: &ServiceAddress) -> Option<Channel> {
+    let (registered, channel) = channels.get(service)?;
+    (registered == entry).then(|| channel.clone())
 }

@@ -95,25 +95,21 @@ impl ServiceClient {
     }
 
     /// `GET` of a path.
-    #[must_use]
     pub fn get(&self, path: &str) -> OutboundRequest {
         self.ask(Method::GET, path)
     }
 
     /// `POST` to a path.
-    #[must_use]
     pub fn post(&self, path: &str) -> OutboundRequest {
         self.ask(Method::POST, path)
     }
 
     /// `DELETE` of a path.
-    #[must_use]
     pub fn delete(&self, path: &str) -> OutboundRequest {
         self.ask(Method::DELETE, path)
     }
 
     /// A request of any method.
-    #[must_use]
     pub fn ask(&self, method: Method, path: &str) -> OutboundRequest {
         let request = Request::builder().method(method).uri(path).body(empty());
         OutboundRequest { client: self.clone(), request: request.map_err(|_| CallError::BadRequest) }

@@ -36,6 +36,8 @@ pub enum Expected {
     AnyInBundle,
     /// One of these and nobody else. An empty list is nobody.
     OneOf(Vec<SpiffeId>),
+    /// The holder of the one certificate with this SHA-256 thumbprint: a pin dies with each renewal.
+    Thumbprint([u8; 32]),
 }
 
 impl Expected {

@@ -113,6 +113,7 @@ fn judge(
     let expectation = match expected {
         Expected::AnyInBundle => Expectation::AnyInBundle,
         Expected::OneOf(ids) => Expectation::OneOf(ids),
+        Expected::Thumbprint(pin) => Expectation::Thumbprint(pin),
     };
     let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
     Judged { generation: trust.generation(), checks: check_records(&verdict), outcome: verdict.outcome }

@@ -3,7 +3,10 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,10 +17,10 @@ use rustls::{
     client::danger::HandshakeSignatureValid,
     pki_types::{CertificateDer, UnixTime as TlsTime},
     server::{
-        NoServerSessionStorage, ResolvesServerCert,
+        NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
-    sign::{CertifiedKey, SingleCertAndKey},
+    sign::SingleCertAndKey,
 };
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -70,6 +73,7 @@ pub struct Acceptor {
     /// Edge listeners show another certificate than the one that their trust names.
     shown: Option<Arc<TrustState>>,
     auth: ClientAuth,
+    expected: Expected,
     observer: Arc<dyn HandshakeObserver>,
 }
 
@@ -77,13 +81,21 @@ impl Acceptor {
     /// Shows the identity of `trust` and judges clients by its bundles.
     #[must_use]
     pub fn new(trust: Arc<TrustState>, auth: ClientAuth) -> Self {
-        Self { trust, shown: None, auth, observer: Arc::new(Unobserved) }
+        Self { trust, shown: None, auth, expected: Expected::AnyInBundle, observer: Arc::new(Unobserved) }
     }
 
     /// Shows the identity of another state, such as an edge certificate, and judges clients as before.
     #[must_use]
     pub fn showing(mut self, shown: Arc<TrustState>) -> Self {
         self.shown = Some(shown);
+        self
+    }
+
+    /// Ends the handshake of everybody else: for listeners with few, known clients. Without this, everybody
+    /// whom a bundle vouches for gets as far as the policy.
+    #[must_use]
+    pub fn expecting(mut self, expected: Expected) -> Self {
+        self.expected = expected;
         self
     }
 
@@ -120,7 +132,7 @@ impl Acceptor {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let started = Instant::now();
-        let judge = Arc::new(ClientJudge::new(Arc::clone(&self.trust), self.auth));
+        let judge = Arc::new(ClientJudge::new(Arc::clone(&self.trust), self.auth, self.expected.clone()));
         let config = self.config(&judge)?;
         let result = TlsAcceptor::from(Arc::new(config)).accept(io).await;
         let peer = judge.peer();
@@ -170,8 +182,8 @@ impl Acceptor {
             ClientAuth::Never => builder.with_no_client_auth(),
             _ => builder.with_client_cert_verifier(Arc::clone(judge) as Arc<dyn ClientCertVerifier>),
         };
-        let resolver = SingleCertAndKey::from(Arc::clone(identity.certified()));
-        let mut config = builder.with_cert_resolver(Arc::new(OneCertificate(resolver)));
+        let shown = SingleCertAndKey::from(Arc::clone(identity.certified()));
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         // A resumed session would skip the client's certificate, and with it every revocation.
         config.send_tls13_tickets = 0;
@@ -187,28 +199,27 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-#[derive(Debug)]
-struct OneCertificate(SingleCertAndKey);
-
-impl ResolvesServerCert for OneCertificate {
-    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.resolve(hello)
-    }
-}
-
 /// Judges the one client of one connection, and remembers how it went.
 struct ClientJudge {
     state: Arc<TrustState>,
     trust: Arc<Trust>,
     auth: ClientAuth,
+    expected: Expected,
     peer: OnceLock<Arc<Peer>>,
-    possession_failed: Mutex<bool>,
+    possession_failed: AtomicBool,
 }
 
 impl ClientJudge {
-    fn new(state: Arc<TrustState>, auth: ClientAuth) -> Self {
+    fn new(state: Arc<TrustState>, auth: ClientAuth, expected: Expected) -> Self {
         let trust = state.load();
-        Self { state, trust, auth, peer: OnceLock::new(), possession_failed: Mutex::new(false) }
+        Self {
+            state,
+            trust,
+            auth,
+            expected,
+            peer: OnceLock::new(),
+            possession_failed: AtomicBool::new(false),
+        }
     }
 
     fn peer(&self) -> Option<Arc<Peer>> {
@@ -216,7 +227,7 @@ impl ClientJudge {
     }
 
     fn possession_failed(&self) -> bool {
-        *self.possession_failed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.possession_failed.load(Ordering::Relaxed)
     }
 }
 
@@ -238,7 +249,7 @@ impl ClientCertVerifier for ClientJudge {
     ) -> Result<ClientCertVerified, TlsError> {
         let chain = owned(end_entity, intermediates);
         let state = Arc::clone(&self.state);
-        let judged = Peer::judge(chain, Usage::Client, Expected::AnyInBundle, state, clock::now());
+        let judged = Peer::judge(chain, Usage::Client, self.expected.clone(), state, clock::now());
         let peer = self.peer.get_or_init(|| Arc::new(judged));
         peer.outcome().map_err(|error| certificate_error(&error))?;
         Ok(ClientCertVerified::assertion())
@@ -261,7 +272,7 @@ impl ClientCertVerifier for ClientJudge {
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = provider().signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms).inspect_err(|_| {
-            *self.possession_failed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.possession_failed.store(true, Ordering::Relaxed);
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -225,6 +226,11 @@ impl TrustState {
     #[must_use]
     pub fn load(&self) -> Arc<Trust> {
         self.current.load_full()
+    }
+
+    /// The newest generation, for a look that holds it only briefly: nothing is counted up.
+    pub(crate) fn peek(&self) -> impl Deref<Target = Arc<Trust>> {
+        self.current.load()
     }
 
     /// The number of the newest generation: one atomic load, nothing is counted up.

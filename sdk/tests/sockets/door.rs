@@ -10,7 +10,7 @@ use countersign_identity::{Binding, Freshness, UserProof};
 use countersign_ledger::{CheckResult, Decision, Stage, Verdict};
 use countersign_sdk::{
     Caller, EndUser,
-    inbound::{CallerMissing, InboundError, UserMissing},
+    inbound::{CallerMissing, DoorLimits, InboundError, UserMissing},
     outbound::{CallError, Channel, InternalToken},
     tls::ClientAuth,
 };
@@ -366,4 +366,25 @@ async fn a_service_that_is_not_registered_cannot_be_called() {
     assert_eq!(refused, CallError::UnknownService { name: "nowhere".into() });
     let refused = ads.client("nowhere").get("no path at all").send().await.unwrap_err();
     assert_eq!(refused, CallError::BadRequest);
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_answer_and_a_body_that_is_too_long_are_ended() {
+    let deployment = Deployment::new();
+    deployment.permit("users", &["ads"]);
+    let workload = deployment.workload("users").await;
+    let never = || std::future::pending::<&'static str>();
+    let limits = DoorLimits { body_bytes_max: 8, answer: Duration::from_millis(300) };
+    let router =
+        Router::new().route("/never", get(never)).route("/put", axum::routing::put(|| async { "in" }));
+    let router = router.layer(workload.require().limits(limits));
+    let users = deployment.serve_as(workload, "users", router).await;
+    let client = deployment.bare_client(Some(&deployment.leaf("ads")), "users", users.address);
+    assert_eq!(client.send(get_request("/never")).await.unwrap().status(), 504);
+    let put = |bytes: usize| {
+        let body = countersign_sdk::outbound::full(vec![b'x'; bytes]);
+        client.send(Request::put("/put").header("content-length", bytes).body(body).unwrap())
+    };
+    assert_eq!(put(8).await.unwrap().status(), 200);
+    assert_eq!(put(9).await.unwrap().status(), 413);
 }

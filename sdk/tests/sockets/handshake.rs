@@ -8,7 +8,7 @@ use countersign_sdk::{
     clock,
     outbound::{CallError, Channel},
     tls::{
-        ClientAuth, Connector, Expected, HandshakeError, HandshakeRefusal, Identity, IdentityError,
+        Acceptor, ClientAuth, Connector, Expected, HandshakeError, HandshakeRefusal, Identity, IdentityError,
         TrustState, provider,
     },
 };
@@ -246,6 +246,30 @@ async fn a_client_with_two_identities_shows_the_one_that_the_server_names() {
     let channel = workload_channel(trust, &home, users.address);
     assert_eq!(channel.send(get_request("/users/7")).await.unwrap().status(), 200);
     assert_eq!(reached.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_listener_may_pin_one_certificate_by_its_thumbprint() {
+    let deployment = Deployment::new();
+    let (pinned, other) = (deployment.leaf("ads"), deployment.leaf("ads"));
+    let trust = TrustState::new(deployment.bundles(), CrlPolicy::Require);
+    trust.set_identity(deployment.leaf("users").identity());
+    let pin = Expected::Thumbprint(countersign_keys::sha256(&pinned.chain[0]));
+    let acceptor = Acceptor::new(trust, ClientAuth::Required).expecting(pin);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (router, reached) = counting();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let transport = countersign_sdk::accept::Transport::Tls(acceptor);
+    let limits = countersign_sdk::accept::Limits::default();
+    tokio::spawn(countersign_sdk::accept::serve(listener, transport, router, limits, stop.clone()));
+    let known = deployment.bare_client(Some(&pinned), "users", address);
+    assert_eq!(known.send(get_request("/users/7")).await.unwrap().status(), 200);
+    // The same name, valid, and yet not the pinned one.
+    let stranger = deployment.bare_client(Some(&other), "users", address);
+    assert!(stranger.send(get_request("/users/7")).await.is_err());
+    assert_eq!(reached.load(Ordering::SeqCst), 1);
+    stop.cancel();
 }
 
 #[tokio::test]

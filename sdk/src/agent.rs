@@ -140,6 +140,10 @@ impl AgentApi {
         answer.map(|_| ()).map_err(|status| self.error(&status))
     }
 
+    pub(crate) fn unreachable(&self, why: &str) -> AgentError {
+        AgentError::Unreachable { socket: self.socket.clone(), why: why.to_owned() }
+    }
+
     pub(crate) fn error(&self, status: &tonic::Status) -> AgentError {
         use tonic::Code;
         let why = status.message().to_owned();

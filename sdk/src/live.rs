@@ -268,3 +268,86 @@ impl LiveCell {
         self.changes.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use countersign_wire::{
+        SecretText,
+        snapshot::{AccessTokenKeys, InternalTokenKey, Jwk, Policies, PolicyFile},
+    };
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            format: countersign_wire::snapshot::FORMAT,
+            trust_domain: TrustDomain::parse("td").unwrap(),
+            epoch: "e1".into(),
+            sequence: 1,
+            issued_at: UnixTime::from_secs(1_800_000_000),
+            valid_until: UnixTime::from_secs(1_800_000_060),
+            critical: Vec::new(),
+            bundles: Vec::new(),
+            access_token: AccessTokenKeys { issuer: "i".into(), audience: "a".into(), keys: Vec::new() },
+            internal_token_keys: Vec::new(),
+            services: Vec::new(),
+            policies: Policies { generation: 1, files: Vec::new() },
+            ledger_head: None,
+            pseudonym_key: None,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_counts_until_its_grace_is_over() {
+        let live = Live::compile(snapshot(), None).unwrap();
+        let until = live.snapshot().valid_until;
+        let later = |span| until.saturating_add(span);
+        assert_eq!(live.freshness(until), Freshness::Fresh);
+        assert_eq!(live.freshness(later(Duration::from_millis(1))), Freshness::Grace);
+        assert_eq!(live.freshness(later(STALE_GRACE)), Freshness::Grace);
+        assert_eq!(live.freshness(later(STALE_GRACE + Duration::from_millis(1))), Freshness::Stale);
+    }
+
+    #[test]
+    fn rejects_roots_lists_and_keys_that_cannot_be_used() {
+        let refused = |change: fn(&mut Snapshot)| {
+            let mut snapshot = snapshot();
+            change(&mut snapshot);
+            Live::compile(snapshot, None).unwrap_err()
+        };
+        let bundle = |snapshot: &mut Snapshot| {
+            let trust_domain = snapshot.trust_domain.clone();
+            snapshot.bundles.push(TrustBundle { trust_domain, roots: Vec::new(), crls: Vec::new() });
+        };
+        assert!(matches!(refused(bundle), CompileError::Bundle(_)));
+        let list = |snapshot: &mut Snapshot| {
+            let (trust_domain, crls) = (snapshot.trust_domain.clone(), vec![b"none".as_slice().into()]);
+            snapshot.bundles.push(TrustBundle { trust_domain, roots: Vec::new(), crls });
+        };
+        assert!(matches!(refused(list), CompileError::Crl { .. }));
+        let key = |snapshot: &mut Snapshot| {
+            let (owner, jwk) = ("spiffe://td/g".parse().unwrap(), Jwk::from_text("{}").unwrap());
+            snapshot.internal_token_keys.push(InternalTokenKey { owner, jwk });
+        };
+        assert_eq!(refused(key), CompileError::Key);
+        let short = |snapshot: &mut Snapshot| {
+            snapshot.pseudonym_key = Some(SecretText::new("AAAA".into()));
+        };
+        assert_eq!(refused(short), CompileError::PseudonymKey);
+    }
+
+    #[test]
+    fn policies_that_did_not_change_are_not_compiled_again() {
+        let with = |text: &str| {
+            let mut snapshot = snapshot();
+            snapshot.policies.files.push(PolicyFile { name: "ads".into(), text: text.into() });
+            snapshot
+        };
+        let rule = "@id(\"all\") permit (principal, action, resource);";
+        let first = Live::compile(with(rule), Some("ads")).unwrap();
+        let same = Live::compile_after(Some(&first), with(rule), Some("ads")).unwrap();
+        assert!(Arc::ptr_eq(&first.policy, &same.policy));
+        let other = Live::compile_after(Some(&first), with("nonsense"), Some("ads")).unwrap();
+        assert!(other.policy().is_err());
+    }
+}

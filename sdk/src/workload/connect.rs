@@ -13,7 +13,7 @@ use super::{ConnectError, Health, Inner, Workload, renew, target_of, watch};
 use crate::{
     agent::{AgentApi, AgentError},
     clock,
-    live::{Live, LiveCell},
+    live::LiveCell,
     outbound::{CallLimits, Pool},
     snapshot::{Progress, SnapshotKeys},
     spool::{Spool, SpoolLimits},
@@ -94,8 +94,7 @@ impl Builder {
         let keys = watch::Keys::new(issued.snapshot_keys.clone());
         let mut progress = Progress::default();
         let reader = watch::Reader { trust_domain: id.trust_domain().clone(), target: target.clone(), keys };
-        let first = reader.first(&agent, &mut progress, deadline);
-        let live: Live = first.await.map_err(|last| self.too_late(last))?;
+        let live = reader.first(&agent, &mut progress, deadline, self.wait).await?;
         trust.set_bundles(live.bundles().clone());
         trust.set_identity(issued.identity);
         let live = LiveCell::new(live);

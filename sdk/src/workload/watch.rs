@@ -44,28 +44,29 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// The first snapshot, or how the last attempt to get one ended.
+    /// The first snapshot. Waits for an agent that has none yet; one that must not be taken ends it at once.
     pub(super) async fn first(
         &self,
         agent: &AgentApi,
         progress: &mut Progress,
         deadline: Instant,
-    ) -> Result<Live, String> {
+        wait: Duration,
+    ) -> Result<Live, ConnectError> {
         let mut last = "the agent has no snapshot yet".to_owned();
         loop {
             let attempt = async {
                 let mut stream = agent.snapshots(progress.at()).await?;
                 let message = stream.message().await.map_err(|status| agent.error(&status))?;
-                let ended = || AgentError::Failed { why: "the stream of snapshots ended".to_owned() };
+                let ended = || agent.unreachable("the stream of snapshots ended");
                 self.read(&message.ok_or_else(ended)?, progress, None)
             };
             match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(live)) => return Ok(live),
-                Ok(Err(error)) => last = error.to_string(),
-                Err(_) => return Err(last),
+                Ok(Err(ConnectError::Agent(error))) if error.is_temporary() => last = error.to_string(),
+                Ok(ended) => return ended,
+                Err(_) => return Err(ConnectError::TimedOut { waited: wait, last }),
             }
             if Instant::now() + PAUSE_MIN > deadline {
-                return Err(last);
+                return Err(ConnectError::TimedOut { waited: wait, last });
             }
             tokio::time::sleep(PAUSE_MIN).await;
         }
@@ -119,7 +120,7 @@ impl Watching {
         loop {
             match stream.message().await {
                 Ok(Some(signed)) => self.take(&signed),
-                Ok(None) => return AgentError::Failed { why: "the stream ended".to_owned() },
+                Ok(None) => return self.agent.unreachable("the stream of snapshots ended"),
                 Err(status) => return self.agent.error(&status),
             }
         }

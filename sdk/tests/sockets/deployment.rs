@@ -62,6 +62,10 @@ pub(crate) struct World {
     /// Leaves are issued this long ago with a minute to live.
     pub(crate) leaf_age: Option<Duration>,
     pub(crate) extra_bundle: Option<TrustBundle>,
+    /// What the agent does to each answer before it leaves.
+    pub(crate) tamper: Option<fn(&mut IssueResponse)>,
+    /// The agent is there and gives nothing.
+    pub(crate) issues_nothing: bool,
 }
 
 pub(crate) struct Deployment {
@@ -130,6 +134,8 @@ impl Deployment {
             token_keys: vec![(gateway, gateway_key.public_key().clone())],
             leaf_age: None,
             extra_bundle: None,
+            tamper: None,
+            issues_nothing: false,
         };
         let deployment = Self {
             td,
@@ -394,7 +400,11 @@ impl Agent for FakeAgent {
         &self,
         request: tonic::Request<RegisterRequest>,
     ) -> Result<tonic::Response<RegisterResponse>, tonic::Status> {
-        if request.into_inner().entry != self.id.path().trim_start_matches("/svc/") {
+        let entry = request.into_inner().entry;
+        if entry == "nonsense" {
+            return Ok(tonic::Response::new(RegisterResponse { spiffe_id: "nonsense".into() }));
+        }
+        if entry != self.id.path().trim_start_matches("/svc/") {
             return Err(tonic::Status::permission_denied("this uid may not launch that service"));
         }
         Ok(tonic::Response::new(RegisterResponse { spiffe_id: self.id.to_string() }))
@@ -414,11 +424,19 @@ impl Agent for FakeAgent {
         };
         let issued = deployment.certify(&csr, &self.id, LeafProfile::Workload, ttl, now);
         let issuing = deployment.issuing.certificate().to_vec();
-        Ok(tonic::Response::new(IssueResponse {
+        let mut answer = IssueResponse {
             chain: vec![issued.der.to_vec(), issuing],
             spiffe_id: self.id.to_string(),
             snapshot_keys: vec![deployment.snapshot_key.public_key().to_jwk()],
-        }))
+        };
+        let world = deployment.world.lock().unwrap();
+        if world.issues_nothing {
+            return Err(tonic::Status::unavailable("not now"));
+        }
+        if let Some(tamper) = world.tamper {
+            tamper(&mut answer);
+        }
+        Ok(tonic::Response::new(answer))
     }
 
     async fn snapshots(

@@ -161,15 +161,8 @@ async fn rejects_a_stolen_certificate_without_its_key() {
     let deployment = Deployment::new();
     let (users, reached) = users(&deployment).await;
     let stolen = deployment.leaf("ads");
-    let other = key();
-    assert_eq!(Identity::workload(stolen.chain.clone(), &other).unwrap_err(), IdentityError::KeyMismatch);
-
-    let pkcs8 = other.to_pkcs8().unwrap();
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.expose().as_slice()));
-    let signer = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&private).unwrap();
-    let shown = CertifiedKey::new(stolen.chain, signer);
-    let mut stream = bare_tls(users.address, Some(shown)).await;
-    assert!(first_read(&mut stream).await.is_err());
+    assert_eq!(Identity::workload(stolen.chain.clone(), &key()).unwrap_err(), IdentityError::KeyMismatch);
+    tls_with_other_key(users.address, stolen.chain).await;
 
     let decision = deployment.reported(|decision| decision.verdict == Verdict::Deny).await.unwrap();
     assert_eq!(decision.code.as_deref(), Some("CS2011"));
@@ -347,6 +340,18 @@ fn bare_config(shown: Option<CertifiedKey>) -> ClientConfig {
 }
 
 pub(crate) type ClientStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// The handshake of somebody who has the certificates and not the key.
+pub(crate) async fn tls_with_other_key(
+    address: SocketAddr,
+    chain: Vec<rustls::pki_types::CertificateDer<'static>>,
+) {
+    let pkcs8 = key().to_pkcs8().unwrap();
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.expose().as_slice()));
+    let signer = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&private).unwrap();
+    let mut stream = bare_tls(address, Some(CertifiedKey::new(chain, signer))).await;
+    assert!(first_read(&mut stream).await.is_err());
+}
 
 pub(crate) async fn tls_as(address: SocketAddr, leaf: &Leaf) -> ClientStream {
     bare_tls(address, Some(certified(leaf))).await

@@ -4,6 +4,7 @@
 mod calls;
 mod deployment;
 mod door;
+mod evidence;
 mod handshake;
 mod ledger;
 mod lifetime;

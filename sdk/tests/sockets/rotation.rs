@@ -9,9 +9,13 @@ use countersign_sdk::{
     Workload,
     agent::AgentError,
     launch::{self, LaunchError},
+    live::CompileError,
+    snapshot::SnapshotRefusal,
+    spool::SpoolError,
     tls::{Identity, IdentityError, TrustState},
-    workload::ConnectError,
+    workload::{ConnectError, NotReady},
 };
+use countersign_wire::agent::IssueResponse;
 use http_body_util::BodyExt;
 
 use crate::deployment::{Deployment, get_request, key};
@@ -141,4 +145,71 @@ fn every_change_of_trust_is_a_new_generation_that_subscribers_learn_of() {
     assert!(changes.has_changed().unwrap());
     assert_eq!(*changes.borrow_and_update(), first + 2);
     assert!(!format!("{trust:?}").contains("PRIVATE"));
+}
+
+/// How connecting ends when the agent changes its answer in this way.
+async fn connecting(tamper: fn(&mut IssueResponse)) -> ConnectError {
+    let deployment = Deployment::new();
+    deployment.world.lock().unwrap().tamper = Some(tamper);
+    let socket = deployment.agent("ads").await;
+    let start = std::time::Instant::now();
+    let refused = Workload::connect_to(&socket).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(5), "waited for what cannot come");
+    refused
+}
+
+#[tokio::test]
+async fn rejects_each_answer_of_an_agent_that_is_no_identity() {
+    let refused = connecting(|answer| answer.spiffe_id = "spiffe://fleamarket.test/svc/users".into()).await;
+    assert!(matches!(refused, ConnectError::OtherId { .. }), "{refused}");
+    let refused = connecting(|answer| answer.chain.clear()).await;
+    assert_eq!(refused, ConnectError::Identity(IdentityError::NoCertificate));
+    let refused = connecting(|answer| answer.snapshot_keys.clear()).await;
+    assert!(matches!(refused, ConnectError::Agent(AgentError::Failed { .. })), "{refused}");
+    let refused = connecting(|answer| answer.snapshot_keys = vec!["{}".into()]).await;
+    assert_eq!(refused, ConnectError::Snapshot(SnapshotRefusal::BadKey));
+    assert_eq!(ConnectError::NoKey.to_string(), "no key could be made");
+    assert_eq!(IdentityError::Key.to_string(), "private key cannot be used: give a P-256 key");
+}
+
+#[tokio::test]
+async fn rejects_a_first_snapshot_that_cannot_be_used_and_a_place_for_records_that_is_none() {
+    let deployment = Deployment::new();
+    let socket = deployment.agent("ads").await;
+    let file = deployment.directory.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    let refused = Workload::builder(socket.clone()).spool(file.join("below")).connect().await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Spool(SpoolError::Disk { .. })), "{refused}");
+
+    let mut snapshot = deployment.snapshot();
+    snapshot.bundles[0].crls = vec![b"no list".as_slice().into()];
+    deployment.publish_signed(countersign_sdk::snapshot::sign(&snapshot, &deployment.snapshot_key).unwrap());
+    let refused = Workload::connect_to(&socket).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Compile(CompileError::Crl { .. })), "{refused}");
+}
+
+#[tokio::test]
+async fn is_not_ready_once_its_certificate_has_expired() {
+    let deployment = Deployment::new();
+    deployment.world.lock().unwrap().leaf_age = Some(Duration::from_secs(58));
+    let ads = deployment.workload("ads").await;
+    deployment.world.lock().unwrap().issues_nothing = true;
+    assert_eq!(ads.ready(), Ok(()));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(ads.ready(), Err(NotReady::CertificateExpired));
+    // The agent comes back, and so does the workload.
+    {
+        let mut world = deployment.world.lock().unwrap();
+        (world.issues_nothing, world.leaf_age) = (false, None);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(ads.ready(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_launcher_that_is_told_nonsense_does_not_become_it() {
+    let socket = Deployment::new();
+    let socket = (socket.agent("ads").await, socket);
+    let refused = launch::register(&socket.0, "nonsense").await.unwrap_err();
+    assert_eq!(refused, LaunchError::BadId("nonsense".into()));
 }

@@ -289,8 +289,9 @@ impl Node for NodeApi {
         let authority = Arc::clone(&self.authority);
         // Ends with the connection, which is cut when the agent is no longer believed.
         let changes = WatchStream::new(self.authority.entries.subscribe());
-        let id = agent.id().clone();
-        Ok(Response::new(Box::pin(changes.then(move |_| held_by(Arc::clone(&authority), id.clone())))))
+        let (id, end) = (agent.id().clone(), authority.shutdown.clone().cancelled_owned());
+        let entries = changes.then(move |_| held_by(Arc::clone(&authority), id.clone()));
+        Ok(Response::new(Box::pin(entries.take_until(end))))
     }
 
     async fn issue(&self, request: Request<NodeIssueRequest>) -> Result<Response<IssueResponse>, Status> {
@@ -328,7 +329,7 @@ impl Node for NodeApi {
             let signed = signed.filter(|signed| !is_held(signed, &held));
             async move { signed.map(|signed| Ok((*signed).clone())) }
         });
-        Ok(Response::new(Box::pin(news)))
+        Ok(Response::new(Box::pin(news.take_until(self.authority.shutdown.clone().cancelled_owned()))))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {

@@ -54,7 +54,7 @@ pub async fn run(
 ) -> Result<(), AuthorityError> {
     settings.check()?;
     let booted = boot::boot(&settings, &deployment, clock::now()).await?;
-    let (authority, scribe) = assemble(settings, &deployment, booted)?;
+    let (authority, scribe) = assemble(settings, &deployment, booted, shutdown.clone())?;
     let scribing = CancellationToken::new();
     let scribe = tokio::spawn(scribe.run(scribing.clone()));
     let served = match prepare(&authority, &deployment).await {
@@ -74,6 +74,7 @@ fn assemble(
     settings: Settings,
     deployment: &Deployment,
     booted: Booted,
+    shutdown: CancellationToken,
 ) -> Result<(Arc<Authority>, Scribe), AuthorityError> {
     let id = SpiffeId::authority(&deployment.trust_domain);
     let (journal, scribe) = Journal::open(booted.db.clone(), id.clone());
@@ -102,6 +103,7 @@ fn assemble(
         throttle: login_throttle(),
         snapshots: watch::Sender::new(None),
         entries: watch::Sender::new(0),
+        shutdown,
         publishing: tokio::sync::Mutex::new(()),
     };
     Ok((Arc::new(authority), scribe))

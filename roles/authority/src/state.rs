@@ -14,6 +14,7 @@ use countersign_sdk::tls::TrustState;
 use countersign_store::Db;
 use countersign_wire::agent::SignedSnapshot;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Settings, admin_table::AdminTable, journal::Journal, keys::Keys, password_desk::PasswordDesk};
 
@@ -46,6 +47,8 @@ pub(crate) struct Authority {
     pub(crate) snapshots: watch::Sender<Option<Arc<SignedSnapshot>>>,
     /// Grows with every change of a registration entry.
     pub(crate) entries: watch::Sender<u64>,
+    /// Cancelled when the process ends: streams that would never end by themselves end with it.
+    pub(crate) shutdown: CancellationToken,
     /// One CRL and one snapshot at a time.
     pub(crate) publishing: tokio::sync::Mutex<()>,
 }

@@ -13,7 +13,7 @@ use countersign_accounts::{
     password,
     user::Role,
 };
-use countersign_identity::UnixTime;
+use countersign_identity::{IdKind, UnixTime};
 use countersign_keys::{SystemRandom, hash::hex, random_bytes};
 use countersign_ledger::{
     Event,
@@ -26,11 +26,12 @@ use countersign_wire::{
     SecretText,
     api::{
         Page, PageQuery,
-        users::{LoggedIn, Login, NewPassword, NewUser, User},
+        users::{CLIENT_ADDRESS_HEADER, LoggedIn, Login, NewPassword, NewUser, User},
     },
     codes::Code,
     problem::Problem,
 };
+use http::HeaderMap;
 
 use super::{ApiError, Body, Params, PathParam};
 use crate::{http::Actor, journal::Change, state::Authority};
@@ -48,9 +49,10 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn login(
     State(authority): State<Arc<Authority>>,
     Extension(connection): Extension<Connection>,
+    headers: HeaderMap,
     Body(body): Body<Login>,
 ) -> Result<Json<LoggedIn>, ApiError> {
-    let address = connection.address().map(|address| address.ip());
+    let address = client_address(&authority, &connection, &headers);
     throttle(&authority, address)?;
     let (user, verdict) = judge(&authority, &body, address).await?;
     let outcome = outcome(&verdict);
@@ -74,6 +76,16 @@ pub(crate) async fn login(
         token_type: "Bearer".to_owned(),
         expires_in: ACCESS_TOKEN_LIFE.as_secs(),
     }))
+}
+
+/// Whose login it is: the peer's, or that of the client which a gateway of ours passes on and tells of.
+fn client_address(authority: &Authority, connection: &Connection, headers: &HeaderMap) -> Option<IpAddr> {
+    let peer = connection.address().map(|address| address.ip());
+    let gateway = connection
+        .spiffe_id()
+        .filter(|id| matches!(id.kind(), IdKind::Gateway(_)) && *id.trust_domain() == authority.trust_domain);
+    let told = headers.get(CLIENT_ADDRESS_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    gateway.and(told).or(peer)
 }
 
 /// Before anything costs anything. At the admin socket nobody has an address, and nobody is a stranger.

@@ -333,12 +333,12 @@ impl RevocationReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unspecified => "unspecified",
-            Self::KeyCompromise => "key_compromise",
-            Self::CaCompromise => "ca_compromise",
-            Self::AffiliationChanged => "affiliation_changed",
+            Self::KeyCompromise => "keyCompromise",
+            Self::CaCompromise => "cACompromise",
+            Self::AffiliationChanged => "affiliationChanged",
             Self::Superseded => "superseded",
-            Self::CessationOfOperation => "cessation_of_operation",
-            Self::PrivilegeWithdrawn => "privilege_withdrawn",
+            Self::CessationOfOperation => "cessationOfOperation",
+            Self::PrivilegeWithdrawn => "privilegeWithdrawn",
         }
     }
 

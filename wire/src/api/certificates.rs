@@ -28,7 +28,7 @@ pub struct Certificate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i64>)]
     pub revoked_at: Option<UnixTime>,
-    /// RFC 5280 section 5.3.1, `key_compromise`.
+    /// RFC 5280 section 5.3.1, `keyCompromise`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

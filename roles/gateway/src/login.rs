@@ -71,7 +71,11 @@ pub(crate) enum LoginError {
 
 impl LoginDesk {
     /// `trust`: as whom the gateway shows itself.
-    pub(crate) fn new(url: &str, root: Option<&Path>, trust: &Arc<TrustState>) -> Result<Self, LoginSettingsError> {
+    pub(crate) fn new(
+        url: &str,
+        root: Option<&Path>,
+        trust: &Arc<TrustState>,
+    ) -> Result<Self, LoginSettingsError> {
         let roots = read_roots(root.ok_or(LoginSettingsError::NoRoot)?)?;
         let target = EdgeTarget::new(url, &roots)
             .map_err(|error| LoginSettingsError::Url { why: error.to_string() })?;
@@ -81,7 +85,12 @@ impl LoginDesk {
     }
 
     /// Asks the authority, for whom the policy lets try.
-    pub(crate) async fn ask(&self, _permit: Permit, body: &[u8], client: IpAddr) -> Result<LoginAnswer, LoginError> {
+    pub(crate) async fn ask(
+        &self,
+        _permit: Permit,
+        body: &[u8],
+        client: IpAddr,
+    ) -> Result<LoginAnswer, LoginError> {
         let login: Login = json::from_slice(body, LOGIN_BYTES_MAX)?;
         let unsent = |_| LoginError::Call(CallError::BadRequest);
         let body = serde_json::to_vec(&login).map_err(|_| LoginError::Call(CallError::BadRequest))?;

@@ -213,3 +213,175 @@ fn host(text: &str, path: &str) -> Result<String, RouteError> {
 const ROUTES_MAX: usize = 10_000;
 const ROUTABLE: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+    use http::header::HOST;
+    use http::{HeaderMap, HeaderValue, Version};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn route(path: &str, methods: &[&str], host: Option<&str>, to: &str) -> RouteSettings {
+        RouteSettings {
+            path: path.to_owned(),
+            host: host.map(str::to_owned),
+            methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+            to: to.to_owned(),
+            user: UserNeed::Required,
+            headers: crate::settings::HeaderRules::default(),
+        }
+    }
+
+    fn request(method: &str, path: &str, host: &str) -> CanonicalRequest {
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_str(host).unwrap())]);
+        CanonicalRequest::parse(&method.parse().unwrap(), &path.parse().unwrap(), &headers, Version::HTTP_11)
+            .unwrap()
+    }
+
+    fn target(table: &RouteTable, method: &str, path: &str, host: &str) -> Result<String, NoRoute> {
+        table.find(&request(method, path, host)).map(|route| route.target.to_string())
+    }
+
+    #[test]
+    fn the_most_exact_template_wins_whatever_the_order() {
+        let routes = [
+            route("/ads/*", &[], None, "rest"),
+            route("/ads/{id}", &[], None, "one"),
+            route("/ads/near", &[], None, "near"),
+            route("/ads/{id}/buy", &["POST"], None, "buy"),
+        ];
+        let mut reversed = routes.clone();
+        reversed.reverse();
+        for routes in [routes, reversed] {
+            let table = RouteTable::compile(&routes).unwrap();
+            assert_eq!(target(&table, "GET", "/ads/near", "a.test").unwrap(), "near");
+            assert_eq!(target(&table, "GET", "/ads/7", "a.test").unwrap(), "one");
+            assert_eq!(target(&table, "POST", "/ads/7/buy", "a.test").unwrap(), "buy");
+            assert_eq!(target(&table, "GET", "/ads/7/pictures", "a.test").unwrap(), "rest");
+            assert_eq!(target(&table, "GET", "/users", "a.test"), Err(NoRoute::Unknown));
+        }
+    }
+
+    #[test]
+    fn a_method_that_a_template_does_not_take_is_told_what_it_takes() {
+        let table = RouteTable::compile(&[
+            route("/ads/{id}/buy", &["POST", "PUT"], None, "buy"),
+            route("/ads/{id}/buy", &["DELETE"], None, "other"),
+            route("/ads/*", &[], None, "lax"),
+        ])
+        .unwrap();
+        let refused = target(&table, "GET", "/ads/7/buy", "a.test").unwrap_err();
+        assert_eq!(refused, NoRoute::Method { allow: vec!["DELETE".into(), "POST".into(), "PUT".into()] });
+        assert_eq!(target(&table, "DELETE", "/ads/7/buy", "a.test").unwrap(), "other");
+    }
+
+    #[test]
+    fn head_goes_where_get_goes() {
+        let table = RouteTable::compile(&[route("/ads", &["GET"], None, "ads")]).unwrap();
+        assert_eq!(target(&table, "HEAD", "/ads", "a.test").unwrap(), "ads");
+    }
+
+    #[test]
+    fn a_host_with_routes_of_its_own_has_no_others() {
+        let table = RouteTable::compile(&[
+            route("/a", &[], None, "any"),
+            route("/b", &[], Some("Admin.Test."), "admin"),
+        ])
+        .unwrap();
+        assert_eq!(target(&table, "GET", "/b", "ADMIN.test:8443").unwrap(), "admin");
+        assert_eq!(target(&table, "GET", "/a", "admin.test"), Err(NoRoute::Unknown));
+        assert_eq!(target(&table, "GET", "/a", "other.test").unwrap(), "any");
+        assert_eq!(target(&table, "GET", "/b", "other.test"), Err(NoRoute::Unknown));
+    }
+
+    #[test]
+    fn rejects_routes_that_match_the_same_requests() {
+        let ambiguous = |routes: &[RouteSettings]| {
+            matches!(RouteTable::compile(routes), Err(RouteError::Ambiguous { .. }))
+        };
+        assert!(ambiguous(&[route("/a", &[], None, "x"), route("/a", &["GET"], None, "y")]));
+        assert!(ambiguous(&[route("/a", &["GET", "PUT"], None, "x"), route("/a", &["PUT"], None, "y")]));
+        assert!(ambiguous(&[route("/{a}", &[], None, "x"), route("/{b}", &[], None, "y")]));
+        assert!(!ambiguous(&[route("/a", &["GET"], None, "x"), route("/a", &["PUT"], None, "y")]));
+        assert!(!ambiguous(&[route("/a", &[], None, "x"), route("/a", &[], Some("b.test"), "y")]));
+    }
+
+    #[test]
+    fn rejects_more_routes_than_are_kept() {
+        let routes: Vec<_> = (0..=ROUTES_MAX).map(|n| route(&format!("/{n}"), &[], None, "x")).collect();
+        assert!(RouteTable::compile(&routes[..ROUTES_MAX]).is_ok());
+        assert_eq!(RouteTable::compile(&routes).unwrap_err(), RouteError::TooMany { count: ROUTES_MAX + 1 });
+    }
+
+    fn segment() -> impl Strategy<Value = String> {
+        prop_oneof!["[ab]", Just("{x}".to_owned())]
+    }
+
+    fn template() -> impl Strategy<Value = String> {
+        (prop::collection::vec(segment(), 1..4), any::<bool>()).prop_map(|(mut segments, rest)| {
+            if rest {
+                segments.push("*".to_owned());
+            }
+            format!("/{}", segments.join("/"))
+        })
+    }
+
+    fn routes() -> impl Strategy<Value = Vec<RouteSettings>> {
+        prop::collection::btree_set(template(), 1..8).prop_map(|paths| {
+            let named = |(n, path): (usize, String)| {
+                route(&path, if n % 2 == 0 { &[] } else { &["GET"] }, None, &format!("t{n}"))
+            };
+            paths.into_iter().enumerate().map(named).collect()
+        })
+    }
+
+    /// What a template demands, the more exact the smaller.
+    fn shape(path: &str) -> Vec<u8> {
+        let rank = |segment: &str| match segment {
+            "*" => 2,
+            hole if hole.starts_with('{') => 1,
+            _ => 0,
+        };
+        path.split('/').skip(1).map(rank).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn routing_does_not_depend_on_the_order_in_the_file(
+            routes in routes(), path in "(/[abc]){1,5}", swap in any::<prop::sample::Index>(),
+        ) {
+            let mut other = routes.clone();
+            let place = swap.index(other.len());
+            other.rotate_left(place);
+            let (one, two) = (RouteTable::compile(&routes), RouteTable::compile(&other));
+            prop_assert_eq!(one.is_ok(), two.is_ok());
+            if let (Ok(one), Ok(two)) = (one, two) {
+                prop_assert_eq!(target(&one, "GET", &path, "a.test"), target(&two, "GET", &path, "a.test"));
+            }
+        }
+
+        #[test]
+        fn nothing_that_matches_is_more_exact_than_the_chosen_route(routes in routes(), path in "(/[abc]){1,5}") {
+            let Ok(table) = RouteTable::compile(&routes) else { return Ok(()) };
+            let wanted = request("GET", &path, "a.test");
+            let matching = routes.iter().filter(|route| RouteTemplate::parse(&route.path).unwrap().matches(&wanted));
+            let best = matching.map(|route| shape(&route.path)).min();
+            let chosen = table.find(&wanted).ok().map(|route| shape(route.template.as_str()));
+            prop_assert_eq!(chosen, best);
+        }
+
+        #[test]
+        fn a_change_of_method_never_changes_the_template(routes in routes(), path in "(/[abc]){1,5}") {
+            let Ok(table) = RouteTable::compile(&routes) else { return Ok(()) };
+            let template = |method| table.find(&request(method, &path, "a.test")).map(|route| route.template.to_string());
+            match (template("GET"), template("POST")) {
+                (Ok(get), Ok(post)) => prop_assert_eq!(get, post),
+                (get, Err(NoRoute::Unknown)) => prop_assert_eq!(get, Err(NoRoute::Unknown)),
+                (get, Err(NoRoute::Method { .. })) => prop_assert!(get.is_ok()),
+                (Err(_), Ok(_)) => prop_assert!(false, "POST found a route that GET did not, yet every route takes GET"),
+            }
+        }
+    }
+}

@@ -10,7 +10,9 @@ use axum::Router;
 use axum::response::IntoResponse as _;
 use axum::routing::get as on_get;
 use bytes::Bytes;
-use countersign_gateway::{EdgeCertificateError, Gateway, GatewayError, HeaderRuleError, LoginSettingsError, RouteError};
+use countersign_gateway::{
+    EdgeCertificateError, Gateway, GatewayError, HeaderRuleError, LoginSettingsError, RouteError,
+};
 use countersign_identity::SpiffeId;
 use countersign_ledger::{Stage, Verdict};
 use http_body_util::Full;
@@ -69,13 +71,20 @@ async fn a_plain_listener_beyond_loopback_refuses_to_start() {
     let rig = Rig::new();
     let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
     let bind = async |toml: &str| {
-        Gateway::bind(settings(toml), workload.clone(), Arc::new(String::new)).await.err().map(|e| (e.to_string(), e))
+        Gateway::bind(settings(toml), workload.clone(), Arc::new(String::new))
+            .await
+            .err()
+            .map(|e| (e.to_string(), e))
     };
     let (message, error) = bind("listen = \"0.0.0.0:0\"").await.unwrap();
     assert!(matches!(error, GatewayError::CleartextExposed { .. }));
     assert!(message.contains("listen_tls") && message.contains("127.0.0.1"), "{message}");
     assert!(matches!(bind("listen = \"[::]:0\"").await.unwrap().1, GatewayError::CleartextExposed { .. }));
-    assert!(bind("listen = \"[::ffff:127.0.0.1]:0\"").await.is_none_or(|(_, e)| matches!(e, GatewayError::Listen { .. })));
+    assert!(
+        bind("listen = \"[::ffff:127.0.0.1]:0\"")
+            .await
+            .is_none_or(|(_, e)| matches!(e, GatewayError::Listen { .. }))
+    );
     assert!(matches!(bind("").await.unwrap().1, GatewayError::NoListener));
     let exposed = bind("listen = \"127.0.0.1:0\"\nadmin = \"0.0.0.0:0\"").await.unwrap().1;
     assert!(matches!(exposed, GatewayError::AdminExposed { .. }));
@@ -118,7 +127,8 @@ async fn settings_that_cannot_be_meant_so_are_refused_by_name() {
     let error = bind("authority_url = \"https://localhost:1\"\nauthority_ca = \"/nowhere\"").await;
     assert!(matches!(error, GatewayError::Login(LoginSettingsError::Root { .. })), "{error}");
     let (certificate, _, _) = rig.edge_certificate(&["localhost"], "ca");
-    let toml = format!("authority_url = \"http://localhost:1\"\nauthority_ca = \"{}\"", certificate.display());
+    let toml =
+        format!("authority_url = \"http://localhost:1\"\nauthority_ca = \"{}\"", certificate.display());
     assert!(matches!(bind(&toml).await, GatewayError::Login(LoginSettingsError::Url { .. })));
 }
 
@@ -290,7 +300,9 @@ async fn a_client_that_is_slow_with_its_head_is_cut() {
         let started = Instant::now();
         let mut rest = Vec::new();
         if !start.is_empty() {
-            let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("cut");
+            let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest))
+                .await
+                .expect("cut");
             assert!(started.elapsed() < Duration::from_secs(3), "{start}");
         }
     }
@@ -301,7 +313,9 @@ async fn a_client_that_is_slow_with_its_head_is_cut() {
 async fn a_connection_that_sends_nothing_is_closed() {
     let (_rig, edge, _seen) = deployment("[limits]\nidle_timeout_ms = 300\ndrain_timeout_ms = 200").await;
     let mut stream = TcpStream::connect(edge.plain).await.unwrap();
-    let end = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await.expect("closed in time");
+    let end = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16]))
+        .await
+        .expect("closed in time");
     assert_eq!(end.unwrap_or(0), 0);
 }
 
@@ -316,7 +330,8 @@ async fn stalled_handshakes_time_out_and_disturb_nobody() {
     assert_eq!(over_tls(&edge, "flea.test", &root, "flea.test").await.status, 200);
     for stream in stalled {
         let mut stream = stream.unwrap();
-        let end = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await.expect("timed out");
+        let end =
+            tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await.expect("timed out");
         assert_eq!(end.unwrap_or(0), 0);
     }
     let decision = rig.decision(|d| d.stage == Stage::Transport).await;
@@ -366,7 +381,9 @@ async fn large_bodies_stream_both_ways() {
     let stream = TcpStream::connect(edge.plain).await.unwrap();
     let (mut reading, mut writing) = stream.into_split();
     let writer = tokio::spawn(async move {
-        let head = format!("POST /open/a HTTP/1.1\r\nHost: flea.test\r\nContent-Length: {BYTES}\r\nConnection: close\r\n\r\n");
+        let head = format!(
+            "POST /open/a HTTP/1.1\r\nHost: flea.test\r\nContent-Length: {BYTES}\r\nConnection: close\r\n\r\n"
+        );
         writing.write_all(head.as_bytes()).await.unwrap();
         let chunk = vec![b'x'; 64 * 1024];
         for _ in 0..BYTES / chunk.len() {
@@ -418,7 +435,8 @@ headers.response.remove = ["x-secret"]
     });
     rig.open_service("ads", echo::router(&["/open/{*rest}"], &seen).layer(tagged)).await;
     let edge = rig.gateway(&format!("{rules}\n{routes}")).await;
-    let headers = [("X-Debug-Level", "9"), ("Cookie", "a=b"), ("X-Old", "1"), ("X-New", "2"), ("X-Channel", "evil")];
+    let headers =
+        [("X-Debug-Level", "9"), ("Cookie", "a=b"), ("X-Old", "1"), ("X-New", "2"), ("X-Channel", "evil")];
     let answer = get(edge.plain, "/open/a", &headers).await;
     let saw = seen.last();
     assert!(echo::header(&saw, "x-debug-level").is_empty() && echo::header(&saw, "cookie").is_empty());
@@ -453,7 +471,9 @@ async fn an_answer_tells_nothing_of_the_inside() {
     let (_rig, edge) = with_upstream(router, "").await;
     let answer = get(edge.plain, "/open/a", &[]).await;
     assert_eq!(answer.status, 302);
-    for name in ["server", "via", "x-powered-by", "txn-token", "x-countersign-node", "x-forwarded-for", "x-spiffe-id"] {
+    for name in
+        ["server", "via", "x-powered-by", "txn-token", "x-countersign-node", "x-forwarded-for", "x-spiffe-id"]
+    {
         assert_eq!(answer.header(name), None, "{name}");
     }
     assert_eq!(answer.header("location"), Some("/open/b?x=1"));

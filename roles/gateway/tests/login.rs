@@ -41,7 +41,9 @@ async fn answer(
             expires_in: 600,
         })
         .into_response(),
-        ("often", _) => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "17")], "secret detail").into_response(),
+        ("often", _) => {
+            (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "17")], "secret detail").into_response()
+        }
         ("broken", _) => (StatusCode::INTERNAL_SERVER_ERROR, "stack trace").into_response(),
         _ => (StatusCode::UNAUTHORIZED, "which of the two was wrong").into_response(),
     }
@@ -54,16 +56,21 @@ async fn deployment(further: &str) -> (Rig, Running, Logins) {
     let logins = Logins::default();
     let (certificate, key, root) = rig.edge_certificate(&["localhost"], "authority");
     let trusted = rig.workload(SpiffeId::authority(&rig.td)).await;
-    let shown = TrustState::new(countersign_pki::BundleSet::new(), countersign_pki::verify::CrlPolicy::Require);
+    let shown =
+        TrustState::new(countersign_pki::BundleSet::new(), countersign_pki::verify::CrlPolicy::Require);
     let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
-    let key = KeyPair::from_pkcs8(PrivatePkcs8KeyDer::from_pem_file(&key).unwrap().secret_pkcs8_der()).unwrap();
+    let key =
+        KeyPair::from_pkcs8(PrivatePkcs8KeyDer::from_pem_file(&key).unwrap().secret_pkcs8_der()).unwrap();
     shown.set_identity(Identity::edge(chain, &key).unwrap());
     let acceptor = Acceptor::new(Arc::clone(trusted.trust()), ClientAuth::Optional).showing(shown);
-    let router = Router::new().route("/api/v1/login", axum::routing::post(answer)).with_state(Arc::clone(&logins));
+    let router =
+        Router::new().route("/api/v1/login", axum::routing::post(answer)).with_state(Arc::clone(&logins));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let shutdown = rig.shutdown.clone();
-    tokio::spawn(async move { serve(listener, Transport::Tls(acceptor), router, Limits::default(), shutdown).await });
+    tokio::spawn(async move {
+        serve(listener, Transport::Tls(acceptor), router, Limits::default(), shutdown).await
+    });
     let ca = rig.dir.path().join("root.pem");
     std::fs::write(&ca, rig::pem("CERTIFICATE", &root)).unwrap();
     let edge = rig

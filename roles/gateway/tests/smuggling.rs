@@ -188,7 +188,8 @@ async fn what_follows_a_request_of_doubtful_length_is_never_a_second_request() {
 #[tokio::test]
 async fn identical_lengths_stated_twice_are_one_request() {
     let (_rig, edge, seen) = deployment().await;
-    let bytes = "POST /open/a HTTP/1.1\r\nHost: flea.test\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi";
+    let bytes =
+        "POST /open/a HTTP/1.1\r\nHost: flea.test\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi";
     let answer = raw(edge.plain, bytes).await;
     // Refused, or exactly one request with exactly these two bytes.
     assert!(answer.status == 400 || answer.status == 200, "{answer:?}");
@@ -199,7 +200,9 @@ async fn identical_lengths_stated_twice_are_one_request() {
 #[tokio::test]
 async fn rejects_other_spellings_of_protected_headers() {
     let (_rig, edge, seen) = deployment().await;
-    for name in ["X_Forwarded_User", "X_FORWARDED_FOR", "txn_token", "X.Real.IP", "content_length", "X_User_Id"] {
+    for name in
+        ["X_Forwarded_User", "X_FORWARDED_FOR", "txn_token", "X.Real.IP", "content_length", "X_User_Id"]
+    {
         let answer = raw(edge.plain, line_and_headers("/open/a", &format!("{name}: evil\r\n"))).await;
         assert_eq!(answer.problem(400), "malformed_request", "{name}");
     }
@@ -251,7 +254,9 @@ async fn the_clients_word_about_its_address_is_replaced_by_the_connections() {
 async fn a_connection_header_cannot_take_away_what_the_gateway_sets() {
     let (rig, edge, seen) = deployment().await;
     let token = bearer(&rig.access_token("alice", &["buyer"]));
-    for listed in ["txn-token", "Txn-Token, X-Forwarded-For", "close, TXN-TOKEN", "x-forwarded-for", "authorization"] {
+    for listed in
+        ["txn-token", "Txn-Token, X-Forwarded-For", "close, TXN-TOKEN", "x-forwarded-for", "authorization"]
+    {
         let headers = format!("Authorization: {token}\r\nConnection: {listed}\r\nX-Mine: kept\r\n");
         assert_eq!(raw(edge.plain, line_and_headers("/open/a", &headers)).await.status, 200, "{listed}");
         assert_eq!(echo::header(&seen.last(), "txn-token").len(), 1, "{listed}");

@@ -89,7 +89,8 @@ async fn the_service_gets_an_internal_token_and_never_the_access_token() {
     let internal: Vec<String> = seen.all().iter().flat_map(|saw| echo::header(saw, "txn-token")).collect();
     assert_eq!(internal.len(), 3);
     assert!(internal.iter().all(|one| *one == internal[0]), "one internal token per access token");
-    let user = TxnToken::verify(&internal[0], &rig.td, clock::now(), |kid| live.tokens().internal.get(kid).cloned());
+    let user =
+        TxnToken::verify(&internal[0], &rig.td, clock::now(), |kid| live.tokens().internal.get(kid).cloned());
     let user = user.unwrap().into_inner();
     assert_eq!((user.id.as_str(), user.name.as_str()), ("u_alice", "alice"));
     assert_eq!(user.requested_by.as_ref(), Some(edge.workload.id()));
@@ -99,7 +100,8 @@ async fn the_service_gets_an_internal_token_and_never_the_access_token() {
         assert!(echo::header(&saw, "authorization").is_empty());
     }
     eventually(|| {
-        let minted = rig.world.events().iter().filter(|event| matches!(event, Event::TokenMinted { .. })).count();
+        let minted =
+            rig.world.events().iter().filter(|event| matches!(event, Event::TokenMinted { .. })).count();
         minted == 1
     })
     .await;
@@ -115,7 +117,8 @@ async fn an_internal_token_does_not_outlive_its_access_token() {
     assert_eq!(get(edge.plain, "/ads", &[("Authorization", &bearer(&token))]).await.status, 200);
     let internal = echo::header(&seen.last(), "txn-token").remove(0);
     let live = edge.workload.live();
-    let verify = |now| TxnToken::verify(&internal, &rig.td, now, |kid| live.tokens().internal.get(kid).cloned());
+    let verify =
+        |now| TxnToken::verify(&internal, &rig.td, now, |kid| live.tokens().internal.get(kid).cloned());
     assert!(verify(clock::now()).is_ok());
     assert!(verify(clock::now().saturating_add(Duration::from_secs(2))).is_err());
     tokio::time::sleep(Duration::from_millis(2100)).await;
@@ -195,7 +198,8 @@ async fn the_coarse_rule_at_the_gateway_and_the_fine_rule_at_the_service_each_ho
     let edge = rig.gateway(ROUTES).await;
     let eve = bearer(&rig.access_token("eve", &["guest"]));
     let alice = bearer(&rig.access_token("alice", &["buyer"]));
-    let buy = async |who: &str| request(edge.plain, "POST", "/ads/1/buy", &[("Authorization", who)], "{}").await;
+    let buy =
+        async |who: &str| request(edge.plain, "POST", "/ads/1/buy", &[("Authorization", who)], "{}").await;
     assert_eq!(buy(&alice).await.status, 200);
 
     // Both doors: the gateway says it first.

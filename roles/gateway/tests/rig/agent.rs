@@ -107,7 +107,9 @@ impl World {
 pub fn serve(world: Arc<World>, id: SpiffeId, socket: &Path, shutdown: CancellationToken) {
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     let server = tonic::transport::Server::builder().add_service(AgentServer::new(Stub { world, id }));
-    tokio::spawn(server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned()));
+    tokio::spawn(
+        server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned()),
+    );
 }
 
 struct Stub {

@@ -83,7 +83,12 @@ pub fn bearer(token: &str) -> String {
 }
 
 /// A TLS connection to `name` at `address`, speaking HTTP/1.1 or HTTP/2.
-pub async fn tls(address: SocketAddr, name: &str, root: &[u8], alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+pub async fn tls(
+    address: SocketAddr,
+    name: &str,
+    root: &[u8],
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let root = CertificateDer::from(root.to_vec());
     let mut config = countersign_sdk::tls::edge_client_config(&[root]).unwrap();
     config.alpn_protocols = vec![alpn.to_vec()];
@@ -104,7 +109,11 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
             break end + 4;
         }
         if read_some(stream, &mut bytes).await == 0 {
-            return Answer { status: 0, head: String::new(), body: String::from_utf8_lossy(&bytes).into_owned() };
+            return Answer {
+                status: 0,
+                head: String::new(),
+                body: String::from_utf8_lossy(&bytes).into_owned(),
+            };
         }
     };
     let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();

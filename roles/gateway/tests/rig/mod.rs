@@ -5,8 +5,8 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
 
 mod agent;
-pub mod echo;
 pub mod client;
+pub mod echo;
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
@@ -56,7 +56,12 @@ impl Rig {
     pub fn new() -> Self {
         countersign_sdk::tls::install_provider();
         let td = TrustDomain::parse("fleamarket.test").unwrap();
-        Rig { dir: countersign_testkit::temp_dir(), world: World::new(&td), td, shutdown: CancellationToken::new() }
+        Rig {
+            dir: countersign_testkit::temp_dir(),
+            world: World::new(&td),
+            td,
+            shutdown: CancellationToken::new(),
+        }
     }
 
     /// A workload of this name with its own socket.
@@ -124,7 +129,8 @@ impl Rig {
     pub async fn gateway_of(&self, workload: Workload, toml: &str) -> Running {
         let settings = settings(&format!("listen = \"127.0.0.1:0\"\n{toml}"));
         let gateway = Gateway::bind(settings, workload.clone(), Arc::new(String::new)).await.unwrap();
-        let (plain, tls, admin) = (gateway.address().unwrap(), gateway.tls_address(), gateway.admin_address());
+        let (plain, tls, admin) =
+            (gateway.address().unwrap(), gateway.tls_address(), gateway.admin_address());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(gateway.run(shutdown.clone()));
         eventually(|| !workload.live().tokens().internal.is_empty()).await;
@@ -166,14 +172,18 @@ impl Rig {
 
     /// PEM files of an edge certificate for these names, below a root of its own; and that root.
     pub fn edge_certificate(&self, dns: &[&str], stem: &str) -> (PathBuf, PathBuf, Vec<u8>) {
-        let names = EdgeNames { dns: dns.iter().map(|name| (*name).to_owned()).collect(), ips: vec![[127, 0, 0, 1].into()] };
+        let names = EdgeNames {
+            dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            ips: vec![[127, 0, 0, 1].into()],
+        };
         let (rng, now) = (SystemRandom::new(), clock::now());
         let root_key = KeyPair::generate(&rng).unwrap();
-        let root = make_root(Root::Edge(&names), &self.td, root_key, now, random_bytes(&rng).unwrap()).unwrap();
+        let root =
+            make_root(Root::Edge(&names), &self.td, root_key, now, random_bytes(&rng).unwrap()).unwrap();
         let key = KeyPair::generate(&rng).unwrap();
         let day = Duration::from_secs(24 * 3600);
-        let leaf =
-            issue_edge_server(&root, key.public_key(), &names, day, now, random_bytes(&rng).unwrap()).unwrap();
+        let leaf = issue_edge_server(&root, key.public_key(), &names, day, now, random_bytes(&rng).unwrap())
+            .unwrap();
         let certificate = self.dir.path().join(format!("{stem}.pem"));
         let key_file = self.dir.path().join(format!("{stem}.key"));
         std::fs::write(&certificate, pem("CERTIFICATE", &leaf.der)).unwrap();
@@ -251,7 +261,8 @@ pub async fn eventually(holds: impl Fn() -> bool) {
 pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let body = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 

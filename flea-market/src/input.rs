@@ -137,6 +137,7 @@ fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use axum::body::Body;
+    use proptest::prelude::*;
     use serde::Deserialize;
 
     use super::*;
@@ -220,5 +221,28 @@ mod tests {
         let control = Err(Fault::Invalid("title holds a control character".into()));
         assert_eq!(text("title", "a\u{0}b", 4), control);
         assert_eq!(text("title", "a\u{1b}b", 4), control);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), words in any::<String>()) {
+            let _ = read_json::<Offer>(&bytes);
+            let _ = read_json::<Offer>(words.as_bytes());
+            let _ = crate::place::Place::parse(&words);
+            if let Ok(text) = text("title", &words, 50) {
+                prop_assert_eq!(super::text("title", &text, 50), Ok(text), "an accepted text stays as it is");
+            }
+        }
+
+        #[test]
+        fn json_that_is_almost_right_is_read_or_refused(
+            title in "[a-z\"\\\\{}]{0,8}", price in "[0-9eE.+-]{0,8}", tail in "[ ,}\\]]{0,3}",
+        ) {
+            let body = format!("{{\"title\":\"{title}\",\"price\":{price}}}{tail}");
+            match read_json::<Offer>(body.as_bytes()) {
+                Ok(offer) => prop_assert_eq!(Some(offer.price), serde_json::from_str::<Offer>(&body).ok().map(|o| o.price)),
+                Err(fault) => prop_assert!(matches!(fault, Fault::Malformed(_))),
+            }
+        }
     }
 }

@@ -176,6 +176,13 @@ mod tests {
     }
 
     #[test]
+    fn a_fragment_reaches_neither_policy_nor_upstream() {
+        // The http crate cuts it off before anybody sees it; what is left is the same for everybody.
+        let request = parse(Method::GET, "/ads#/../admin", Version::HTTP_11).unwrap();
+        assert_eq!((request.path(), request.path_and_query().as_str()), ("/ads", "/ads"));
+    }
+
+    #[test]
     fn rejects_the_target_of_options_for_the_whole_server() {
         let refused = parse(Method::OPTIONS, "*", Version::HTTP_11).unwrap_err();
         assert_eq!(refused, RequestError::Path(PathError::NoLeadingSlash));

@@ -138,11 +138,7 @@ fn snapshot(core: &Core, now: UnixTime) -> Check {
             };
             (
                 state,
-                format!(
-                    "sequence {}, valid until {}",
-                    snapshot.sequence,
-                    from_now(snapshot.valid_until, now)
-                ),
+                format!("sequence {}, expires {}", snapshot.sequence, from_now(snapshot.valid_until, now)),
             )
         }
     };

@@ -45,7 +45,12 @@ impl Agent for AgentApi {
         }
         let held = self.0.registry.register(&process, wanted).map_err(|error| {
             let (pid, uid) = (process.key().pid, process.uid());
-            tracing::warn!(%error, pid, uid, "a process was not registered");
+            match error {
+                RegisterError::Starting => {
+                    tracing::debug!(pid, uid, "a process asks before the agent knows its entries")
+                }
+                _ => tracing::warn!(%error, pid, uid, "a process was not registered"),
+            }
             refusal(&error)
         })?;
         Ok(Response::new(RegisterResponse { spiffe_id: held.entry.spiffe_id.to_string() }))

@@ -18,15 +18,14 @@ use crate::attest::{ExecutableError, Process};
 const EXECUTABLE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Programs whose hash is remembered.
 const REMEMBERED_MAX: usize = 256;
-/// Programs that are hashed at one time.
-const HASHING_MAX: usize = 2;
-/// Longest path that goes into the ledger.
-const PATH_CHARS_MAX: usize = 512;
+/// Longest path that goes into the ledger: the authority keeps 512 characters of the whole text.
+const PATH_CHARS_MAX: usize = 256;
 
 /// Looks at processes; remembers the hashes of programs that did not change.
 #[derive(Debug)]
 pub(crate) struct Attestor {
     remembered: Mutex<HashMap<FileVersion, String>>,
+    /// One program is hashed at a time: many processes of one program start together, and one hash serves all.
     turn: Semaphore,
 }
 
@@ -50,16 +49,16 @@ struct Seen {
     /// Whether the kernel pinned it (`pidfd`) or its start time was compared.
     pinned: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    executable: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executable: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<String>,
 }
 
 impl Default for Attestor {
     fn default() -> Self {
-        Self { remembered: Mutex::default(), turn: Semaphore::new(HASHING_MAX) }
+        Self { remembered: Mutex::default(), turn: Semaphore::new(1) }
     }
 }
 
@@ -99,10 +98,13 @@ impl Attestor {
 
     async fn hash(self: &Arc<Self>, file: File) -> io::Result<String> {
         let version = FileVersion::of(&file.metadata()?);
-        if let Some(known) = self.remembered().get(&version) {
-            return Ok(known.clone());
+        if let Some(known) = self.known(&version) {
+            return Ok(known);
         }
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
+        if let Some(known) = self.known(&version) {
+            return Ok(known);
+        }
         let hash = tokio::task::spawn_blocking(move || hash_of(file)).await.map_err(io::Error::other)??;
         let mut remembered = self.remembered();
         if remembered.len() >= REMEMBERED_MAX {
@@ -110,6 +112,10 @@ impl Attestor {
         }
         remembered.insert(version, hash.clone());
         Ok(hash)
+    }
+
+    fn known(&self, version: &FileVersion) -> Option<String> {
+        self.remembered().get(version).cloned()
     }
 
     fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<FileVersion, String>> {

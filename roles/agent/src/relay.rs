@@ -9,7 +9,7 @@ use countersign_pki::{CertificateDer, CrlPolicy, Expectation, Usage, csr::CSR_BY
 use countersign_sdk::clock;
 use countersign_wire::agent::{EdgeCount, IssueResponse, ReportRequest, ReportResponse};
 use countersign_wire::node::{NodeIssueRequest, NodePublishTokenKeyRequest};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::agent::Core;
 use crate::attest::Process;
@@ -48,7 +48,7 @@ impl Core {
         let spiffe_id = held.entry.spiffe_id.to_string();
         let mut request = Request::new(NodeIssueRequest { spiffe_id, csr, attestation });
         request.set_timeout(ISSUE_TIMEOUT);
-        let response = self.node.settle(self.node.client().issue(request).await)?;
+        let response = self.node.settle(self.node.client().issue(request).await).map_err(nobody)?;
         let not_after = self.check_issued(&response, &held.entry.spiffe_id)?;
         held.note_certificate(not_after);
         // It may have ended while the authority signed: its successor under the same pid must not get this.
@@ -103,6 +103,17 @@ impl Core {
         let mut request = Request::new(NodePublishTokenKeyRequest { spiffe_id, jwk });
         request.set_timeout(PUBLISH_TIMEOUT);
         self.node.settle(self.node.client().publish_token_key(request).await).map(drop)
+    }
+}
+
+/// What the authority says of an entry that it does not know, or not for this node, means for the workload that
+/// it is nobody (SPIFFE_Workload_API.md section 5.2.1). That the agent itself is not believed is no fault of a
+/// workload, and may pass.
+fn nobody(status: Status) -> Status {
+    match status.code() {
+        Code::NotFound => Status::permission_denied(status.message()),
+        Code::Unauthenticated => Status::unavailable("the authority does not believe this agent: try again"),
+        _ => status,
     }
 }
 
@@ -179,6 +190,14 @@ mod tests {
         assert_eq!(code(&edge("users", "ads")), None);
         assert_eq!(code(&edge("spiffe://flea.test/svc/ads", "users")), None);
         assert_eq!(code(&edge("users", "chat")), Some(tonic::Code::PermissionDenied));
+    }
+
+    #[test]
+    fn a_workload_without_an_entry_is_nobody_and_an_agent_in_trouble_is_not_its_fault() {
+        assert_eq!(nobody(Status::not_found("")).code(), Code::PermissionDenied);
+        assert_eq!(nobody(Status::permission_denied("")).code(), Code::PermissionDenied);
+        assert_eq!(nobody(Status::unauthenticated("")).code(), Code::Unavailable);
+        assert_eq!(nobody(Status::invalid_argument("")).code(), Code::InvalidArgument);
     }
 
     #[test]

@@ -6,8 +6,10 @@ use rcgen::{CertificateParams, DistinguishedName, SanType};
 use x509_parser::certification_request::{X509CertificationRequest, X509CertificationRequestInfo};
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExtension};
+use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, X509Extension};
 
+use crate::der::{self, Reader};
 use crate::issue::Signer;
 use crate::x509;
 
@@ -103,13 +105,8 @@ impl Csr {
         let info = &request.certification_request_info;
         let public_key = PublicKey::from_spki_der(info.subject_pki.raw)
             .map_err(|PublicKeyError::Weak(reason)| CsrError::Key(reason))?;
-        let algorithm = &request.signature_algorithm.algorithm;
-        if algorithm.as_bytes() != OID_ECDSA_WITH_SHA256 {
-            return Err(CsrError::SignatureAlgorithm { oid: algorithm.to_id_string() });
-        }
-        public_key
-            .verify_asn1(info.raw, &request.signature_value.data)
-            .map_err(|_| CsrError::NotPossessed)?;
+        let signature = signature_of(der)?;
+        public_key.verify_asn1(info.raw, signature).map_err(|_| CsrError::NotPossessed)?;
         Ok(Self { public_key, requested_id: requested_id(requested_extensions(info)?)? })
     }
 
@@ -138,6 +135,23 @@ pub fn make(key: &KeyPair, id: Option<&SpiffeId>) -> Result<Vec<u8>, MakeCsrErro
 
 /// The longest request that is read.
 pub const CSR_BYTES_MAX: usize = 8 * 1024;
+
+/// The signature, read strictly: nothing signs these outer bytes, so they have one accepted form.
+fn signature_of(der: &[u8]) -> Result<&[u8], CsrError> {
+    let body = Reader::new(der).read(der::SEQUENCE).ok_or(CsrError::Malformed)?;
+    let mut body = Reader::new(body);
+    body.read(der::SEQUENCE).ok_or(CsrError::Malformed)?;
+    let mut algorithm = Reader::new(body.read(der::SEQUENCE).ok_or(CsrError::Malformed)?);
+    let oid = algorithm.read(der::OBJECT_IDENTIFIER).ok_or(CsrError::Malformed)?;
+    if oid != OID_ECDSA_WITH_SHA256 {
+        return Err(CsrError::SignatureAlgorithm { oid: Oid::new(oid.into()).to_id_string() });
+    }
+    let bits = body.read(der::BIT_STRING).ok_or(CsrError::Malformed)?;
+    match bits.strip_prefix(&[0]) {
+        Some(signature) if algorithm.is_empty() && body.is_empty() => Ok(signature),
+        _ => Err(CsrError::Malformed),
+    }
+}
 
 /// The extensions asked for. One extension request is the only attribute there may be.
 fn requested_extensions<'c>(

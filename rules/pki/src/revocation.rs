@@ -19,8 +19,9 @@ use crate::{profile, x509};
 use read::{Entry, Facts, compare, entry_at};
 
 /// Why a certificate was revoked (RFC 5280 section 5.3.1). Holds and partial lists do not exist here.
+/// In JSON as [`RevocationReason::as_str`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str", try_from = "String")]
 pub enum RevocationReason {
     /// No reason given, or one that is not used here.
     Unspecified,
@@ -342,10 +343,10 @@ impl RevocationReason {
         }
     }
 
-    /// The reason with this name; `-` counts as `_`.
+    /// The reason with this name, however it is hyphenated: `keyCompromise`, `key-compromise`, `key_compromise`.
     pub fn parse(name: &str) -> Option<Self> {
-        let name = name.replace('-', "_");
-        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+        let bare: String = name.chars().filter(|c| !matches!(c, '-' | '_')).collect();
+        Self::ALL.into_iter().find(|reason| reason.as_str().eq_ignore_ascii_case(&bare))
     }
 
     /// RFC 5280 says to leave out the code for "unspecified".
@@ -374,6 +375,25 @@ impl RevocationReason {
         }
     }
 }
+
+impl From<RevocationReason> for &'static str {
+    fn from(reason: RevocationReason) -> Self {
+        reason.as_str()
+    }
+}
+
+impl TryFrom<String> for RevocationReason {
+    type Error = UnknownReason;
+
+    fn try_from(name: String) -> Result<Self, UnknownReason> {
+        Self::parse(&name).ok_or(UnknownReason)
+    }
+}
+
+/// There is no such revocation reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown revocation reason; use one of RFC 5280, such as keyCompromise")]
+pub struct UnknownReason;
 
 /// The longest CRL that is read: about 400,000 entries.
 pub const CRL_BYTES_MAX: usize = 16 * 1024 * 1024;

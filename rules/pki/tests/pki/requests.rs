@@ -120,6 +120,20 @@ fn rejects_a_signature_algorithm_other_than_ecdsa_with_sha256() {
 }
 
 #[test]
+fn rejects_odd_encodings_of_what_no_signature_covers() {
+    let good = request(|_| {});
+    let oid = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+    let at = good.windows(10).position(|window| window == oid).unwrap();
+    let mut other_class = good.clone();
+    other_class[at] = 0x40;
+    assert_eq!(refusal(&other_class), CsrError::Malformed);
+    // The BIT STRING follows at once: tag, length, unused bits.
+    let mut unused_bits = good;
+    unused_bits[at + 12] = 1;
+    assert_eq!(refusal(&unused_bits), CsrError::Malformed);
+}
+
+#[test]
 fn rejects_names_beyond_one_spiffe_id() {
     let asks = |names: Vec<SanType>| refusal(&request(|params| params.subject_alt_names = names));
     let ads = || uri("spiffe://fleamarket.test/svc/ads");

@@ -107,3 +107,45 @@ pub(crate) async fn no_route() -> Fault {
 pub(crate) async fn no_method() -> Fault {
     Fault::Method
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_fault_is_a_problem_with_its_own_status() {
+        let said = || "said".to_owned();
+        for (fault, status, code) in [
+            (Fault::Malformed(said()), 400, "malformed_request"),
+            (Fault::Invalid(said()), 422, "invalid_request"),
+            (Fault::MediaType { expected: "image/png" }, 415, "unsupported_media_type"),
+            (Fault::TooLarge { max: 7 }, 413, "body_too_large"),
+            (Fault::NotFound(said()), 404, "not_found"),
+            (Fault::Method, 405, "method_not_allowed"),
+            (Fault::Conflict(said()), 409, "conflict"),
+            (Fault::NotYours(said()), 403, "access_denied"),
+            (Fault::Unavailable { service: "users" }, 503, "unavailable"),
+            (Fault::Internal, 500, "internal_error"),
+        ] {
+            let detail = fault.to_string();
+            let response = fault.into_response();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!((&body["status"], &body["code"]), (&status.into(), &code.into()));
+            assert_eq!(body["detail"], detail);
+        }
+    }
+
+    #[test]
+    fn what_the_database_says_is_for_the_log_alone() {
+        let leaky = StoreError::Statement { why: "no such table: secrets".to_owned() };
+        assert_eq!(Fault::from(leaky), Fault::Internal);
+        let taken = StoreError::NameTaken { handle: "alice".to_owned() };
+        assert!(matches!(Fault::from(taken), Fault::Conflict(_)));
+    }
+}

@@ -260,3 +260,28 @@ fn ad(row: &AnyRow) -> Result<Ad, StoreError> {
         taken,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_that_is_nowhere_is_unreadable_and_never_guessed() {
+        let directory = countersign_testkit::temp_dir();
+        let address = format!("sqlite:{}", directory.path().join("ads.db").display());
+        let store = AdStore::open(&address).await.unwrap();
+        crate::seed::ads(&store).await.unwrap();
+        sqlx::query("UPDATE ads SET latitude = 99000000 WHERE id = 1")
+            .execute(store.0.writer())
+            .await
+            .unwrap();
+        let refused = store.find(1).await.unwrap_err();
+        assert_eq!(refused, StoreError::Unreadable { what: "place of an advertisement" });
+    }
+
+    #[test]
+    fn what_people_type_is_never_a_wildcard() {
+        assert_eq!(contains("50%_A!"), "%50!%!_a!!%");
+    }
+}

@@ -224,3 +224,33 @@ const POSTGRES: &str = "SET synchronous_commit = on; SET lock_timeout = '5s'; SE
 const READERS_MAX: u32 = 4;
 const CONNECTIONS_MAX: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    async fn open(directory: &tempfile::TempDir) -> Db {
+        let address = format!("sqlite:{}", directory.path().join("x.db").display());
+        Db::open(&address, "users", include_str!("users.sql")).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_fails_says_why() {
+        let directory = countersign_testkit::temp_dir();
+        let db = open(&directory).await;
+        sqlx::query("DROP TABLE counters").execute(db.writer()).await.unwrap();
+        let failed = db.is_unused("ads").await.unwrap_err();
+        assert!(matches!(&failed, StoreError::Statement { why } if why.contains("counters")), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn the_writer_is_durable_and_readers_cannot_write() {
+        let directory = countersign_testkit::temp_dir();
+        let db = open(&directory).await;
+        let level: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(db.writer()).await.unwrap();
+        assert_eq!(level, 2, "FULL");
+        let written = sqlx::query("DELETE FROM people").execute(db.reader()).await;
+        assert!(written.is_err());
+    }
+}

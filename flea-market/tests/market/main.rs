@@ -10,4 +10,5 @@ mod callers;
 mod deals;
 mod people;
 mod previews;
+mod running;
 mod square;

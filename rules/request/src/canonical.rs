@@ -189,6 +189,16 @@ mod tests {
     }
 
     #[test]
+    fn rejects_headers_that_two_readers_could_understand_differently() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("flea.test"));
+        headers.insert("x_forwarded_user", HeaderValue::from_static("mallory"));
+        let parsed = CanonicalRequest::parse(&Method::GET, &Uri::from_static("/"), &headers, Version::HTTP_2);
+        let alias = HeaderError::Alias("x_forwarded_user".to_owned());
+        assert_eq!(parsed.unwrap_err(), RequestError::Header(alias));
+    }
+
+    #[test]
     fn rejects_a_token_in_the_url() {
         let refused = parse(Method::GET, "/ads?access_token=x", Version::HTTP_11).unwrap_err();
         assert_eq!(refused, RequestError::Query(QueryError::Token));

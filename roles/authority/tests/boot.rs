@@ -227,15 +227,21 @@ async fn runs_on_postgresql_as_it_does_on_sqlite() {
     drop(agent);
     authority.stop().await;
 
-    let before = countersign_testkit::dump_postgres(&place.settings.database);
+    let before = dump(&place.settings.database);
     let right = fs::read(&place.settings.master_key).unwrap();
     fs::remove_file(&place.settings.master_key).unwrap();
     make_master_key(&place.settings.master_key).unwrap();
     let refused = place.refuse().await;
     assert!(matches!(refused, AuthorityError::MasterKeyWrong { .. }), "{refused}");
-    assert_eq!(countersign_testkit::dump_postgres(&place.settings.database), before);
+    assert!(dump(&place.settings.database) == before, "a refusal changed the database");
     fs::write(&place.settings.master_key, right).unwrap();
     let authority = place.start().await;
     assert_eq!(authority.bundle().await.roots, first.roots);
     authority.stop().await;
+}
+
+/// What the database holds, without the lines that pg_dump draws at random.
+fn dump(url: &str) -> Vec<String> {
+    let text = String::from_utf8(countersign_testkit::dump_postgres(url)).unwrap();
+    text.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect()
 }

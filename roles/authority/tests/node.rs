@@ -243,7 +243,7 @@ async fn a_revocation_reaches_every_stream_as_a_new_snapshot_within_two_seconds(
     authority
         .post(
             "/api/v1/certificates/revoke",
-            serde_json::json!({ "service": "ads", "reason": "key_compromise" }),
+            serde_json::json!({ "service": "ads", "reason": "keyCompromise" }),
         )
         .await;
     let second = loop {

@@ -51,8 +51,11 @@ pub fn vectors(rel: &str) -> Option<PathBuf> {
 /// The folder of the root `Cargo.toml`.
 #[must_use]
 pub fn workspace_root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    // What cargo says now comes first: the clone may have moved since this crate was compiled.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let root = here.ancestors().find(|folder| folder.join("Cargo.lock").exists());
+    root.map_or_else(|| here.clone(), Path::to_path_buf)
 }
 
 /// A TCP port of the loopback address that nobody listened on a moment ago.

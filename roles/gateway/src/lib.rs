@@ -269,3 +269,18 @@ fn tell_drained(cut: usize) {
         tracing::warn!(cut, "connections were cut because their requests did not finish in time");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_keys::RandomError;
+
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_table_and_what_to_do() {
+        let key = GatewayError::Key(KeyError::Random(RandomError::Unavailable)).to_string();
+        assert!(key.starts_with("no key for internal tokens"), "{key}");
+        let exposed = GatewayError::AdminExposed { address: ([0, 0, 0, 0], 7081).into() }.to_string();
+        assert!(exposed.contains("[gateway] admin") && exposed.contains("127.0.0.1"), "{exposed}");
+    }
+}

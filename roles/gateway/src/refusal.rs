@@ -226,3 +226,103 @@ impl Refusal {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_keys::RandomError;
+    use countersign_request::PathError;
+    use countersign_token::{AccessTokenError, TxnTokenError};
+
+    use super::*;
+
+    fn status(refusal: &Refusal) -> u16 {
+        refusal.denial().status().as_u16()
+    }
+
+    #[test]
+    fn every_refusal_has_the_status_that_it_deserves() {
+        let call = || CallError::TimedOut { place: "ads at 127.0.0.1:1".into() };
+        let wait = QuotaError::Exceeded { retry_after: Duration::from_millis(1500) };
+        let json = JsonError::TooLong { max: 1, got: 2 };
+        for (refusal, expected) in [
+            (Refusal::Unreadable(RequestError::Path(PathError::DotSegment)), 400),
+            (Refusal::Misdirected { server_name: "a".into(), host: "b".into() }, 421),
+            (Refusal::Upgrade, 400),
+            (Refusal::Expectation, 400),
+            (Refusal::Throttled(wait), 429),
+            (Refusal::NoRoute(NoRoute::Unknown), 404),
+            (Refusal::NoRoute(NoRoute::Method { allow: vec!["GET".into()] }), 405),
+            (Refusal::NoToken, 401),
+            (Refusal::Evidence(EvidenceError::NotBearer), 401),
+            (Refusal::Evidence(AccessTokenError::Expired { by_seconds: 1 }.into()), 401),
+            (Refusal::Mint(MintError::Random(RandomError::Unavailable)), 500),
+            (Refusal::Mint(MintError::Token(TxnTokenError::Lifetime { seconds: 0 })), 500),
+            (Refusal::Stale, 503),
+            (Refusal::Body(BodyError::TooLong { bytes_max: 1 }), 413),
+            (Refusal::Body(BodyError::Stalled { after_ms: 1 }), 408),
+            (Refusal::Body(BodyError::BrokenOff), 400),
+            (Refusal::Upstream(call()), 504),
+            (Refusal::UpstreamChallenge { target: "ads".into() }, 502),
+            (Refusal::TimedOut { after_ms: 1 }, 504),
+            (Refusal::Login(LoginError::Body(json)), 413),
+            (Refusal::Login(LoginError::Call(call())), 503),
+            (Refusal::Login(LoginError::Answer { status: 500 }), 503),
+            (Refusal::LoginRefused, 401),
+            (Refusal::LoginThrottled { retry_after_s: 0 }, 429),
+            (Refusal::LoginMethod, 405),
+        ] {
+            assert_eq!(status(&refusal), expected, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_only_operators_may_know_is_no_detail() {
+        let inside =
+            Refusal::Upstream(CallError::Unreachable { place: "ads at 10.0.0.7:1".into(), why: "x".into() });
+        assert_eq!(inside.public_detail(), None);
+        assert_eq!(Refusal::UpstreamChallenge { target: "ads".into() }.public_detail(), None);
+        assert_eq!(Refusal::Stale.public_detail(), None);
+        assert!(Refusal::Unreadable(RequestError::Method).public_detail().is_some());
+    }
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_and_never_as_zero() {
+        let wait =
+            |millis| Refusal::Throttled(QuotaError::Full { retry_after: Duration::from_millis(millis) });
+        assert_eq!(wait(0).retry_after_s(), Some(1));
+        assert_eq!(wait(1000).retry_after_s(), Some(1));
+        assert_eq!(wait(1001).retry_after_s(), Some(2));
+        assert_eq!(Refusal::LoginThrottled { retry_after_s: 0 }.retry_after_s(), Some(1));
+    }
+
+    #[test]
+    fn only_refusals_of_strangers_are_counted_instead_of_kept() {
+        let policy = |could_log_in| {
+            let set = countersign_policy::PolicySet::load(std::iter::empty::<(&str, &str)>()).unwrap();
+            let caller =
+                countersign_identity::Caller::new(None, None, Vec::new(), countersign_identity::Proof::NONE);
+            let method = http::Method::GET;
+            let ask = countersign_policy::Ask {
+                caller: &caller,
+                target: "x",
+                method: &method,
+                route: "/",
+                path: "/",
+            };
+            let refusal = countersign_policy::decide(&set, &ask).unwrap_err();
+            Refusal::Policy { refusal, fix: String::new(), could_log_in }
+        };
+        assert!(policy(true).is_before_authentication() && status(&policy(true)) == 401);
+        assert!(!policy(false).is_before_authentication() && status(&policy(false)) == 403);
+        assert!(Refusal::NoToken.is_before_authentication());
+        assert!(!Refusal::TimedOut { after_ms: 1 }.is_before_authentication());
+    }
+
+    #[test]
+    fn a_connection_ends_where_more_of_the_request_may_follow() {
+        assert!(Refusal::Body(BodyError::TooLong { bytes_max: 1 }).closes_connection());
+        assert!(Refusal::Upgrade.closes_connection());
+        assert!(!Refusal::NoToken.closes_connection());
+    }
+}

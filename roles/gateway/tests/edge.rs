@@ -564,6 +564,28 @@ async fn a_service_cannot_be_reached_from_outside_without_a_certificate() {
     assert_eq!(seen.count(), 1);
 }
 
+#[tokio::test]
+async fn without_rules_that_load_or_a_snapshot_that_counts_everybody_is_refused() {
+    let (rig, edge, seen) = deployment("").await;
+    assert_eq!(get(edge.plain, "/open/a", &[]).await.status, 200);
+    rig.policy("gateway", "permit (nonsense);");
+    rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(403), "access_denied");
+    assert!(!answer.body.contains("nonsense"), "{answer:?}");
+    let decision = rig.decision(|d| d.code.as_deref() == Some("CS4003")).await;
+    assert_eq!(decision.stage, Stage::Policy);
+
+    rig.policy("gateway", RULES);
+    let long_ago = countersign_sdk::clock::now().saturating_sub(Duration::from_secs(11 * 60));
+    rig.world.change(|snapshot| snapshot.valid_until = long_ago);
+    rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    let answer = get(edge.plain, "/open/a", &[]).await;
+    assert_eq!(answer.problem(503), "unavailable");
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(seen.count(), 1);
+}
+
 // --- the end -----------------------------------------------------------------------------------------------------
 
 #[tokio::test]

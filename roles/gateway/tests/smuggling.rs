@@ -135,6 +135,9 @@ async fn rejects_control_bytes_in_the_head() {
     ] {
         let answer = raw(edge.plain, bytes).await;
         assert_eq!(answer.status, 400, "{}: {answer:?}", String::from_utf8_lossy(bytes));
+        // Also where the HTTP library itself refuses (RFC 9457 on every error).
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+        assert_eq!(answer.json()["code"], "malformed_request");
     }
     assert_eq!(seen.count(), 0, "{:?}", seen.all());
 }
@@ -313,7 +316,9 @@ async fn a_change_of_method_never_reaches_a_laxer_route() {
 async fn a_head_past_its_limits_is_refused() {
     let (_rig, edge, seen) = deployment().await;
     let long_name = format!("{}: x\r\n", "n".repeat(64 * 1024));
-    assert_eq!(raw(edge.plain, line_and_headers("/open/a", &long_name)).await.status, 431);
+    let answer = raw(edge.plain, line_and_headers("/open/a", &long_name)).await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (431, Some("headers_too_large")));
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     let long_value = format!("X-Long: {}\r\n", "v".repeat(64 * 1024));
     assert_eq!(raw(edge.plain, line_and_headers("/open/a", &long_value)).await.status, 431);
     let many: String = (0..200).map(|n| format!("X-{n}: x\r\n")).collect();

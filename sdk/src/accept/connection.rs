@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{Limits, Origin, UnixPeer};
+use super::{Limits, Origin, UnixPeer, worded::Worded};
 use crate::{
     clock,
     tls::{Acceptor, ClientAuth, ConnectionId, Peer},
@@ -156,7 +156,7 @@ where
     let builder = builder(limits, h2);
     let peer = connection.peer.clone();
     let service = Attended { service, connection, activity: Arc::clone(&activity) };
-    let mut http = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service)));
+    let mut http = pin!(builder.serve_connection(TokioIo::new(Worded::new(io)), TowerToHyperService::new(service)));
 
     let mut trust = match (&serving.transport, &peer) {
         (Transport::Tls(acceptor), Some(_)) => Some(acceptor.trust().subscribe()),

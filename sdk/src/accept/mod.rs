@@ -8,6 +8,7 @@
 mod connection;
 mod limits;
 mod listen;
+mod worded;
 
 use std::{convert::Infallible, error::Error as StdError, sync::Arc, time::Duration};
 

@@ -16,7 +16,7 @@ use countersign_sdk::clock;
 use countersign_wire::Base64;
 use countersign_wire::agent::agent_server::{Agent, AgentServer};
 use countersign_wire::agent::{
-    IssueRequest, IssueResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
+    EdgeCount, IssueRequest, IssueResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
     RegisterResponse, ReportRequest, ReportResponse, SignedSnapshot, SnapshotsRequest,
 };
 use countersign_wire::snapshot::{
@@ -39,6 +39,7 @@ pub struct World {
     snapshot: Mutex<Snapshot>,
     signed: watch::Sender<SignedSnapshot>,
     events: Mutex<Vec<Event>>,
+    edges: Mutex<Vec<EdgeCount>>,
 }
 
 impl World {
@@ -81,6 +82,7 @@ impl World {
             snapshot: Mutex::new(snapshot),
             signed: watch::Sender::new(signed),
             events: Mutex::default(),
+            edges: Mutex::default(),
         })
     }
 
@@ -95,6 +97,11 @@ impl World {
 
     pub fn sequence(&self) -> u64 {
         self.snapshot.lock().unwrap().sequence
+    }
+
+    /// Every count of calls that any process reported.
+    pub fn edges(&self) -> Vec<EdgeCount> {
+        self.edges.lock().unwrap().clone()
     }
 
     /// Every event that any writer reported.
@@ -148,6 +155,7 @@ impl Agent for Stub {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         let report = request.into_inner();
         let acknowledged = report.records.last().map_or(0, |record| record.sequence);
+        self.world.edges.lock().unwrap().extend(report.edges);
         let mut events = self.world.events.lock().unwrap();
         for record in report.records {
             let entry: Entry = serde_json::from_slice(&record.event).unwrap();

@@ -1,0 +1,111 @@
+//! What can be seen of a request afterwards: one access line, metrics, an edge, and never a token.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod rig;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use rig::client::{bearer, get, request};
+use rig::echo::{self, Seen};
+use rig::{Rig, eventually};
+use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
+
+const ROUTES: &str = "[[route]]\npath = \"/ads/{id}\"\nto = \"ads\"\n";
+const RULES: &str = "@id(\"signed-in\")\npermit (principal is User, action == Action::\"GET\", resource);";
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Log;
+
+    fn make_writer(&self) -> Log {
+        self.clone()
+    }
+}
+
+// Log and metrics belong to the process, so everything is seen in one test.
+#[tokio::test]
+async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhere() {
+    let log = Log::default();
+    let lines = log.clone();
+    tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(lines).init();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+
+    let (rig, seen) = (Rig::new(), Seen::default());
+    rig.policy("gateway", RULES);
+    rig.open_service("ads", echo::router(&["/ads/{id}"], &seen)).await;
+    let edge = rig.gateway(ROUTES).await;
+    let alice = bearer(&rig.access_token("alice", &["buyer"]));
+    let path = "/ads/4711?near=48.37,14.51";
+    assert_eq!(get(edge.plain, path, &[("Authorization", &alice)]).await.status, 200);
+    assert_eq!(request(edge.plain, "POST", path, &[("Authorization", &alice)], "{}").await.status, 403);
+    assert_eq!(
+        get(edge.plain, path, &[("Authorization", "Bearer eyJhbGciOiJub25lIn0.e30.eyJ")]).await.status,
+        401
+    );
+    let internal = echo::header(&seen.last(), "txn-token").remove(0);
+
+    // Edges arrive with the next report.
+    eventually(|| rig.world.edges().iter().map(|edge| edge.requests).sum::<u64>() >= 3).await;
+    let edges = rig.world.edges();
+    let denied: u64 = edges.iter().map(|edge| edge.denied).sum();
+    assert_eq!(denied, 2);
+    let allowed = edges.iter().find(|edge| edge.requests > edge.denied).unwrap();
+    assert_eq!(
+        (allowed.target.as_str(), allowed.mode.as_str(), allowed.policy.as_str()),
+        ("gateway", "none", "signed-in")
+    );
+
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for secret in ["eyJ", &internal, alice.trim_start_matches("Bearer "), "4711", "48.37"] {
+        let line = text.lines().find(|line| line.contains(secret) && line.contains("countersign"));
+        assert_eq!(line, None, "{secret} is in the log");
+    }
+    let access: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["target"] == "countersign::access")
+        .collect();
+    let told: Vec<_> = access
+        .iter()
+        .map(|line| {
+            let fields = &line["fields"];
+            (
+                fields["status"].as_u64().unwrap(),
+                fields["route"].as_str().unwrap(),
+                fields["to"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [(200, "/ads/{id}", "ads"), (403, "/ads/{id}", "ads"), (401, "/ads/{id}", "ads")]);
+    assert!(access.iter().all(|line| line["fields"]["decision"].as_str().unwrap().starts_with("d_")));
+
+    let metrics = metrics.render();
+    for series in [
+        r#"countersign_requests_total{source="stranger",target="ads",auth="none",decision="deny",code_class="4xx"} 1"#,
+        "countersign_request_duration_seconds",
+        "countersign_decisions_total",
+    ] {
+        assert!(metrics.contains(series), "{series} is not in\n{metrics}");
+    }
+    for label in ["4711", "u_alice", "alice", "/ads/"] {
+        assert!(!metrics.contains(label), "{label} is a label in\n{metrics}");
+    }
+}

@@ -190,7 +190,14 @@ fn rejects_any_other_extension_and_any_extension_twice() {
     let refused = |oid: &str| CsrError::AsksForExtension { oid: oid.into() };
     assert_eq!(asks(vec![custom(&[2, 5, 29, 30])]), refused("2.5.29.30"), "name constraints");
     assert_eq!(asks(vec![custom(&[1, 2, 3, 4])]), refused("1.2.3.4"));
-    assert_eq!(asks(vec![custom(&[1, 2, 3]), custom(&[1, 2, 3])]), refused("1.2.3"));
+    // The same extension twice: whoever reads the first only would not see the second name.
+    let named = |name: &[u8]| {
+        let content = [&[0x30, 2 + name.len() as u8, 0x86, name.len() as u8][..], name].concat();
+        CustomExtension::from_oid_content(&[2, 5, 29, 17], content)
+    };
+    let twice =
+        vec![named(b"spiffe://fleamarket.test/svc/ads"), named(b"spiffe://fleamarket.test/svc/users")];
+    assert_eq!(asks(twice), refused("2.5.29.17"));
     let broken = CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x04, 0x01, 0x00]);
     assert_eq!(asks(vec![broken]), refused("2.5.29.17"), "a SAN that cannot be read is not skipped");
 }

@@ -156,7 +156,8 @@ where
     let builder = builder(limits, h2);
     let peer = connection.peer.clone();
     let service = Attended { service, connection, activity: Arc::clone(&activity) };
-    let mut http = pin!(builder.serve_connection(TokioIo::new(Worded::new(io)), TowerToHyperService::new(service)));
+    let mut http =
+        pin!(builder.serve_connection(TokioIo::new(Worded::new(io)), TowerToHyperService::new(service)));
 
     let mut trust = match (&serving.transport, &peer) {
         (Transport::Tls(acceptor), Some(_)) => Some(acceptor.trust().subscribe()),

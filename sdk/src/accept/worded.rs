@@ -43,7 +43,11 @@ impl<IO: AsyncWrite + Unpin> Worded<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Worded<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -137,7 +141,9 @@ mod tests {
         let problem: Problem = serde_json::from_str(body).unwrap();
         assert_eq!((problem.status, problem.code.as_str()), (431, "headers_too_large"));
         assert!(head.contains(&format!("content-length: {}", body.len())));
-        assert!(head.contains("content-type: application/problem+json") && head.contains("connection: close"));
+        assert!(
+            head.contains("content-type: application/problem+json") && head.contains("connection: close")
+        );
     }
 
     #[test]

@@ -80,14 +80,21 @@ async fn a_caller_uses_its_new_certificate_for_the_next_call() {
     let ads = deployment.workload("ads").await;
     deployment.world.lock().unwrap().leaf_age = None;
     let first = ads.identity().unwrap().serial_hex().to_owned();
+    let serial = || ads.identity().unwrap().serial_hex().to_owned();
+    let call = async || ads.client("users").get("/users/7").send().await.unwrap().status();
     let start = std::time::Instant::now();
-    // Calls all the while, past the end of the first certificate: none fails.
+    while serial() == first {
+        assert_eq!(call().await, 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The first certificate would still do, and is not used any more.
+    assert!(start.elapsed() < Duration::from_secs(4), "renewed too late");
+    assert_eq!((call().await.as_u16(), ads.client("users").connections()), (200, 2));
+    // Calls past the end of the first certificate: none fails, and nothing is connected again.
     while start.elapsed() < Duration::from_secs(7) {
-        let answer = ads.client("users").get("/users/7").send().await.unwrap();
-        assert_eq!(answer.status(), 200);
+        assert_eq!(call().await, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_ne!(ads.identity().unwrap().serial_hex(), first);
     assert_eq!(ads.client("users").connections(), 2);
 }
 

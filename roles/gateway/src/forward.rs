@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use countersign_sdk::accept::RequestBody;
 use hyper::body::Incoming;
 
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
@@ -25,10 +26,10 @@ pub(crate) type EdgeBody = UnsyncBoxBody<Bytes, BodyError>;
 /// The client's body, bounded; a declared length past the limit is refused before anything is sent.
 pub(crate) fn inbound_body(
     headers: &HeaderMap,
-    body: Incoming,
+    body: RequestBody,
     limits: BodyLimits,
     fault: &BodyFault,
-) -> Result<BoundedBody<Incoming>, BodyError> {
+) -> Result<BoundedBody<RequestBody>, BodyError> {
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.unwrap_or_default().max(body.size_hint().lower()) > limits.bytes_max {
@@ -41,7 +42,7 @@ pub(crate) fn inbound_body(
 pub(crate) fn outbound_request(
     request: &CanonicalRequest,
     rules: [&Rules; 2],
-    body: BoundedBody<Incoming>,
+    body: BoundedBody<RequestBody>,
 ) -> Result<Request<Outgoing>, Refusal> {
     // A canonical path is always a URI: should it ever not be, nothing is sent.
     let uri: Uri = request.path_and_query().parse().map_err(|_| Refusal::Upstream(CallError::BadRequest))?;

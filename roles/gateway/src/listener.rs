@@ -14,7 +14,7 @@ use countersign_sdk::inbound::HandshakeRecorder;
 use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
 use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use countersign_sdk::accept::RequestBody;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
@@ -72,7 +72,7 @@ impl EdgeService {
     }
 }
 
-impl Service<Request<Incoming>> for EdgeService {
+impl Service<Request<RequestBody>> for EdgeService {
     type Response = Response<EdgeBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
@@ -81,7 +81,7 @@ impl Service<Request<Incoming>> for EdgeService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let pipeline = Arc::clone(&self.pipeline);
         let arrival = Arrival::of(&request, self.scheme);
         Box::pin(async move { Ok(pipeline.handle(request, &arrival).await) })
@@ -100,7 +100,7 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    fn of(request: &Request<Incoming>, scheme: &'static str) -> Self {
+    fn of(request: &Request<RequestBody>, scheme: &'static str) -> Self {
         let connection = request.extensions().get::<Connection>().cloned();
         Arrival { connection, scheme, is_http_1: request.version() < Version::HTTP_2 }
     }

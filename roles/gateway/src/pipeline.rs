@@ -29,7 +29,7 @@ use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
 use http::{HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use countersign_sdk::accept::RequestBody;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::ReadyCheck;
@@ -59,7 +59,7 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// Answers one request, whatever happens.
-    pub(crate) async fn handle(&self, request: Request<Incoming>, arrival: &Arrival) -> Response<EdgeBody> {
+    pub(crate) async fn handle(&self, request: Request<RequestBody>, arrival: &Arrival) -> Response<EdgeBody> {
         let trace_id = TraceId::of_request(request.headers());
         let mut draft = DecisionDraft::begin(GATEWAY, trace_id);
         draft.asks_for(request.method(), "");
@@ -90,7 +90,7 @@ impl Pipeline {
     /// The stages, in their order.
     async fn run(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         arrival: &Arrival,
         trace_id: TraceId,
         trace: &mut Trace,
@@ -215,7 +215,7 @@ impl Pipeline {
         &self,
         desk: &LoginDesk,
         request: &CanonicalRequest,
-        body: Incoming,
+        body: RequestBody,
         client: IpAddr,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
@@ -306,7 +306,7 @@ impl Pipeline {
 /// What goes upstream, before it is put together.
 struct Outgoing<'a> {
     request: &'a CanonicalRequest,
-    body: Incoming,
+    body: RequestBody,
     token: Option<InternalToken>,
     trace_id: TraceId,
 }

@@ -99,6 +99,8 @@ async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhe
 
     let metrics = metrics.render();
     for series in [
+        r#"countersign_requests_total{source="user",target="ads",auth="access_token",decision="allow",code_class="2xx"} 1"#,
+        r#"countersign_requests_total{source="user",target="ads",auth="access_token",decision="deny",code_class="4xx"} 1"#,
         r#"countersign_requests_total{source="stranger",target="ads",auth="none",decision="deny",code_class="4xx"} 1"#,
         "countersign_request_duration_seconds",
         "countersign_decisions_total",

@@ -105,6 +105,9 @@ async fn the_service_gets_an_internal_token_and_never_the_access_token() {
         minted == 1
     })
     .await;
+    // The ledger knows the user by a pseudonym alone.
+    let events = serde_json::to_string(&rig.world.events()).unwrap();
+    assert!(events.contains("\"user\":\"p_") && !events.contains("alice"), "{events}");
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl World {
             services: Vec::new(),
             policies: Policies { generation: 1, files: Vec::new() },
             ledger_head: None,
-            pseudonym_key: None,
+            pseudonym_key: Some("A".repeat(43).into()),
         };
         let signed = countersign_sdk::snapshot::sign(&snapshot, &snapshot_key).unwrap();
         Arc::new(World {

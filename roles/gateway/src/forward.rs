@@ -6,13 +6,13 @@
 
 use bytes::Bytes;
 use countersign_request::{Authority, CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
+use countersign_sdk::accept::RequestBody;
 use countersign_sdk::outbound::{CallError, Outgoing};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use countersign_sdk::accept::RequestBody;
 use hyper::body::Incoming;
 
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};

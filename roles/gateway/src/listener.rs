@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use countersign_sdk::accept::RequestBody;
 use countersign_sdk::accept::{Connection, Limits as AcceptLimits, Listen, Origin};
 use countersign_sdk::inbound::HandshakeRecorder;
 use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
 use http::{Request, Response, Version};
-use countersign_sdk::accept::RequestBody;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tower::Service;

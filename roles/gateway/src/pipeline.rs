@@ -21,6 +21,7 @@ use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, pseudonym};
 use countersign_policy::{Ask, Permit, decide, explain};
 use countersign_request::CanonicalRequest;
+use countersign_sdk::accept::RequestBody;
 use countersign_sdk::authenticate::{Evidence, authenticate, bearer_token};
 use countersign_sdk::clock;
 use countersign_sdk::inbound::{DecisionDraft, TraceId};
@@ -29,7 +30,6 @@ use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
 use http::{HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, Limited};
-use countersign_sdk::accept::RequestBody;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::ReadyCheck;
@@ -59,7 +59,11 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     /// Answers one request, whatever happens.
-    pub(crate) async fn handle(&self, request: Request<RequestBody>, arrival: &Arrival) -> Response<EdgeBody> {
+    pub(crate) async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        arrival: &Arrival,
+    ) -> Response<EdgeBody> {
         let trace_id = TraceId::of_request(request.headers());
         let mut draft = DecisionDraft::begin(GATEWAY, trace_id);
         draft.asks_for(request.method(), "");

@@ -138,7 +138,10 @@ async fn an_invalid_token_is_final_on_optional_routes_too() {
     let edge = rig.gateway(ROUTES).await;
     assert_eq!(get(edge.plain, "/open", &[]).await.status, 200);
     let good = rig.access_token("alice", &["buyer"]);
-    let broken = format!("{}A", &good[..good.len() - 1]);
+    // One character of the signature, well before its padding bits.
+    let place = good.len() - 10;
+    let other = if &good[place..=place] == "A" { "B" } else { "A" };
+    let broken = format!("{}{other}{}", &good[..place], &good[place + 1..]);
     let expired = rig.expired_access_token("alice", Duration::from_secs(5));
     for (value, code) in [
         (bearer(&broken), "authentication_failed"),

@@ -1,8 +1,8 @@
 //! From settings to an open house, in an order that changes nothing before the master key has proven itself.
 //!
-//! 1. read the master key; 2. open the canary that lies beside the database; 3. open the database and the canary
-//! in it; 4. open every sealed key; only then is anything made or written. A database without state is founded
-//! in one transaction.
+//! First the master key is read, then the canary that lies beside the database is opened, then the database and the
+//! canary in it, then every sealed key; only after that is anything made or written. A database without state is
+//! founded in one transaction.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -88,10 +88,8 @@ pub(crate) fn edge_names_of_listener(settings: &Settings) -> EdgeNames {
             Err(_) => dns.push(name.to_ascii_lowercase()),
         }
     }
-    for list in [&mut dns] {
-        list.sort();
-        list.dedup();
-    }
+    dns.sort();
+    dns.dedup();
     ips.sort();
     ips.dedup();
     EdgeNames { dns, ips }

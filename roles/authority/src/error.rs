@@ -86,7 +86,7 @@ pub enum AuthorityError {
         why: String,
     },
     /// A file of the state directory could not be written or read.
-    #[error("{}: {why}", path.display())]
+    #[error("cannot use {}: {why}", path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -121,7 +121,7 @@ impl AuthorityError {
             Self::Policies { .. } => Code::PolicyInvalid,
             Self::Store(error) => store_code(error),
             Self::Listen { .. } => Code::AddressInUse,
-            Self::File { .. } => Code::EvidenceUnwritable,
+            Self::File { .. } => Code::StateDirectory,
             Self::Ca(_) | Self::Stopped { .. } => Code::Internal,
         }
     }
@@ -149,5 +149,63 @@ pub(crate) fn store_code(error: &StoreError) -> Code {
         StoreError::Missing { .. } => Code::ObjectUnknown,
         StoreError::Unstorable { .. } => Code::ParameterInvalid,
         _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<(AuthorityError, Code, u8)> {
+        let path = || PathBuf::from("/k");
+        let text = || "x".to_owned();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        vec![
+            (AuthorityError::MasterKeyMissing { path: path() }, Code::MasterKeyMissing, 2),
+            (AuthorityError::MasterKeyUnusable { path: path(), why: text() }, Code::MasterKeyUnreadable, 2),
+            (AuthorityError::MasterKeyWrong { path: path(), trust_domain: text() }, Code::MasterKeyWrong, 2),
+            (AuthorityError::MasterKeyInsideState { path: path() }, Code::MasterKeyUnreadable, 2),
+            (AuthorityError::SealedKeyDamaged { name: text(), why: text() }, Code::SealedKeyInvalid, 2),
+            (AuthorityError::DatabaseGone { path: path() }, Code::DatabaseCorrupt, 1),
+            (
+                AuthorityError::OtherTrustDomain { configured: text(), found: text() },
+                Code::TrustDomainMismatch,
+                2,
+            ),
+            (AuthorityError::Setting { name: "authority.listen", why: text() }, Code::ConfigValue, 2),
+            (AuthorityError::Policies { why: text() }, Code::PolicyInvalid, 2),
+            (AuthorityError::Store(StoreError::Busy), Code::DatabaseBusy, 1),
+            (AuthorityError::Listen { address, why: text() }, Code::AddressInUse, 2),
+            (AuthorityError::File { path: path(), why: text() }, Code::StateDirectory, 2),
+            (AuthorityError::Ca(text()), Code::Internal, 1),
+            (AuthorityError::Stopped { name: "api", why: text() }, Code::Internal, 1),
+        ]
+    }
+
+    #[test]
+    fn every_reason_has_its_code_its_exit_and_one_sentence_without_a_full_stop() {
+        for (error, code, exit) in all() {
+            assert_eq!((error.code(), error.exit_code()), (code, exit), "{error}");
+            let text = error.to_string();
+            assert!(!text.ends_with('.') && text.starts_with(char::is_lowercase), "{text}");
+        }
+    }
+
+    #[test]
+    fn failures_of_the_store_keep_their_codes() {
+        let why = String::new;
+        for (error, code) in [
+            (StoreError::Unreachable { why: why() }, Code::DatabaseUnreachable),
+            (StoreError::NotDurable { setting: "s", want: "w", got: why() }, Code::DatabaseNotDurable),
+            (StoreError::Newer { version: 9 }, Code::DatabaseNewer),
+            (StoreError::Busy, Code::DatabaseBusy),
+            (StoreError::Corrupt { table: "t", column: "c" }, Code::DatabaseCorrupt),
+            (StoreError::Conflict { what: "w" }, Code::Conflict),
+            (StoreError::Missing { what: "w" }, Code::ObjectUnknown),
+            (StoreError::Unstorable { what: "w", why: "y" }, Code::ParameterInvalid),
+            (StoreError::Refused { why: why() }, Code::Internal),
+        ] {
+            assert_eq!(store_code(&error), code);
+        }
     }
 }

@@ -16,7 +16,7 @@ use countersign_identity::{
     Binding, Caller, DecisionId, Freshness, Proof, UnixTime, User, UserProof, Verified, WorkloadProof,
 };
 use countersign_ledger::{CheckRecord, CheckResult, Event, Verdict};
-use countersign_policy::Refusal;
+use countersign_policy::{Refusal, address_key};
 use countersign_request::CanonicalRequest;
 use countersign_sdk::{
     accept::{Connection, Origin},
@@ -83,6 +83,9 @@ async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Err(error) = within_quota(&authority, &connection) {
+        return error.into_response();
+    }
     let action = format!("{} {}", request.method(), matched.as_str());
     let mut draft = DecisionDraft::begin(TARGET, TraceId::of_request(request.headers()));
     draft.came_over(&connection);
@@ -114,6 +117,13 @@ async fn guard(
         authority.journal.note(Event::AdminCall { route, actor, verdict: Verdict::Allow, decision });
     }
     response
+}
+
+/// An address that proved nothing in its handshake can ask so often and not more.
+fn within_quota(authority: &Authority, connection: &Connection) -> Result<(), ApiError> {
+    let Some(address) = connection.address().filter(|_| connection.peer.is_none()) else { return Ok(()) };
+    let checked = authority.quota.check(&address_key(address.ip()), clock::now());
+    checked.map_err(|error| ApiError::from(Code::TooManyRequests).retry_after(error.retry_after()))
 }
 
 /// A caller, or why what it presented does not count.

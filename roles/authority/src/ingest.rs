@@ -250,3 +250,25 @@ fn edge(count: EdgeCount) -> Edge {
         latency: Histogram::from_counts(&count.latency_log2_us),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_registered_code() {
+        let writer = || "spiffe://fleamarket.test/svc/ads".to_owned();
+        for (error, code) in [
+            (IngestError::TooMany { got: 2, max: 1 }, Code::BodyTooLarge),
+            (IngestError::ForeignWriter { writer: writer() }, Code::EntryUnknown),
+            (IngestError::Unreadable { writer: writer(), why: String::new() }, Code::BodyMalformed),
+            (
+                IngestError::Broken { writer: writer(), sequence: 1, problem: RecordError::BrokenChain },
+                Code::LedgerBroken,
+            ),
+            (IngestError::Store(StoreError::Busy), Code::EvidenceUnwritable),
+        ] {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+}

@@ -231,3 +231,51 @@ fn issue_code(error: &IssueError) -> Code {
         _ => Code::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_keys::{KeyPair, SystemRandom};
+    use countersign_pki::csr;
+
+    use super::*;
+    use crate::serve::testing;
+
+    #[test]
+    fn every_reason_has_its_registered_code() {
+        let id = SpiffeId::parse("spiffe://fleamarket.test/svc/ads").unwrap();
+        for (error, code) in [
+            (OrderError::Csr(CsrError::Malformed), Code::CsrMalformed),
+            (OrderError::Csr(CsrError::NotPossessed), Code::CsrSignature),
+            (OrderError::Csr(CsrError::Key(WeakKey::RsaTooShort { bits: 1024 })), Code::CsrWeakKey),
+            (OrderError::Csr(CsrError::Key(WeakKey::Ed25519)), Code::CsrForeignKey),
+            (OrderError::Csr(CsrError::AsksToBeCa), Code::CsrAsksForMore),
+            (
+                OrderError::Issue(IssueError::OtherId { asked: id.clone(), entitled: id }),
+                Code::CsrAsksForMore,
+            ),
+            (OrderError::Issue(IssueError::IssuerNotValid), Code::IssuerExpiring),
+            (OrderError::Issue(IssueError::NameCount { count: 0 }), Code::ParameterInvalid),
+            (OrderError::Issue(IssueError::SerialZero), Code::Internal),
+            (OrderError::Random(RandomError::Unavailable), Code::Internal),
+            (OrderError::Store(StoreError::Busy), Code::DatabaseBusy),
+        ] {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_handed_out_that_is_not_durable() {
+        let (_dir, authority) = testing::authority().await;
+        let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+        let csr = csr::make(&key, None).unwrap();
+        let id = SpiffeId::service(&authority.trust_domain, "ads").unwrap();
+        let order = Order::Workload { id, ttl: authority.svid_ttl };
+        let requester = Requester { name: "uid:0".to_owned(), agent: None, attestation: String::new() };
+        let delivery = issue(&authority, &csr, &order, &requester).await.unwrap();
+        assert!(authority.db.certificate(&delivery.certificate.serial).await.unwrap().is_some());
+        authority.db.close().await;
+        let failed = issue(&authority, &csr, &order, &requester).await.unwrap_err();
+        assert!(matches!(failed, OrderError::Store(_)), "{failed}");
+    }
+}

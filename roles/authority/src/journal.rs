@@ -19,11 +19,13 @@ use countersign_ledger::{
 };
 use countersign_sdk::clock;
 use countersign_store::{Db, StoreError, nodes::JoinError};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Events that may wait to be written without anybody waiting for them.
 const NOTES_MAX: usize = 4096;
+/// Changes that may wait for the pen: whoever comes later is told to come again.
+const WAITING_MAX: usize = 512;
 /// Events that one transaction takes at most.
 const BATCH_EVENTS_MAX: usize = 128;
 /// How often a minute of counted refusals is looked at.
@@ -37,6 +39,7 @@ struct Inner {
     db: Db,
     me: SpiffeId,
     pen: Mutex<Writer>,
+    waiting: Arc<Semaphore>,
     tray: mpsc::Sender<Event>,
     refusals: std::sync::Mutex<Refusals>,
     lost: std::sync::Mutex<Option<Lost>>,
@@ -142,6 +145,7 @@ impl Journal {
         let journal = Self(Arc::new(Inner {
             db,
             pen: Mutex::new(fresh_chain(&me)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             me,
             tray: sender,
             refusals: std::sync::Mutex::new(Refusals::new(KINDS_MAX)),
@@ -163,8 +167,13 @@ impl Journal {
         F: FnOnce(Db, Vec<Record>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Change<T>, E>> + Send,
     {
+        let place = Arc::clone(&self.0.waiting).try_acquire_owned().map_err(|_| StoreError::Busy)?;
         let journal = self.clone();
-        let written = tokio::spawn(async move { journal.0.write(&events, change).await });
+        let written = tokio::spawn(async move {
+            let written = journal.0.write(&events, change).await;
+            drop(place);
+            written
+        });
         written.await.unwrap_or_else(|_| Err(StoreError::Busy.into()))
     }
 
@@ -265,4 +274,109 @@ impl Scribe {
 fn fresh_chain(me: &SpiffeId) -> Writer {
     let boot = random_bytes(&SystemRandom::new()).unwrap_or_default();
     Writer::start(me.clone(), BootId::from_random(boot))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_ledger::WriterVerifier;
+    use countersign_store::ledger::LedgerQuery;
+    use futures::future::join_all;
+
+    use super::*;
+    use crate::serve::testing;
+
+    fn event(number: u64) -> Event {
+        Event::ClockSteppedBack { by_ms: number }
+    }
+
+    /// Every chain of the authority, walked again.
+    async fn verify_own_chains(authority: &crate::state::Authority) -> usize {
+        let query = LedgerQuery { limit: 1000, ..LedgerQuery::default() };
+        let mut chains: Vec<WriterVerifier> = Vec::new();
+        let mut boots = Vec::new();
+        for stored in authority.db.events(&query).await.unwrap() {
+            let record = stored.record;
+            let position = boots.iter().position(|boot| *boot == record.boot).unwrap_or_else(|| {
+                boots.push(record.boot);
+                chains.push(WriterVerifier::start(record.writer.clone(), record.boot));
+                boots.len() - 1
+            });
+            chains.get_mut(position).unwrap().accept(&record).unwrap();
+        }
+        boots.len()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_hands_write_one_chain_without_a_gap() {
+        let (_dir, authority) = testing::authority().await;
+        let written = join_all((0..200).map(|number| authority.journal.record(vec![event(number)]))).await;
+        assert!(written.iter().all(Result::is_ok));
+        assert_eq!(verify_own_chains(&authority).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_refused_or_that_changes_nothing_leaves_no_hole() {
+        let (_dir, authority) = testing::authority().await;
+        let refuse =
+            |_: Db, _: Vec<Record>| async { Err::<Change<()>, _>(StoreError::Conflict { what: "x" }) };
+        assert!(authority.journal.with(vec![event(1)], refuse).await.is_err());
+        let nothing = |_: Db, _: Vec<Record>| async { Ok::<_, StoreError>(Change::Nothing(7)) };
+        assert_eq!(authority.journal.with(vec![event(2)], nothing).await, Ok(7));
+        authority.journal.record(vec![event(3)]).await.unwrap();
+        assert_eq!(verify_own_chains(&authority).await, 1);
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_that_may_have_been_committed_a_new_chain_begins() {
+        let (_dir, authority) = testing::authority().await;
+        let committed_and_lost = |db: Db, records: Vec<Record>| async move {
+            db.append(&records, clock::now()).await?;
+            Err::<Change<()>, _>(StoreError::Unreachable { why: "the answer was lost".to_owned() })
+        };
+        assert!(authority.journal.with(vec![event(1)], committed_and_lost).await.is_err());
+        authority.journal.record(vec![event(2)]).await.unwrap();
+        assert_eq!(verify_own_chains(&authority).await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_stop_the_pen_halfway() {
+        let (_dir, authority) = testing::authority().await;
+        for number in 0..20 {
+            let journal = authority.journal.clone();
+            let caller = tokio::spawn(async move { journal.record(vec![event(number)]).await });
+            tokio::task::yield_now().await;
+            caller.abort();
+        }
+        authority.journal.record(vec![event(99)]).await.unwrap();
+        assert_eq!(verify_own_chains(&authority).await, 1);
+    }
+
+    #[tokio::test]
+    async fn rejects_more_writers_than_may_wait_and_strangers_fill_no_disk() {
+        let (_dir, authority) = testing::authority().await;
+        let pen = authority.journal.0.pen.lock().await;
+        let waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|number| {
+                let journal = authority.journal.clone();
+                tokio::spawn(async move { journal.record(vec![event(number as u64)]).await })
+            })
+            .collect();
+        while authority.journal.0.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(authority.journal.record(vec![event(0)]).await, Err(StoreError::Busy));
+        drop(pen);
+        let mut sent_away = 0;
+        for written in waiting {
+            sent_away += usize::from(written.await.unwrap().is_err());
+        }
+        assert!(sent_away <= 1, "the scribe may have had one of the places");
+        let told = |_| {
+            let address = IpAddr::from([192, 0, 2, 1]);
+            authority.journal.refuse_stranger(address, Stage::Policy, "access_denied", || event(0))
+        };
+        let in_full = (0..10_000).map(told).filter(|told| *told == Told::InFull).count();
+        assert!(in_full <= 2, "at most one per minute: {in_full}");
+    }
 }

@@ -253,3 +253,108 @@ fn new_key(rng: &dyn SecureRandom) -> Result<KeyPair, AuthorityError> {
 fn random<const N: usize>(rng: &dyn SecureRandom) -> Result<[u8; N], AuthorityError> {
     random_bytes(rng).map_err(ca)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use countersign_keys::SystemRandom;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+    fn home() -> TrustDomain {
+        TrustDomain::parse("fleamarket.test").unwrap()
+    }
+
+    fn made() -> (MasterKey, Vec<SealedKey>) {
+        let (rng, home) = (SystemRandom::new(), home());
+        let master = MasterKey::generate(&rng).unwrap();
+        let names = EdgeNames { dns: vec!["localhost".to_owned()], ips: Vec::new() };
+        let sealer = Sealer { trust_domain: &home, master: &master, rng: &rng };
+        let rows = make(&sealer, &names, NOW).unwrap().into_iter().map(stored).collect();
+        (master, rows)
+    }
+
+    fn stored(key: NewKey) -> SealedKey {
+        let NewKey { purpose, version, sealed, public, certificate } = key;
+        SealedKey { purpose, version, sealed, public, certificate, created_at: NOW, retired_at: None }
+    }
+
+    fn damaged_name(result: Result<Keys, AuthorityError>) -> String {
+        match result {
+            Err(AuthorityError::SealedKeyDamaged { name, .. }) => name,
+            Err(other) => other.to_string(),
+            Ok(_) => "opened".to_owned(),
+        }
+    }
+
+    #[test]
+    fn opens_what_it_made() {
+        let (master, rows) = made();
+        let keys = open(&home(), &master, &rows, NOW).unwrap();
+        assert_eq!((keys.issuing.len(), keys.issuing_version), (1, 1));
+        assert_eq!(keys.snapshot.all().count(), 1);
+    }
+
+    #[test]
+    fn rejects_each_key_that_is_missing_by_its_name() {
+        let (master, rows) = made();
+        for missing in &rows {
+            let rest: Vec<SealedKey> =
+                rows.iter().filter(|row| row.purpose != missing.purpose).cloned().collect();
+            assert_eq!(damaged_name(open(&home(), &master, &rest, NOW)), missing.purpose);
+        }
+    }
+
+    #[test]
+    fn rejects_sealed_rows_that_were_swapped() {
+        let (master, mut rows) = made();
+        let at = |purpose: &str| rows.iter().position(|row| row.purpose == purpose).unwrap();
+        let (a, b) = (at(SNAPSHOT), at(LEDGER));
+        let (first, second) = (rows[a].sealed.clone(), rows[b].sealed.clone());
+        (rows[a].sealed, rows[b].sealed) = (second, first);
+        assert!(damaged_name(open(&home(), &master, &rows, NOW)).ends_with("/1"));
+    }
+
+    #[test]
+    fn rejects_a_public_half_or_a_certificate_that_was_exchanged() {
+        let (master, rows) = made();
+        let (_, strangers) = made();
+        for (position, purpose) in [SNAPSHOT, WORKLOAD_ROOT].into_iter().enumerate() {
+            let mut rows = rows.clone();
+            let row = rows.iter_mut().find(|row| row.purpose == purpose).unwrap();
+            let stranger = strangers.iter().find(|row| row.purpose == purpose).unwrap();
+            match position {
+                0 => row.public = stranger.public.clone(),
+                _ => row.certificate = stranger.certificate.clone(),
+            }
+            assert_eq!(damaged_name(open(&home(), &master, &rows, NOW)), purpose);
+        }
+    }
+
+    #[test]
+    fn rejects_another_master_key_and_another_trust_domain() {
+        let (master, rows) = made();
+        let (other, _) = made();
+        assert!(damaged_name(open(&home(), &other, &rows, NOW)).ends_with("/1"));
+        let elsewhere = TrustDomain::parse("other.test").unwrap();
+        assert!(damaged_name(open(&elsewhere, &master, &rows, NOW)).ends_with("/1"));
+    }
+
+    #[test]
+    fn an_expired_issuing_ca_is_opened_only_while_there_is_no_newer_one() {
+        let (rng, home) = (SystemRandom::new(), home());
+        let (master, mut rows) = made();
+        let late = NOW.saturating_add(countersign_pki::profile::ISSUING_TTL * 2);
+        assert_eq!(open(&home, &master, &rows, late).unwrap().issuing.len(), 1);
+        let sealer = Sealer { trust_domain: &home, master: &master, rng: &rng };
+        let keys = open(&home, &master, &rows, late).unwrap();
+        let (next, issuer) = next_issuing(&sealer, &keys, late).unwrap();
+        assert_eq!(next.version, 2);
+        rows.push(stored(next));
+        let keys = open(&home, &master, &rows, late).unwrap();
+        assert_eq!((keys.issuing.len(), keys.issuing_version), (1, 2));
+        assert_eq!(keys.issuing[0].serial_hex(), issuer.serial_hex());
+    }
+}

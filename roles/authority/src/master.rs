@@ -121,7 +121,7 @@ mod tests {
             read(&hidden, &state).unwrap_err(),
             AuthorityError::MasterKeyInsideState { path: hidden.clone() }
         );
-        std::os::unix::fs::symlink(&hidden, &key.with_file_name("link")).unwrap_or_else(|_| {
+        std::os::unix::fs::symlink(&hidden, key.with_file_name("link")).unwrap_or_else(|_| {
             fs::create_dir_all(key.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(&hidden, key.with_file_name("link")).unwrap();
         });

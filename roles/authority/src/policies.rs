@@ -77,3 +77,39 @@ fn read(dir: &Path) -> Result<Vec<PolicyFile>, ApplyError> {
     files.sort();
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::serve::testing;
+
+    #[test]
+    fn reads_cedar_files_by_name_and_leaves_the_rest_alone() {
+        let dir = countersign_testkit::temp_dir();
+        for (name, text) in [("users.cedar", "b"), ("ads.cedar", "a"), ("ads.test.toml", "x"), ("notes", "x")]
+        {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let files = read(dir.path()).unwrap();
+        let named: Vec<(&str, &str)> = files.iter().map(|f| (f.name.as_str(), f.text.as_str())).collect();
+        assert_eq!(named, [("ads", "a"), ("users", "b")]);
+    }
+
+    #[tokio::test]
+    async fn rejects_what_cannot_be_read_or_does_not_fit_and_keeps_what_was() {
+        let (dir, authority) = testing::authority().await;
+        let missing = apply(&authority, &dir.path().join("none"), "uid:0").await.unwrap_err();
+        assert!(matches!(missing, ApplyError::File { .. }), "{missing}");
+        let policies = dir.path().join("policies");
+        fs::create_dir(&policies).unwrap();
+        fs::write(policies.join("ads.cedar"), [0xff, 0xfe]).unwrap();
+        assert!(matches!(apply(&authority, &policies, "uid:0").await, Err(ApplyError::File { .. })));
+        fs::write(policies.join("ads.cedar"), "permit (principal, action, resource);").unwrap();
+        assert!(matches!(apply(&authority, &policies, "uid:0").await, Err(ApplyError::Policy(_))));
+        fs::write(policies.join("ads.cedar"), "@id(\"a\") permit (principal, action, resource);").unwrap();
+        assert_eq!(apply(&authority, &policies, "uid:0").await, Ok(1));
+        authority.db.close().await;
+        assert!(matches!(apply(&authority, &policies, "uid:0").await, Err(ApplyError::Store(_))));
+    }
+}

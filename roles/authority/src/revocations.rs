@@ -140,7 +140,7 @@ fn entry(certificate: &Certificate) -> Option<RevokedEntry> {
 
 /// Hex without leading zeros, as serials are written.
 fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let even = if text.len() % 2 == 0 { text.to_owned() } else { format!("0{text}") };
+    let even = if text.len().is_multiple_of(2) { text.to_owned() } else { format!("0{text}") };
     let (pairs, _) = even.as_bytes().as_chunks::<2>();
     let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     pairs.iter().map(byte).collect::<Option<Vec<u8>>>().filter(|bytes| !bytes.is_empty())

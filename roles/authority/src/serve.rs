@@ -8,7 +8,7 @@ use axum::{
     middleware::{Next, from_fn},
     response::{IntoResponse as _, Response},
 };
-use countersign_identity::SpiffeId;
+use countersign_identity::{CLOCK_SKEW, SpiffeId};
 use countersign_ledger::Event;
 use countersign_pki::{BundleSet, CrlPolicy, profile::LeafTtl};
 use countersign_sdk::{
@@ -16,6 +16,7 @@ use countersign_sdk::{
     clock,
     tls::{Acceptor, ClientAuth, HandshakeObserver, TrustState},
 };
+use countersign_store::ledger::LedgerQuery;
 use countersign_wire::codes::Code;
 use nix::unistd::geteuid;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -34,7 +35,7 @@ use crate::{
     policies::{self, ApplyError},
     revocations,
     snapshot::{self, Occasion},
-    state::{Authority, login_throttle},
+    state::{Authority, login_throttle, stranger_quota},
     upkeep,
 };
 
@@ -101,6 +102,7 @@ fn assemble(
         table: table.map_err(|error| AuthorityError::Policies { why: error.to_string() })?,
         desk: PasswordDesk::new(),
         throttle: login_throttle(),
+        quota: stranger_quota(),
         snapshots: watch::Sender::new(None),
         entries: watch::Sender::new(0),
         shutdown,
@@ -113,6 +115,7 @@ fn assemble(
 async fn prepare(authority: &Arc<Authority>, deployment: &Deployment) -> Result<(), AuthorityError> {
     let (version, epoch) = (env!("CARGO_PKG_VERSION").to_owned(), authority.epoch.clone());
     authority.journal.record(vec![Event::AuthorityStarted { version, epoch }]).await?;
+    notice_a_step_back(authority).await?;
     entries::apply(authority, &deployment.services).await?;
     if let Some(dir) = &deployment.policy_dir {
         policies::apply(authority, dir, "configuration").await.map_err(|error| match error {
@@ -127,6 +130,20 @@ async fn prepare(authority: &Arc<Authority>, deployment: &Deployment) -> Result<
         revocations::publish_crls(authority).await.map_err(|error| ca(&error))?;
     } else {
         snapshot::publish(authority, Occasion::Change).await.map_err(|error| ca(&error))?;
+    }
+    Ok(())
+}
+
+/// The ledger remembers what time it was: a clock that was set back while we did not run is noticed by it.
+async fn notice_a_step_back(authority: &Authority) -> Result<(), AuthorityError> {
+    let newest = LedgerQuery { newest: true, limit: 2, ..LedgerQuery::default() };
+    // The newest of all is our own start of just now.
+    let before = authority.db.events(&newest).await?.into_iter().next().map(|stored| stored.stored_at);
+    let behind = before.map(|before| before.since(clock::now())).unwrap_or_default();
+    if behind > CLOCK_SKEW {
+        tracing::warn!(seconds = behind.as_secs(), "the clock is behind the newest event of the ledger");
+        let by_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
+        authority.journal.record(vec![Event::ClockSteppedBack { by_ms }]).await?;
     }
     Ok(())
 }
@@ -189,5 +206,44 @@ async fn within_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(ANSWER_TIME, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::from(Code::RequestTimeout).into_response(),
+    }
+}
+
+/// An assembled authority that does not listen, for tests of its parts.
+#[cfg(test)]
+pub(crate) mod testing {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use countersign_identity::TrustDomain;
+    use countersign_testkit::{TempDir, temp_dir};
+
+    use super::*;
+
+    /// Prepared as [`run`] would, on SQLite in a directory of its own.
+    pub(crate) async fn authority() -> (TempDir, Arc<Authority>) {
+        let dir = temp_dir();
+        let master = dir.path().join("config/master.key");
+        crate::make_master_key(&master).unwrap();
+        let toml = format!(
+            "listen = \"127.0.0.1:7443\"\nnode_listen = \"127.0.0.1:7444\"\nadmin = \"127.0.0.1:7081\"\n\
+             master_key = \"{}\"\n",
+            master.display()
+        );
+        let settings: Settings = toml::from_str(&toml).unwrap();
+        let state_dir = dir.path().join("state");
+        std::fs::create_dir(&state_dir).unwrap();
+        let deployment = Deployment {
+            trust_domain: TrustDomain::parse("fleamarket.test").unwrap(),
+            state_dir,
+            services: Vec::new(),
+            policy_dir: None,
+            metrics: Arc::new(String::new),
+        };
+        let booted = boot::boot(&settings, &deployment, clock::now()).await.unwrap();
+        let (authority, scribe) = assemble(settings, &deployment, booted, CancellationToken::new()).unwrap();
+        tokio::spawn(scribe.run(CancellationToken::new()));
+        prepare(&authority, &deployment).await.unwrap();
+        (dir, authority)
     }
 }

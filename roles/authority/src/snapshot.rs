@@ -172,3 +172,56 @@ fn jwk(key: &KeyPair) -> Result<Jwk, JsonError> {
 fn bundle_error(error: impl ToString) -> PublishError {
     PublishError::Bundle { why: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_sdk::snapshot::SnapshotKeys;
+
+    use super::*;
+    use crate::serve::testing;
+
+    #[tokio::test]
+    async fn every_snapshot_is_signed_numbered_upwards_and_carries_the_head_of_the_ledger() {
+        let (_dir, authority) = testing::authority().await;
+        let keys = authority.keys.load_full();
+        let verifying = SnapshotKeys::new(keys.snapshot.all().map(|key| key.public_key().clone()).collect());
+        let read = || {
+            let signed = authority.snapshots.borrow().clone().unwrap();
+            verifying.verify(&signed, &authority.trust_domain).unwrap()
+        };
+        let first = read();
+        publish(&authority, Occasion::Renewal).await.unwrap();
+        let second = read();
+        assert!(second.sequence > first.sequence && second.epoch == first.epoch);
+        assert!(second.valid_until > second.issued_at);
+        let head = second.ledger_head.unwrap();
+        let head = SignedHead { payload: head.payload, kid: head.kid, signature: head.signature };
+        let ledger_key = keys.ledger.current().public_key();
+        head.verify(|kid| (kid == ledger_key.thumbprint()).then(|| ledger_key.clone())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn rejects_a_stored_list_that_cannot_be_read_instead_of_leaving_it_out() {
+        let (_dir, authority) = testing::authority().await;
+        let now = clock::now();
+        let broken = StoredCrl {
+            issuer: "ff".to_owned(),
+            number: 9,
+            der: b"nothing".to_vec(),
+            this_update: now,
+            next_update: now,
+            entries: 0,
+        };
+        let refused = bundle_set(&authority, &[broken]).unwrap_err();
+        assert!(matches!(refused, PublishError::Bundle { .. }), "{refused}");
+    }
+
+    #[test]
+    fn each_failure_keeps_its_own_words() {
+        assert!(matches!(PublishError::from(SignError::Failed), PublishError::Sign(_)));
+        assert!(matches!(PublishError::from(HeadError::BadSignature), PublishError::Head(_)));
+        let key = Jwk::from_text("not a key").map(drop).map_err(PublishError::from);
+        assert!(matches!(key, Err(PublishError::Key(_))));
+    }
+}

@@ -1,6 +1,8 @@
 //! What all parts of the running authority share.
 
 use std::{
+    net::IpAddr,
+    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -10,6 +12,7 @@ use countersign_accounts::lockout::{ADDRESSES_MAX, LOGIN_LIMIT, Throttle};
 use countersign_identity::{IdKind, SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::MasterKey;
 use countersign_pki::profile::LeafTtl;
+use countersign_policy::Quota;
 use countersign_sdk::tls::TrustState;
 use countersign_store::Db;
 use countersign_wire::agent::SignedSnapshot;
@@ -43,6 +46,8 @@ pub(crate) struct Authority {
     pub(crate) table: AdminTable,
     pub(crate) desk: PasswordDesk,
     pub(crate) throttle: Mutex<Throttle>,
+    /// What an address may ask at all before it proved anything.
+    pub(crate) quota: Quota<IpAddr>,
     /// The newest snapshot; `None` until the first one.
     pub(crate) snapshots: watch::Sender<Option<Arc<SignedSnapshot>>>,
     /// Grows with every change of a registration entry.
@@ -67,6 +72,14 @@ impl Authority {
         countersign_ledger::pseudonym(&self.keys.load().pseudonym, user_id)
     }
 }
+
+/// Requests of one address that proved nothing: generous to people, tight to floods.
+pub(crate) fn stranger_quota() -> Quota<IpAddr> {
+    Quota::per_second(PER_SECOND, BURST, ADDRESSES_MAX)
+}
+
+const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
+const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 
 /// A login throttle without history.
 pub(crate) fn login_throttle() -> Mutex<Throttle> {

@@ -93,7 +93,7 @@ impl Keeper {
     }
 
     fn warn(&self, now: UnixTime) {
-        if self.rounds % WARNING_ROUNDS == 0 {
+        if self.rounds.is_multiple_of(WARNING_ROUNDS) {
             for warning in warnings(&self.authority, now) {
                 tracing::warn!(code = warning.code, fix = warning.fix, "{}", warning.text);
             }
@@ -176,4 +176,106 @@ pub(crate) async fn lists_are_due(
             .any(|crl| crl.issuer == issuer.serial_hex() && now.since(crl.this_update) < CRL_RENEW_AFTER)
     };
     Ok(!keys.issuing.iter().all(current))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use countersign_pki::{Crl, profile::ISSUING_TTL};
+    use countersign_wire::snapshot::Snapshot;
+
+    use super::*;
+    use crate::{serve::testing, state::Authority};
+
+    fn keeper(authority: &Arc<Authority>) -> Keeper {
+        Keeper { authority: Arc::clone(authority), announced: None, rounds: 0, stepped_back: None }
+    }
+
+    fn signing(authority: &Authority) -> String {
+        authority.keys.load().issuing.last().unwrap().serial_hex().to_owned()
+    }
+
+    fn lists(authority: &Authority) -> Vec<u64> {
+        let signed = authority.snapshots.borrow().clone().unwrap();
+        let snapshot = Snapshot::parse(&signed.payload).unwrap();
+        snapshot.bundles[0].crls.iter().map(|crl| Crl::read(crl.as_slice()).unwrap().number()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_new_issuing_ca_has_its_list_everywhere_before_it_signs_and_the_old_one_still_revokes() {
+        let (_dir, authority) = testing::authority().await;
+        let mut keeper = keeper(&authority);
+        let (now, old) = (clock::now(), signing(&authority));
+        keeper.look_after_issuing(now).await.unwrap();
+        assert_eq!((signing(&authority), lists(&authority).len()), (old.clone(), 1), "a young CA stays");
+
+        let late = now.saturating_add(ISSUING_TTL.mul_f32(0.7));
+        keeper.look_after_issuing(late).await.unwrap();
+        assert_eq!(signing(&authority), old, "announced, and not signing yet");
+        assert_eq!(lists(&authority).len(), 2);
+        keeper.look_after_issuing(late.saturating_add(Duration::from_secs(1))).await.unwrap();
+        assert_eq!(signing(&authority), old, "not before a round has passed");
+        keeper.look_after_issuing(late.saturating_add(ROUND)).await.unwrap();
+        assert_ne!(signing(&authority), old);
+
+        let before = lists(&authority);
+        revocations::publish_crls(&authority).await.unwrap();
+        let after = lists(&authority);
+        assert_eq!(after.len(), 2, "both lists go on");
+        assert!(after.iter().min() > before.iter().max());
+    }
+
+    #[tokio::test]
+    async fn lists_are_made_anew_long_before_their_end() {
+        let (_dir, authority) = testing::authority().await;
+        let now = clock::now();
+        assert!(!lists_are_due(&authority, now).await.unwrap());
+        assert!(!lists_are_due(&authority, now.saturating_add(CRL_LIFE / 5)).await.unwrap());
+        assert!(lists_are_due(&authority, now.saturating_add(CRL_LIFE / 3)).await.unwrap());
+        assert!(CRL_RENEW_AFTER + 3 * ROUND < CRL_LIFE);
+    }
+
+    #[tokio::test]
+    async fn warns_of_a_ca_that_has_used_eighty_per_cent_of_its_life_and_not_earlier() {
+        let (_dir, authority) = testing::authority().await;
+        let now = clock::now();
+        assert!(warnings(&authority, now.saturating_add(ISSUING_TTL.mul_f32(0.79))).is_empty());
+        let found = warnings(&authority, now.saturating_add(ISSUING_TTL.mul_f32(0.81)));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].text.contains("issuing has used 81 %"), "{}", found[0].text);
+        let all = warnings(&authority, now.saturating_add(Duration::from_secs(9 * 365 * 86_400)));
+        assert_eq!(all.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn own_credentials_are_renewed_at_half_of_their_life() {
+        let (_dir, authority) = testing::authority().await;
+        let serial = |trust: &countersign_sdk::tls::TrustState| {
+            trust.load().identity().unwrap().serial_hex().to_owned()
+        };
+        let before = (serial(&authority.trust), serial(&authority.edge));
+        let now = clock::now();
+        credentials::renew(&authority, now).await.unwrap();
+        assert_eq!((serial(&authority.trust), serial(&authority.edge)), before);
+        credentials::renew(&authority, now.saturating_add(Duration::from_secs(1800))).await.unwrap();
+        assert_ne!(serial(&authority.trust), before.0);
+        assert_eq!(serial(&authority.edge), before.1);
+        credentials::renew(&authority, now.saturating_add(Duration::from_secs(16 * 86_400))).await.unwrap();
+        assert_ne!(serial(&authority.edge), before.1);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_the_house_is_an_error_of_its_own_kind() {
+        let (_dir, authority) = testing::authority().await;
+        authority.db.close().await;
+        let failed = revocations::publish_crls(&authority).await.unwrap_err();
+        assert!(matches!(failed, revocations::RevokeError::Store(_)), "{failed}");
+        let failed = snapshot::publish(&authority, Occasion::Change).await.unwrap_err();
+        assert!(matches!(failed, snapshot::PublishError::Store(_)), "{failed}");
+        assert!(matches!(revocations::RevokeError::from(failed), revocations::RevokeError::Publish(_)));
+        let failed = revocations::RevokeError::from(countersign_pki::revocation::MakeCrlError::NextUpdate);
+        assert!(matches!(failed, revocations::RevokeError::Crl(_)));
+        let failed = revocations::RevokeError::Serial { serial: "zz".to_owned() };
+        assert!(failed.to_string().contains("zz"));
+    }
 }

@@ -17,6 +17,7 @@ const PUBLIC: [&str; 4] =
 
 async fn routes(authority: &Running) -> Vec<(Method, String)> {
     let document = authority.get("/api/v1/openapi.json").await;
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let mut routes = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
@@ -88,6 +89,21 @@ async fn a_bad_token_is_final_even_at_a_public_row() {
         let answer = call(&stranger, Method::GET, "/api/v1/bundle", None, &headers).await.unwrap();
         assert_eq!(answer.status, 401, "{bad}");
     }
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_floods_is_sent_away_and_told_when_to_come_again() {
+    let place = Place::new();
+    let authority = place.start().await;
+    let stranger = authority.https(None).await;
+    let none = HeaderMap::new();
+    let asked = (0..400).map(|_| call(&stranger, Method::GET, "/api/v1/status", None, &none));
+    let answers = futures::future::join_all(asked).await;
+    let away: Vec<_> = answers.into_iter().flatten().filter(|answer| answer.status == 429).collect();
+    assert!(!away.is_empty());
+    assert!(away.iter().all(|answer| answer.headers.contains_key("retry-after")));
+    authority.get("/api/v1/status").await;
     authority.stop().await;
 }
 

@@ -136,6 +136,37 @@ async fn an_order_is_refused_for_its_own_reason_and_nothing_is_issued() {
 }
 
 #[tokio::test]
+async fn keys_that_openssl_makes_weak_or_foreign_are_refused_each_for_its_own_reason() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    }
+    let place = Place::new();
+    let authority = place.start().await;
+    for (algorithm, option, why) in [
+        ("rsa", "rsa_keygen_bits:1024", "1024 bits, fewer than 2048"),
+        ("rsa", "rsa_keygen_bits:2048", "RSA with 2048 bits"),
+        ("ec", "ec_paramgen_curve:P-384", "P-384"),
+        ("ed25519", "", "Ed25519"),
+    ] {
+        let der = place.dir.path().join("csr.der");
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-nodes", "-subj", "/", "-outform", "DER", "-newkey", algorithm]);
+        if !option.is_empty() {
+            command.args(["-pkeyopt", option]);
+        }
+        let keyout = place.dir.path().join("key.pem");
+        command.arg("-keyout").arg(&keyout).arg("-out").arg(&der);
+        assert!(command.output().unwrap().status.success(), "{algorithm}");
+        let csr = base64(&std::fs::read(&der).unwrap());
+        let body = json!({ "service": "ads", "csr": csr });
+        let (status, detail) = refused(&authority, "/api/v1/certificates", body).await;
+        assert_eq!((status, detail.contains(why)), (422, true), "{algorithm} {option}: {detail}");
+    }
+    authority.stop().await;
+}
+
+#[tokio::test]
 async fn a_revocation_has_its_reason_its_number_and_its_event_and_stays_on_the_list() {
     let place = Place::new();
     let authority = place.start().await;

@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_identity::UnixTime;
-use countersign_sdk::accept::{self, Limits, Transport};
+use countersign_sdk::accept::{self, Limits, RequestBody, Transport};
 use countersign_sdk::clock;
 use countersign_sdk::live::Freshness;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +59,7 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let service = tower::service_fn(move |request: Request<Incoming>| {
+    let service = tower::service_fn(move |request: Request<RequestBody>| {
         let answer = answer(&request, &core, metrics.as_ref());
         async move { Ok::<_, Infallible>(answer) }
     });
@@ -69,7 +68,7 @@ pub(crate) async fn serve(
 }
 
 fn answer(
-    request: &Request<Incoming>,
+    request: &Request<RequestBody>,
     core: &Core,
     metrics: &(dyn Fn() -> String + Send + Sync),
 ) -> Response<Full<Bytes>> {

@@ -1,5 +1,5 @@
 //! What the tests of several crates lean on: conformance vectors, free ports, temporary directories,
-//! child processes that cannot outlive their test, and a PostgreSQL server of our own.
+//! child processes that cannot outlive their test, a PostgreSQL server of our own, and what benchmarks count.
 //!
 //! Everything here blocks and panics with a sentence on failure: it is test code, and a test that cannot
 //! get its ground under its feet has failed.
@@ -16,6 +16,7 @@
 )]
 
 mod child;
+pub mod measure;
 mod postgres;
 
 pub use child::Child;

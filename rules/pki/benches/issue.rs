@@ -8,8 +8,7 @@
     reason = "a benchmark prints, and stops when it cannot go on"
 )]
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
@@ -18,11 +17,10 @@ use countersign_pki::issue::{self, Root};
 use countersign_pki::profile::LeafTtl;
 use countersign_pki::revocation::{Crl, RevocationReason, RevokedEntry, make_crl};
 use countersign_pki::{Bundle, BundleSet, CrlPolicy, Expectation, Usage, verify_peer};
+use countersign_testkit::measure::per_cpu_second as per_second;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Long enough for the kernel's accounting, which moves in ticks.
-const AT_LEAST: Duration = Duration::from_millis(if cfg!(debug_assertions) { 100 } else { 1500 });
 
 fn main() {
     let rng = SystemRandom::new();
@@ -85,27 +83,4 @@ fn with_revoked(
     let crl = Crl::parse(&der, issuing.certificate(), NOW).unwrap();
     let roots = vec![root.certificate().clone()];
     [Bundle::new(domain.clone(), roots, vec![crl]).unwrap()].into_iter().collect()
-}
-
-fn per_second<T>(mut work: impl FnMut() -> T) -> f64 {
-    black_box(work());
-    let (start, mut rounds) = (cpu_time(), 0_u32);
-    loop {
-        for _ in 0..50 {
-            black_box(work());
-        }
-        rounds += 50;
-        let spent = cpu_time() - start;
-        if spent >= AT_LEAST {
-            return f64::from(rounds) / spent.as_secs_f64();
-        }
-    }
-}
-
-/// Time that this thread had a core, so that a busy machine does not change the figures; wall time elsewhere.
-fn cpu_time() -> Duration {
-    thread_local!(static START: Instant = Instant::now());
-    let scheduled = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanos = scheduled.and_then(|text| text.split(' ').next()?.parse().ok());
-    nanos.map_or_else(|| START.with(Instant::elapsed), Duration::from_nanos)
 }

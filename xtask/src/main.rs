@@ -1,5 +1,7 @@
-//! The repository's own chores. `cargo xtask test` runs every test, and installs what they need where it may.
+//! The repository's own chores. `cargo xtask test` runs every test, and installs what they need where it may;
+//! `cargo xtask bench` prints the figures of `docs/performance.md`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -19,6 +21,17 @@ const TOOLS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// One run of cargo, so that dependencies are compiled once for all benchmarks.
+const BENCHES: &[&str] = &[
+    "bench",
+    "--package=countersign-pki",
+    "--package=countersign-sdk",
+    "--package=countersign",
+    "--bench=issue",
+    "--bench=door",
+    "--bench=deployment",
+];
+
 #[derive(Parser)]
 #[command(about = "Chores of the Countersign repository")]
 struct Xtask {
@@ -34,17 +47,30 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Build with optimisation, then print every figure of docs/performance.md (about five minutes)
+    Bench,
 }
 
 fn main() -> ExitCode {
-    let Chore::Test { rest } = Xtask::parse().chore;
-    install_missing();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.arg("test");
-    if !rest.iter().any(|a| a == "-p" || a.starts_with("--package")) {
-        cargo.arg("--workspace");
+    match Xtask::parse().chore {
+        Chore::Test { rest } => test(rest),
+        Chore::Bench => cargo(BENCHES),
     }
-    match cargo.args(rest).status() {
+}
+
+fn test(rest: Vec<String>) -> ExitCode {
+    install_missing();
+    let mut arguments = vec!["test".to_owned()];
+    if !rest.iter().any(|a| a == "-p" || a.starts_with("--package")) {
+        arguments.push("--workspace".to_owned());
+    }
+    arguments.extend(rest);
+    cargo(&arguments)
+}
+
+fn cargo(arguments: &[impl AsRef<OsStr>]) -> ExitCode {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    match cargo.args(arguments).status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(1),
         Err(why) => {

@@ -30,6 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::request_body::{Aside, Linger, RequestBody};
 use super::{Limits, Origin, UnixPeer, worded::Worded};
 use crate::{
     clock,
@@ -106,7 +107,7 @@ pub(super) struct Serving {
 pub(super) async fn run<IO, S, B>(io: IO, origin: Origin, service: S, serving: Serving)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -146,7 +147,7 @@ where
 async fn drive<IO, S, B>(io: IO, h2: Option<bool>, connection: Connection, service: S, serving: &Serving)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -326,7 +327,7 @@ struct Attended<S> {
 
 impl<S, B> Service<Request<Incoming>> for Attended<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
 {
@@ -338,13 +339,15 @@ where
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let aside = Aside::default();
+        let mut request = request.map(|body| RequestBody::new(body, aside.clone()));
         request.extensions_mut().insert(self.connection.clone());
         let running = self.activity.begin();
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            Ok(answer.map(|body| AttendedBody { body: Box::pin(body), running }))
+            Ok(answer.map(|body| AttendedBody { body: Box::pin(body), running, rest: Linger(aside) }))
         })
     }
 }
@@ -354,6 +357,8 @@ struct AttendedBody<B> {
     body: Pin<Box<B>>,
     #[expect(dead_code, reason = "held for its drop")]
     running: Running,
+    #[expect(dead_code, reason = "held for its drop, after the last frame")]
+    rest: Linger,
 }
 
 impl<B: Body> Body for AttendedBody<B> {

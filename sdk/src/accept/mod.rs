@@ -8,6 +8,7 @@
 mod connection;
 mod limits;
 mod listen;
+mod request_body;
 mod worded;
 
 use std::{convert::Infallible, error::Error as StdError, sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use std::{convert::Infallible, error::Error as StdError, sync::Arc, time::Durati
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
+
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
@@ -23,6 +24,7 @@ use tower_service::Service;
 pub use connection::{Connection, Transport};
 pub use limits::Limits;
 pub use listen::{Listen, Origin, UnixPeer, bind_unix};
+pub use request_body::RequestBody;
 
 /// Serves `service` until `shutdown`, then drains: requests in progress get [`Limits::drain`].
 ///
@@ -38,7 +40,7 @@ pub async fn serve<L, S, B>(
 ) -> usize
 where
     L: Listen,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,

@@ -5,13 +5,12 @@ use std::{convert::Infallible, error::Error as StdError, future::IntoFuture, pin
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Workload;
 use crate::{
-    accept::{self, Limits, Listen, Transport},
+    accept::{self, Limits, Listen, RequestBody, Transport},
     inbound::HandshakeRecorder,
     tls::{Acceptor, ClientAuth},
 };
@@ -72,7 +71,7 @@ impl<L, S> Serve<L, S> {
 impl<L, S, B> IntoFuture for Serve<L, S>
 where
     L: Listen,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,

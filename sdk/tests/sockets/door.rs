@@ -266,7 +266,7 @@ async fn works_on_any_http_service_and_names_its_routes_by_declared_templates() 
     let deployment = Deployment::new();
     deployment.permit("users", &["ads"]);
     let workload = deployment.workload("users").await;
-    let plain = tower::service_fn(|_request: Request<hyper::body::Incoming>| async {
+    let plain = tower::service_fn(|_request: Request<countersign_sdk::accept::RequestBody>| async {
         let body = http_body_util::Full::new(bytes::Bytes::from_static(b"no framework"));
         Ok::<_, std::convert::Infallible>(http::Response::new(body))
     });

@@ -24,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::deployment::{Deployment, get_request, text};
 
-async fn answer(request: Request<hyper::body::Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<countersign_sdk::accept::RequestBody>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path() == "/slow" {
         tokio::time::sleep(Duration::from_millis(800)).await;
     }
@@ -176,4 +178,25 @@ fn every_limit_has_a_name_and_a_default_and_an_unknown_one_is_an_error() {
     assert!(serde_json::from_str::<Limits>(r#"{"handshake": 250}"#).is_err());
     let calls: CallLimits = serde_json::from_str(r#"{"answer_ms": 250}"#).unwrap();
     assert_eq!(calls.answer, Duration::from_millis(250));
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_wait_for_the_body_is_not_followed_by_a_reset() {
+    let (listener, address) = listen().await;
+    let stop = plain(listener, Limits::default());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut send, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let (feed, body) = tokio::sync::mpsc::channel::<Result<http_body::Frame<Bytes>, Infallible>>(1);
+    let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
+    let request = Request::post(format!("http://{address}/")).body(body).unwrap();
+    let answer = send.send_request(request).await.unwrap();
+    assert_eq!(text(answer).await, "None", "the whole answer, although the body has not come");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // A reset would end the client's sending half, and with it the receiver of this channel.
+    assert!(!feed.is_closed(), "the stream was reset while the client was still sending");
+    drop(feed);
+    stop.cancel();
 }

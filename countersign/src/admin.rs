@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_wire::codes::{Exit, Public};
 use countersign_wire::problem::Problem;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -95,21 +96,16 @@ fn parse<T: DeserializeOwned>(body: Bytes) -> Result<T, CliError> {
     })
 }
 
-/// An error answer becomes the operator's error: the socket is the owner's, so it carries the facts.
+/// An error answer becomes the operator's error: the socket is the owner's, so it carries the facts. Which exit code
+/// a refusal has, the registry of codes says.
 fn refused(status: StatusCode, body: &[u8]) -> CliError {
     let problem: Option<Problem> = serde_json::from_slice(body).ok();
     let title = problem.as_ref().map_or_else(|| status.to_string(), |p| p.title.clone());
     let detail = problem.as_ref().and_then(|p| p.detail.clone()).unwrap_or_default();
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            CliError::denied(title, detail, "countersign explain last")
-        }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            CliError::unreachable(title, detail, "try again in a moment")
-        }
-        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
-            CliError::usage(title, detail, "")
-        }
+    match problem.as_ref().and_then(Problem::public).map(Public::exit) {
+        Some(Exit::Denied) => CliError::denied(title, detail, "countersign explain last"),
+        Some(Exit::Usage) => CliError::usage(title, detail, ""),
+        Some(Exit::Unreachable) => CliError::unreachable(title, detail, "try again in a moment"),
         _ => CliError::failed(title, detail, "countersign audit tail"),
     }
 }

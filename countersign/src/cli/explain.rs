@@ -1,5 +1,7 @@
 //! `explain`: why a request was allowed or refused, or what an error code means.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use countersign_wire::api::explain::{CheckOutcome, Explanation};
 use countersign_wire::codes::Code;
@@ -7,6 +9,10 @@ use countersign_wire::codes::Code;
 use crate::cli::At;
 use crate::error::CliError;
 use crate::output::{self, Format};
+
+/// How long a decision may be on its way to the authority.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(3);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// `explain WHAT`
 #[derive(Debug, Args)]
@@ -31,12 +37,26 @@ pub async fn explain(at: &At, args: ExplainArgs) -> Result<(), CliError> {
             "countersign explain last",
         ));
     }
-    let found: Explanation = at.admin.get(&format!("/api/v1/decisions/{}", args.what)).await?;
+    let found = patiently(at, &format!("/api/v1/decisions/{}", args.what)).await?;
     if at.output == Format::Json {
         return output::json(&found, false);
     }
     print(&found);
     Ok(())
+}
+
+/// A refusal is on the refuser's disk before its answer leaves, and at the authority within a second: whoever asks
+/// sooner waits.
+async fn patiently(at: &At, path: &str) -> Result<Explanation, CliError> {
+    let asked = Instant::now();
+    loop {
+        match at.admin.get(path).await {
+            Err(CliError::Usage(_)) if asked.elapsed() < ARRIVES_WITHIN => {
+                tokio::time::sleep(ASK_AGAIN).await
+            }
+            answer => return answer,
+        }
+    }
 }
 
 fn print(e: &Explanation) {

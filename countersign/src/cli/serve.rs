@@ -114,7 +114,8 @@ async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     let agent = config.table(&config.agent, "agent")?;
     let id = format!("spiffe://{}/countersign/gateway/edge", config.trust_domain);
     become_service(&agent.socket, &id).await?;
-    let workload = connect(&agent.socket).await?;
+    let connecting = Workload::builder(agent.socket.clone()).call_limits(settings.call_limits()).connect();
+    let workload = connecting.await.map_err(|e| no_identity(&agent.socket, &e))?;
     let served =
         countersign_gateway::run(settings, workload.clone(), Arc::new(move || metrics.render()), stop).await;
     workload.close().await;
@@ -142,7 +143,7 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
     let stop = start_process(args.common.until_stdin_closes);
     let metrics = telemetry::metrics()?;
     become_service(&socket, &args.name).await?;
-    let workload = connect(&socket).await?;
+    let workload = Workload::connect_to(&socket).await.map_err(|e| no_identity(&socket, &e))?;
     let admin = tokio::spawn(admin_listener(settings.admin, workload.clone(), metrics, stop.clone()));
     let run = countersign_flea_market::Settings { listen: settings.listen, database: settings.database };
     let served = countersign_flea_market::run(&args.name, run, workload, stop.clone()).await;
@@ -166,14 +167,12 @@ pub async fn become_service(socket: &Path, entry: &str) -> Result<(), CliError> 
     })
 }
 
-async fn connect(socket: &Path) -> Result<Workload, CliError> {
-    Workload::connect_to(socket).await.map_err(|e| {
-        CliError::unreachable(
-            format!("no identity from the agent at {}", socket.display()),
-            e,
-            "countersign status",
-        )
-    })
+fn no_identity(socket: &Path, why: &dyn std::fmt::Display) -> CliError {
+    CliError::unreachable(
+        format!("no identity from the agent at {}", socket.display()),
+        why,
+        "countersign status",
+    )
 }
 
 /// Logs, and the orders to stop: SIGTERM, Ctrl-C, or the supervisor's end of the pipe.

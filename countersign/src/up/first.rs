@@ -111,6 +111,11 @@ pub async fn write_join_token(layout: &Layout, admin: &Admin) -> Result<(), CliE
     write_private(&layout.join_token_file(), token.token.expose().as_bytes())
 }
 
+/// Takes away a join token that an agent with a credential of its own did not need.
+pub fn remove_join_token(layout: &Layout) {
+    let _ = std::fs::remove_file(layout.join_token_file());
+}
+
 /// 160 random bits, in letters and digits that survive every terminal.
 fn random_password() -> Result<SecretText, CliError> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";

@@ -38,6 +38,7 @@ pub async fn start_all(
     let mut process = role(layout, "agent").start()?;
     ready(&mut process, need(agent.admin, "[agent] admin")?).await?;
     tracker.spawn(process.keep(stop.clone()));
+    first::remove_join_token(layout);
 
     let gateway = config.table(&config.gateway, "gateway")?;
     let demo = config.table(&config.demo, "demo")?;

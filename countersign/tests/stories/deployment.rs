@@ -1,5 +1,6 @@
 //! A deployment that a test started with `up --detach`, and ends with `down` however the test ends.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
@@ -13,9 +14,21 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
 /// Two deployments that choose their ports at the same moment could choose the same ones.
 static STARTING: Mutex<()> = Mutex::new(());
 
+/// Holds the documented default ports, so that every deployment of a test is given ports of its own: one that is
+/// down for a moment must not find its ports taken by another test's.
+fn hold_default_ports() {
+    static HELD: OnceLock<Vec<std::net::TcpListener>> = OnceLock::new();
+    HELD.get_or_init(|| {
+        let defaults =
+            [7080, 7081, 7441, 7442, 7443, 7444, 7445].into_iter().chain(7091..7097).chain(7191..7197);
+        defaults.filter_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok()).collect()
+    });
+}
+
 /// A running deployment with a home of its own.
 pub struct Deployment {
     root: TempDir,
+    logins: Mutex<BTreeSet<String>>,
     /// The ready line.
     pub ready: Value,
 }
@@ -23,8 +36,9 @@ pub struct Deployment {
 impl Deployment {
     /// A new one in a new directory.
     pub fn start() -> Self {
+        hold_default_ports();
         let root = tempfile::Builder::new().prefix("cs").tempdir().unwrap();
-        let mut new = Self { root, ready: Value::Null };
+        let mut new = Self { root, logins: Mutex::default(), ready: Value::Null };
         new.up();
         new
     }
@@ -104,9 +118,14 @@ impl Deployment {
         serde_json::from_str(&out).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out}"))
     }
 
-    /// A file for `curl -K` with the user's token.
+    /// A file for `curl -K` with the user's token; logs in once, as an application would.
     pub fn curl_config(&self, user: &str) -> String {
-        self.ok(&["login", user, "--curl-config"]).trim().to_owned()
+        let file = self.state().join(format!("users/{user}.curl"));
+        let mut logins = self.logins.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if logins.insert(user.to_owned()) || !file.exists() {
+            assert_eq!(self.ok(&["login", user, "--curl-config"]).trim(), file.display().to_string());
+        }
+        file.display().to_string()
     }
 
     /// Status and body of a request by curl; `arguments` besides the URL.

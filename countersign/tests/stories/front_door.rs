@@ -174,12 +174,12 @@ fn the_authority_s_api_refuses_strangers_users_and_services() {
             let url = format!("{base}{}", path.replace("{id}", "last").replace("{name}", "ads"));
             let method = method.to_uppercase();
             let ask = ["-X", &method, "--cacert", ca, "-H", "Content-Type: application/json", "-d", "{}"];
-            let (stranger, _) = d.curl(&url, &ask);
-            assert_eq!(stranger, 401, "{route} by a stranger");
+            let (stranger, said) = d.curl(&url, &ask);
+            assert_eq!(stranger, 401, "{route} by a stranger: {said}");
             let (user, _) = d.curl(&url, &[&ask[..], &["-K", &config]].concat());
             assert!(matches!(user, 401 | 403), "{route} by alice: {user}");
-            let (service, _) = d.curl(&url, &[&ask[..], &["--cert", &cert, "--key", &key]].concat());
-            assert!(matches!(service, 401 | 403), "{route} by ads: {service}");
+            let (service, said) = d.curl(&url, &[&ask[..], &["--cert", &cert, "--key", &key]].concat());
+            assert!(matches!(service, 401 | 403), "{route} by ads: {service} {said}");
             asked += 1;
         }
     }

@@ -15,6 +15,12 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
+/// A key file as its owner would restore it.
+fn write_key(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 fn master_key(d: &Deployment) -> PathBuf {
     let keys: Vec<PathBuf> =
         files_below(&d.home()).into_iter().filter(|p| p.extension().is_some_and(|e| e == "key")).collect();
@@ -39,7 +45,7 @@ fn a_master_key_that_is_missing_wrong_or_swapped_ends_with_exit_2_and_changes_no
         ("empty", Some(vec![])),
     ] {
         match bytes {
-            Some(bytes) => std::fs::write(&key, bytes).unwrap(),
+            Some(bytes) => write_key(&key, &bytes),
             None => std::fs::remove_file(&key).unwrap(),
         }
         let out = d.run(&["up", "--detach", "--json"]);
@@ -48,7 +54,7 @@ fn a_master_key_that_is_missing_wrong_or_swapped_ends_with_exit_2_and_changes_no
         assert!(contents(&d.state()) == before, "{case}: the state was changed");
         assert_eq!(key.exists(), case != "missing", "{case}: no key may be made");
     }
-    std::fs::write(&key, good).unwrap();
+    write_key(&key, &good);
     let mut d = d;
     d.up();
 }
@@ -98,7 +104,9 @@ fn no_token_and_no_password_is_written_to_any_log_or_to_the_database() {
             continue;
         }
         let bytes = text(&std::fs::read(&path).unwrap_or_default());
-        assert!(!bytes.contains("eyJ"), "a token in {inside}");
+        // In a log not even the start of one; in a database, base64 may begin so, a JWT has a second part.
+        let sign = if inside.contains("/logs/") { "eyJ" } else { ".eyJ" };
+        assert!(!bytes.contains(sign), "a token in {inside}");
         assert!(!bytes.contains(password.trim()), "a password in {inside}");
         read += 1;
     }

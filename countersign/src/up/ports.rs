@@ -1,4 +1,5 @@
-//! Ports of a new deployment: the documented default where it is free, else one that the kernel chooses.
+//! Ports of a new deployment: the documented default where it is free, else a free one below the range from which the
+//! kernel takes ports for outgoing connections, so that it is still free after a restart.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -15,8 +16,12 @@ pub struct Ports {
 impl Ports {
     /// `127.0.0.1:preferred`, or another port where that one is busy.
     pub fn near(&mut self, preferred: u16) -> Result<SocketAddr, CliError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, preferred))
-            .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        let others = (0..TRIES).map(|_| rand::random_range(OTHERS));
+        let mut tried =
+            std::iter::once(preferred).chain(others).map(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)));
+        let listener = tried
+            .find(Result::is_ok)
+            .unwrap_or_else(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .map_err(|e| {
                 CliError::usage("no free port on 127.0.0.1", e, "end a server, or raise the file limit")
             })?;
@@ -35,6 +40,10 @@ impl Ports {
         &self.moved
     }
 }
+
+/// Where the others are looked for: below Linux's default `ip_local_port_range`.
+const OTHERS: std::ops::Range<u16> = 20_000..32_000;
+const TRIES: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -56,5 +65,6 @@ mod tests {
         let a = ports.near(0).unwrap();
         let b = ports.near(a.port()).unwrap();
         assert_ne!(a.port(), b.port());
+        assert!(OTHERS.contains(&b.port()));
     }
 }

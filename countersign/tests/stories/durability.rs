@@ -49,11 +49,18 @@ impl Authority {
             .args(["serve", "authority", "--config"])
             .arg(d.state().join("countersign.toml"))
             .env("HOME", d.home());
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let log = std::fs::File::create(d.scratch("durability").join("authority.log")).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let socket = d.state().join("admin.sock");
         let started = Instant::now();
         while !d.run(&["ca", "bundle"]).status.success() {
-            assert!(started.elapsed() < Duration::from_secs(30), "the authority does not come back");
+            let log =
+                || std::fs::read_to_string(d.scratch("durability").join("authority.log")).unwrap_or_default();
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "the authority does not come back: {}",
+                log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         Self { child, socket }

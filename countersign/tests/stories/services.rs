@@ -51,6 +51,24 @@ fn a_program_of_your_own_gets_an_identity_from_run_and_a_stranger_gets_none() {
 }
 
 #[test]
+fn a_service_added_to_a_running_deployment_restarts_no_other() {
+    let d = Deployment::shared();
+    let before = d.pids();
+    let socket = d.state().join("admin.sock").display().to_string();
+    let uid = nix::unistd::geteuid().as_raw();
+    let entry = format!("{{\"name\":\"billing\",\"address\":\"127.0.0.1:1\",\"launch_by\":[{uid}]}}");
+    let ask = ["--unix-socket", &socket, "-H", "Content-Type: application/json", "-d", &entry];
+    let (status, said) = d.curl("http://localhost/api/v1/services", &ask);
+    assert_eq!(status, 200, "{said}");
+    let launched = Instant::now();
+    while !d.run(&["run", "--service", "billing", "--", "/bin/true"]).status.success() {
+        assert!(launched.elapsed() < Duration::from_secs(5), "the new entry does not reach the agent");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(before.iter().all(|pid| d.pids().contains(pid)), "a process was restarted");
+}
+
+#[test]
 fn a_user_is_added_with_a_password_from_a_file_and_logs_in() {
     let d = Deployment::shared();
     let file = d.scratch("people").join("password");

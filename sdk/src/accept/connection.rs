@@ -165,6 +165,8 @@ where
         _ => None,
     };
     let mut life = Life::new(limits, &activity, peer);
+    // Trust may have changed after the handshake was judged and before anybody listened for changes.
+    life.judge();
     loop {
         tokio::select! {
             ended = http.as_mut() => {
@@ -271,8 +273,8 @@ impl<'a> Life<'a> {
         let now = Instant::now();
         let mut wake = self.born + self.limits.connection_age;
         wake = wake.min(self.activity.idle_since() + self.limits.idle);
-        if let Some(not_after) = self.peer.as_ref().and_then(|peer| peer.not_after()) {
-            wake = wake.min(now + clock::until(not_after));
+        if let Some(then) = self.peer.as_ref().and_then(|peer| peer.good_until()) {
+            wake = wake.min(now + clock::until(then));
         }
         // Past any of these moments but still alive (the rules allow for skewed clocks): look each second.
         if wake <= now { now + LOOK_AGAIN } else { wake }

@@ -322,7 +322,7 @@ async fn no_longer_believed(watched: Option<(Arc<Peer>, Arc<TrustState>)>) {
     let Some((peer, trust)) = watched else { return std::future::pending().await };
     let mut changes = trust.subscribe();
     while peer.workload(clock::now()).is_ok() {
-        let left = peer.not_after().map_or(LOOK_AGAIN, clock::until).max(LOOK_AGAIN);
+        let left = peer.good_until().map_or(LOOK_AGAIN, clock::until).max(LOOK_AGAIN);
         tokio::select! {
             _ = changes.changed() => {}
             () = tokio::time::sleep(left) => {}

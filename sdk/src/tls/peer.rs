@@ -8,7 +8,11 @@ use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_pki::verify::{self, Expectation, PeerError, Usage, Verdict};
 use rustls::pki_types::CertificateDer;
 
-use super::{client::Expected, leaf::Leaf, state::TrustState};
+use super::{
+    client::Expected,
+    leaf::Leaf,
+    state::{Trust, TrustState},
+};
 
 /// A peer whose certificate passed the five checks when the connection was made.
 ///
@@ -25,6 +29,8 @@ pub struct Peer {
 /// The last judgement. A refusal is final: a connection that lost its proof never regains it.
 struct Judged {
     generation: u64,
+    /// Under the same trust, time alone changes nothing before this moment.
+    good_until: UnixTime,
     outcome: Result<Verified<Workload>, PeerError>,
     checks: Vec<CheckRecord>,
 }
@@ -49,14 +55,16 @@ impl Peer {
     pub fn workload(&self, now: UnixTime) -> Result<Verified<Workload>, PeerError> {
         let last = self.judged.load();
         let workload = last.outcome.as_ref().map_err(Clone::clone)?;
-        let expired = workload.certificate.as_ref().is_some_and(|facts| facts.not_after <= now);
-        if !expired && last.generation == self.trust.generation() {
+        if now < last.good_until && last.generation == self.trust.generation() {
             return Ok(workload.clone());
         }
-        let next = judge(&self.chain, self.usage, &self.expected, &self.trust, now);
-        let outcome = next.outcome.clone();
-        self.judged.store(Arc::new(next));
-        outcome
+        let next = Arc::new(judge(&self.chain, self.usage, &self.expected, &self.trust, now));
+        // Somebody else may have judged meanwhile, by newer trust: their refusal stays.
+        self.judged.rcu(|held| match held.outcome {
+            Ok(_) if held.generation <= next.generation => Arc::clone(&next),
+            _ => Arc::clone(held),
+        });
+        self.judged.load().outcome.clone()
     }
 
     /// The five checks as they were last made.
@@ -65,12 +73,12 @@ impl Peer {
         self.judged.load().checks.clone()
     }
 
-    /// When its certificate expires, if it passed.
+    /// When its certificate or a revocation list that speaks for it expires, if it passed: it is to be judged
+    /// again then, even if nothing else happens.
     #[must_use]
-    pub fn not_after(&self) -> Option<UnixTime> {
+    pub fn good_until(&self) -> Option<UnixTime> {
         let judged = self.judged.load();
-        let workload = judged.outcome.as_ref().ok()?;
-        workload.certificate.as_ref().map(|facts| facts.not_after)
+        judged.outcome.is_ok().then_some(judged.good_until)
     }
 
     /// The name in the certificate, proven or not: for the record of a refusal.
@@ -116,7 +124,20 @@ fn judge(
         Expected::Thumbprint(pin) => Expectation::Thumbprint(pin),
     };
     let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
-    Judged { generation: trust.generation(), checks: check_records(&verdict), outcome: verdict.outcome }
+    Judged {
+        generation: trust.generation(),
+        good_until: verdict.outcome.as_ref().map_or(now, |workload| good_until(workload, &trust, now)),
+        checks: check_records(&verdict),
+        outcome: verdict.outcome,
+    }
+}
+
+/// The end of the certificate, or that of the first revocation list of its trust domain to expire.
+fn good_until(workload: &Workload, trust: &Trust, now: UnixTime) -> UnixTime {
+    let bundle = trust.bundles().of(workload.id.trust_domain());
+    let lists = bundle.into_iter().flat_map(|bundle| bundle.crls()).map(|crl| crl.next_update());
+    let not_after = workload.certificate.as_ref().map(|facts| facts.not_after);
+    lists.filter(|end| *end > now).chain(not_after).min().unwrap_or(now)
 }
 
 /// The five checks in the form in which the ledger keeps them.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use countersign_identity::{Freshness, UserProof};
-use countersign_pki::{BundleSet, CrlPolicy, PeerError};
+use countersign_pki::{Bundle, BundleSet, Crl, CrlPolicy, PeerError, revocation::make_crl};
 use countersign_sdk::{
     accept::{Connection, Origin},
     authenticate::{Evidence, EvidenceError, authenticate},
@@ -173,6 +173,22 @@ async fn each_kind_of_evidence_that_does_not_hold_has_its_own_error() {
     // What was lost does not come back on this connection.
     trust.set_bundles(deployment.bundles());
     assert!(judge(known).is_err());
+}
+
+#[tokio::test]
+async fn a_revocation_list_that_expires_is_missed_on_open_connections_too() {
+    let deployment = Deployment::new();
+    let (connection, trust) = proven(&deployment).await;
+    let peer = connection.peer.unwrap();
+    let now = clock::now();
+    let end = now.saturating_add(Duration::from_mins(10));
+    let crl = Crl::read(&make_crl(&deployment.issuing, 9, &[], now, end).unwrap()).unwrap();
+    let roots = vec![deployment.root.certificate().clone()];
+    trust.set_bundles(BundleSet::from_iter([Bundle::new(deployment.td.clone(), roots, vec![crl]).unwrap()]));
+    assert!(peer.workload(now).is_ok());
+    assert!(peer.good_until().unwrap() <= end);
+    let error = peer.workload(end.saturating_add(Duration::from_secs(1))).unwrap_err();
+    assert!(matches!(error, PeerError::Revocation(_)), "{error}");
 }
 
 #[tokio::test]

@@ -112,6 +112,12 @@ impl DecisionDraft {
         self.record.latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
     }
 
+    /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.
+    pub fn unanswered(&mut self) {
+        self.record.reason = Some("the call ended before it was answered".to_owned());
+        self.record.latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    }
+
     /// Counts it for the edge that it went over.
     #[must_use]
     pub fn edge(&self) -> EdgeCall<'_> {

@@ -12,7 +12,7 @@ use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_policy::{Ask, Permit, decide, explain};
 use countersign_request::{CanonicalRequest, TXN_TOKEN, strip_identity_headers};
 use countersign_wire::codes::Code;
-use http::{Request, Response, header::CONTENT_LENGTH};
+use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::{Either, Full};
 use tower_service::Service;
 use tracing::Instrument;
@@ -69,32 +69,54 @@ where
                 Ok(entry) => entry,
                 Err(denial) => return Ok(door.refuse(draft, &denial).await.map(Either::Right)),
             };
-            if let Entry::Permitted(caller) = &entry {
-                request.extensions_mut().insert(Caller::clone(caller));
-            }
             let span = tracing::info_span!(
                 "countersign.request",
                 decision = %draft.id(),
                 trace = %trace,
                 route = draft.record().route
             );
+            let mut call = PermittedCall { door: &door, draft: Some(draft) };
+            match entry {
+                Entry::Permitted(caller) => drop(request.extensions_mut().insert(*caller)),
+                Entry::Skipped => drop(call.draft.take()),
+            }
             let answering = service.call(request).instrument(span);
-            let answer = match tokio::time::timeout(door.limits.answer, answering).await {
-                Ok(answer) => Some(answer?),
-                Err(_) => None,
-            };
-            let Some(answer) = answer else {
+            let Ok(answer) = tokio::time::timeout(door.limits.answer, answering).await else {
                 let late = Denial::new(Code::UpstreamTimeout, "the handler took too long");
+                let draft = call.draft.take().unwrap_or_else(|| DecisionDraft::begin(&door.target, trace));
                 return Ok(door.refuse(draft, &late).await.map(Either::Right));
             };
-            if matches!(entry, Entry::Permitted(_)) {
-                draft.answered(answer.status());
-                measure(&draft);
-                door.spool.edges().count(draft.edge());
-                door.spool.record(draft.into_event());
-            }
+            let answer = answer?;
+            call.answered(answer.status());
             Ok(answer.map(Either::Left))
         })
+    }
+}
+
+/// A call that was let in, recorded when it ends. A caller that hangs up and a handler that panics end it too:
+/// what the handler did until then is done, and the ledger must know of it.
+struct PermittedCall<'a> {
+    door: &'a Door,
+    draft: Option<DecisionDraft>,
+}
+
+impl PermittedCall<'_> {
+    fn answered(mut self, status: StatusCode) {
+        if let Some(draft) = &mut self.draft {
+            draft.answered(status);
+        }
+    }
+}
+
+impl Drop for PermittedCall<'_> {
+    fn drop(&mut self) {
+        let Some(mut draft) = self.draft.take() else { return };
+        if draft.record().status == 0 {
+            draft.unanswered();
+        }
+        measure(&draft);
+        self.door.spool.edges().count(draft.edge());
+        self.door.spool.record(draft.into_event());
     }
 }
 
@@ -133,7 +155,9 @@ impl Door {
         if live.freshness(now) == Freshness::Stale {
             return Err(Denial::new(Code::SnapshotStale, "the snapshot is past its grace period"));
         }
-        let token = canonical.headers().get(TXN_TOKEN).and_then(|value| value.to_str().ok());
+        // A token that is not text is one that does not hold, not none.
+        let token = canonical.headers().get(TXN_TOKEN);
+        let token = token.map(|value| std::str::from_utf8(value.as_bytes()).unwrap_or_default());
         let evidence = Evidence { connection: connection.as_ref(), txn_token: token, access_token: None };
         let authenticated = authenticate(&evidence, live.tokens(), now);
         draft.checked(authenticated.checks);

@@ -84,6 +84,15 @@ async fn a_token_that_does_not_hold_is_final_even_where_no_user_is_needed() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_no_text_or_empty_is_one_that_does_not_hold_and_not_none() {
+    let deployment = Deployment::new();
+    let (_served, channel) = mirror(&deployment).await;
+    for bad in ["\u{fc}", ""] {
+        assert_eq!(with_token(&channel, bad).await.0, 401, "{bad:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_expires_and_then_no_longer_counts() {
     let deployment = Deployment::new();
     let (_served, channel) = mirror(&deployment).await;

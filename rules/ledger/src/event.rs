@@ -220,7 +220,8 @@ pub enum Event {
         /// Last missing sequence.
         missing_to: u64,
     },
-    /// Allowed calls that the writer could not keep because its spool was full. They have no sequence.
+    /// Calls that the writer could not record, because its spool was full or the disk refused. They have no
+    /// sequence.
     Dropped {
         /// How many.
         count: u64,

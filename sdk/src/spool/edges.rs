@@ -48,20 +48,14 @@ struct Counts {
 impl Edges {
     /// Counts a call. Callers beyond [`EDGES_MAX`] are counted together as `others`.
     pub fn count(&self, call: EdgeCall<'_>) {
-        let mut key = Key {
+        let key = Key {
             source: call.source.to_owned(),
             target: call.target.to_owned(),
             mode: call.mode.to_owned(),
             user: call.user.to_owned(),
             policy: call.policy.to_owned(),
         };
-        self.0.with(|counts| {
-            if counts.len() >= EDGES_MAX && !counts.contains_key(&key) {
-                key.source = "others".to_owned();
-                key.policy = String::new();
-            }
-            counts.entry(key).or_default().add(&call);
-        });
+        self.0.with(|counts| place(counts, key).add(&call));
     }
 
     /// Takes everything that was counted since the last time.
@@ -74,15 +68,24 @@ impl Edges {
         sum.into_iter().map(|(key, counts)| counts.message(key)).collect()
     }
 
-    /// Puts counts back that could not be shipped.
+    /// Puts counts back that could not be shipped. The limit holds for them as well.
     pub fn put_back(&self, counts: Vec<EdgeCount>) {
         self.0.with(|all| {
             for count in counts {
                 let (key, counts) = read(count);
-                all.entry(key).or_default().merge(&counts);
+                place(all, key).merge(&counts);
             }
         });
     }
+}
+
+/// The counts of an edge, or of all others if there are too many.
+fn place(all: &mut HashMap<Key, Counts>, mut key: Key) -> &mut Counts {
+    if all.len() >= EDGES_MAX && !all.contains_key(&key) {
+        key.source = "others".to_owned();
+        key.policy = String::new();
+    }
+    all.entry(key).or_default()
 }
 
 impl Counts {

@@ -136,10 +136,11 @@ impl Files {
 }
 
 impl Batch {
-    /// Reads records from a file, at most `bytes_max` of them and at least one.
+    /// Reads the next records of a file, at least one: at most `records_max` of them, and `bytes_max` bytes.
     pub(super) fn read(
         writer: &SpiffeId,
         (path, boot, from, to): (PathBuf, BootId, u64, u64),
+        records_max: usize,
         bytes_max: u64,
     ) -> Result<Self, SpoolError> {
         let mut file = File::open(&path).map_err(|error| disk(&path, &error))?;
@@ -149,7 +150,8 @@ impl Batch {
         let (mut records, mut until) = (Vec::new(), from);
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
-            if !records.is_empty() && until + bytes - from > bytes_max {
+            let full = records.len() >= records_max || until + bytes - from > bytes_max;
+            if full && !records.is_empty() {
                 break;
             }
             until += bytes;

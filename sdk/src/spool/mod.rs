@@ -2,8 +2,8 @@
 //!
 //! Refusals are durable one by one: [`Spool::record_durably`] returns once the record is on disk. Allowed
 //! calls wait in a buffer of the thread's own shard and follow in a batch, within a second. One thread
-//! owns the files; the hot path only touches its shard. Everything is bounded: when the disk budget is
-//! used up, allowed calls are counted instead of kept, and the count becomes an event of its own.
+//! owns the files; the hot path only touches its shard. Everything is bounded: what the disk does not take
+//! is counted instead of kept, and the count becomes an event of its own once there is room.
 //!
 //! A task ships records in order and deletes a file once the authority holds all of it. What a process
 //! that died left behind is shipped by its successor.
@@ -17,10 +17,7 @@ mod writer;
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -106,7 +103,6 @@ struct Shared {
     files: Mutex<Files>,
     /// Grows whenever something new is on disk.
     written: watch::Sender<u64>,
-    closing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -116,7 +112,7 @@ struct Urgent {
     done: oneshot::Sender<Result<(), SpoolError>>,
 }
 
-/// Allowed calls that were not kept.
+/// Events that were not kept.
 #[derive(Clone, Copy, Debug, Default)]
 struct Dropped {
     count: u64,
@@ -140,7 +136,6 @@ impl Spool {
             strangers: Mutex::default(),
             files: Mutex::new(files),
             written: watch::Sender::new(0),
-            closing: AtomicBool::new(false),
         });
         let thread = writer::spawn(Arc::clone(&shared), writer.clone(), inbox)?;
         Ok(Arc::new(Self { shared, edges: Edges::default(), writer, thread: Mutex::new(Some(thread)) }))
@@ -164,27 +159,33 @@ impl Spool {
     /// Records an event and returns when it is on disk.
     ///
     /// # Errors
-    /// See [`SpoolError`]; the event is then not recorded.
+    /// See [`SpoolError`]; the event is then not recorded, but counted as one that was dropped.
     pub async fn record_durably(&self, event: Event) -> Result<(), SpoolError> {
-        let (done, answer) = oneshot::channel();
-        let urgent = Urgent { event, at: clock::now(), done };
-        let sender = lock(&self.shared.urgent).clone().ok_or(SpoolError::Closed)?;
-        sender.try_send(urgent).map_err(|error| match error {
-            std::sync::mpsc::TrySendError::Full(_) => SpoolError::Busy(self.shared.limits.urgent_max),
-            std::sync::mpsc::TrySendError::Disconnected(_) => SpoolError::Closed,
-        })?;
+        let answer = self.send_urgently(event)?;
         answer.await.unwrap_or(Err(SpoolError::Closed))
     }
 
     /// Records without waiting for the disk, yet not with the next batch: for handshakes, which must not
     /// block. Lost only together with the process, or when [`SpoolLimits::urgent_max`] are waiting.
     pub fn record_soon(&self, event: Event) {
-        let (done, _) = oneshot::channel();
-        let urgent = Urgent { event, at: clock::now(), done };
-        let sent = lock(&self.shared.urgent).clone().map(|sender| sender.try_send(urgent).is_ok());
-        if sent != Some(true) {
-            self.shared.dropped.with(|dropped| dropped.add(clock::now()));
+        // Nobody waits for the answer; what is not sent was counted as dropped.
+        drop(self.send_urgently(event));
+    }
+
+    fn send_urgently(&self, event: Event) -> Result<oneshot::Receiver<Result<(), SpoolError>>, SpoolError> {
+        let (done, answer) = oneshot::channel();
+        let at = clock::now();
+        let sender = lock(&self.shared.urgent).clone().ok_or(SpoolError::Closed);
+        let sent = sender.and_then(|sender| {
+            sender.try_send(Urgent { event, at, done }).map_err(|error| match error {
+                std::sync::mpsc::TrySendError::Full(_) => SpoolError::Busy(self.shared.limits.urgent_max),
+                std::sync::mpsc::TrySendError::Disconnected(_) => SpoolError::Closed,
+            })
+        });
+        if sent.is_err() {
+            self.shared.dropped.with(|dropped| dropped.add(at));
         }
+        sent.map(|()| answer)
     }
 
     /// Records a refusal of somebody who proved nothing: the first of each kind in full, and so many more of
@@ -217,7 +218,6 @@ impl Spool {
 
     /// Writes what is waiting and ends the writing thread. Records after this are refused.
     pub fn close(&self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
         lock(&self.shared.urgent).take();
         if let Some(thread) = lock(&self.thread).take()
             && thread.join().is_err()

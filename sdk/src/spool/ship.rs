@@ -43,15 +43,27 @@ pub(super) async fn run(spool: &Spool, to: impl Ship, shutdown: CancellationToke
     }
 }
 
+/// Counters that cannot be shipped never hold back records, which are evidence.
 async fn ship_all(spool: &Spool, to: &impl Ship) -> Result<(), String> {
-    let edges = spool.edges.take();
-    if !edges.is_empty() {
+    let records = ship_records(spool, to).await;
+    ship_edges(spool, to).await.and(records)
+}
+
+async fn ship_edges(spool: &Spool, to: &impl Ship) -> Result<(), String> {
+    let mut left = spool.edges.take();
+    while !left.is_empty() {
+        let edges: Vec<_> = left.drain(..left.len().min(BATCH_EDGES_MAX)).collect();
         let report = ReportRequest { records: Vec::new(), edges: edges.clone() };
         if let Err(status) = to.ship(report).await {
             spool.edges.put_back(edges);
+            spool.edges.put_back(left);
             return Err(status.to_string());
         }
     }
+    Ok(())
+}
+
+async fn ship_records(spool: &Spool, to: &impl Ship) -> Result<(), String> {
     loop {
         let Some(place) = lock(&spool.shared.files).unshipped() else { return Ok(()) };
         let batch = read(spool, place).await?;
@@ -78,7 +90,7 @@ async fn read(
     place: (std::path::PathBuf, countersign_ledger::BootId, u64, u64),
 ) -> Result<Batch, String> {
     let writer = spool.writer.clone();
-    tokio::task::spawn_blocking(move || Batch::read(&writer, place, BATCH_BYTES_MAX))
+    tokio::task::spawn_blocking(move || Batch::read(&writer, place, BATCH_RECORDS_MAX, BATCH_BYTES_MAX))
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())
@@ -96,4 +108,8 @@ fn message(record: &Record) -> LedgerRecord {
 
 /// Well below the limit of a gRPC message.
 const BATCH_BYTES_MAX: u64 = 1 << 20;
+/// Well below what agents and authorities take in one report: one record too many would be refused for ever.
+const BATCH_RECORDS_MAX: usize = 1000;
+/// As with records.
+const BATCH_EDGES_MAX: usize = 1000;
 const PAUSE_MAX: Duration = Duration::from_secs(15);

@@ -3,7 +3,6 @@
 use std::{
     sync::{
         Arc,
-        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread::JoinHandle,
@@ -27,6 +26,7 @@ pub(super) fn spawn(
     let mut scribe = Scribe {
         shared,
         writer: Writer::start(writer, BootId::from_random(boot)),
+        own: Vec::new(),
         dropped: Dropped::default(),
         clock_reported: false,
     };
@@ -39,6 +39,8 @@ pub(super) fn spawn(
 struct Scribe {
     shared: Arc<Shared>,
     writer: Writer,
+    /// What the spool itself has to say, until it is on disk.
+    own: Vec<Event>,
     dropped: Dropped,
     clock_reported: bool,
 }
@@ -48,20 +50,20 @@ impl Scribe {
         let mut next_batch = Instant::now() + BATCH_INTERVAL;
         loop {
             let left = next_batch.saturating_duration_since(Instant::now());
+            // Asked before the inbox is: a flood of refusals must not keep allowed calls out of the ledger.
+            if left.is_zero() {
+                self.write_waiting();
+                next_batch = Instant::now() + BATCH_INTERVAL;
+                continue;
+            }
             match inbox.recv_timeout(left) {
                 Ok(first) => self.write_urgent(first, inbox),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.write_waiting();
-                    next_batch = Instant::now() + BATCH_INTERVAL;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     lock(&self.shared.strangers).close();
                     self.write_waiting();
                     return;
                 }
-            }
-            if self.shared.closing.load(Ordering::Relaxed) {
-                next_batch = Instant::now();
             }
         }
     }
@@ -74,13 +76,21 @@ impl Scribe {
         let before = self.writer.clone();
         for urgent in std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX)) {
             match self.append(&urgent.event, urgent.at, &mut lines) {
-                Ok(()) => told.push(urgent.done),
-                Err(error) => tell(urgent.done, Err(error)),
+                Ok(()) => told.push((urgent.done, urgent.at)),
+                Err(error) => {
+                    self.dropped.add(urgent.at);
+                    tell(urgent.done, Err(error));
+                }
             }
         }
         let reserve = self.shared.limits.bytes_max / 8;
-        let result = self.write(before, &lines, self.shared.limits.bytes_max + reserve);
-        told.into_iter().for_each(|done| tell(done, result.clone()));
+        let result = self.write(before, &lines, self.shared.limits.bytes_max.saturating_add(reserve));
+        for (done, at) in told {
+            if result.is_err() {
+                self.dropped.add(at);
+            }
+            tell(done, result.clone());
+        }
     }
 
     fn write_waiting(&mut self) {
@@ -90,9 +100,11 @@ impl Scribe {
         let before = self.writer.clone();
         let mut lines = Vec::new();
         self.append_own_events(&mut lines);
+        let mut unwritable = Dropped::default();
         for (event, at) in &waiting {
             if let Err(error) = self.append(event, *at, &mut lines) {
                 tracing::error!(%error, "an event is not recorded");
+                unwritable.add(*at);
             }
         }
         if lines.is_empty() {
@@ -102,23 +114,30 @@ impl Scribe {
             tracing::error!(%error, count = waiting.len(), "allowed calls are counted instead of recorded");
             waiting.iter().for_each(|(_, at)| self.dropped.add(*at));
         } else {
-            self.dropped = Dropped::default();
+            self.own.clear();
+            self.dropped = unwritable;
         }
     }
 
-    /// What the spool itself has to say: calls that it could not keep, a clock that went back.
+    /// What the spool itself has to say: refusals that were only counted, calls that it could not keep, a clock
+    /// that went back. It is said until the disk has taken it.
     fn append_own_events(&mut self, lines: &mut Vec<u8>) {
-        let mut events = lock(&self.shared.strangers).finished(clock::now());
-        if let Dropped { count, since: Some(since), until: Some(until) } = self.dropped {
-            events.push(Event::Dropped { count, since, until });
-        }
+        let counts = lock(&self.shared.strangers).finished(clock::now());
+        self.own.extend(counts);
         let behind = clock::stepped_back();
         if let (Some(behind), false) = (behind, self.clock_reported) {
             let by_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
             tracing::error!(by_ms, "the clock was set back: time goes on where it was");
-            events.push(Event::ClockSteppedBack { by_ms });
+            self.own.push(Event::ClockSteppedBack { by_ms });
         }
         self.clock_reported = behind.is_some();
+        let excess = self.own.len().saturating_sub(OWN_EVENTS_MAX);
+        self.own.drain(..excess).for_each(|_| self.dropped.add(clock::now()));
+
+        let mut events = self.own.clone();
+        if let Dropped { count, since: Some(since), until: Some(until) } = self.dropped {
+            events.push(Event::Dropped { count, since, until });
+        }
         for event in events {
             if let Err(error) = self.append(&event, clock::now(), lines) {
                 tracing::error!(%error, "an event is not recorded");
@@ -163,3 +182,76 @@ fn tell(done: tokio::sync::oneshot::Sender<Result<(), SpoolError>>, result: Resu
 
 /// Records that share one write to the disk.
 const GROUP_MAX: usize = 255;
+
+/// Events of the spool's own that wait for a disk that says no; older ones are counted as dropped.
+const OWN_EVENTS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        shard::Sharded,
+        spool::{SpoolLimits, files::Files},
+    };
+    use countersign_ledger::Stage;
+    use std::sync::Mutex;
+
+    fn scribe(directory: &std::path::Path, limits: SpoolLimits) -> Scribe {
+        Scribe {
+            shared: Arc::new(Shared {
+                limits,
+                waiting: Sharded::default(),
+                urgent: Mutex::new(None),
+                dropped: Sharded::default(),
+                strangers: Mutex::default(),
+                files: Mutex::new(Files::open(directory.to_owned(), limits).unwrap()),
+                written: tokio::sync::watch::Sender::new(0),
+            }),
+            writer: Writer::start("spiffe://td/svc/ads".parse().unwrap(), BootId::from_random([1; 16])),
+            own: Vec::new(),
+            dropped: Dropped::default(),
+            clock_reported: false,
+        }
+    }
+
+    #[test]
+    fn a_flood_of_refusals_keeps_no_allowed_call_out_of_the_ledger() {
+        let directory = countersign_testkit::temp_dir();
+        let mut scribe = scribe(directory.path(), SpoolLimits::default());
+        let shared = Arc::clone(&scribe.shared);
+        let (sender, inbox) = std::sync::mpsc::sync_channel(4);
+        let writing = std::thread::spawn(move || scribe.run(&inbox));
+        shared
+            .waiting
+            .with(|waiting| waiting.push((Event::ClockSteppedBack { by_ms: 424_242 }, clock::now())));
+        let end = Instant::now() + BATCH_INTERVAL * 3;
+        // The inbox is full whenever the scribe looks.
+        while Instant::now() < end {
+            let (done, _) = tokio::sync::oneshot::channel();
+            let event = Event::ClockSteppedBack { by_ms: 1 };
+            sender.send(Urgent { event, at: clock::now(), done }).unwrap();
+        }
+        let waits: usize = shared.waiting.take_all().map(|waiting| waiting.len()).sum();
+        drop(sender);
+        writing.join().unwrap();
+        assert_eq!(waits, 0, "an allowed call waits behind refusals");
+    }
+
+    #[test]
+    fn counts_of_strangers_outlive_a_disk_that_says_no() {
+        let directory = countersign_testkit::temp_dir();
+        let mut scribe = scribe(directory.path(), SpoolLimits { bytes_max: 0, ..SpoolLimits::default() });
+        let long_ago = UnixTime::from_secs(1_800_000_000);
+        for _ in 0..5 {
+            lock(&scribe.shared.strangers).admit([127, 0, 0, 1].into(), Stage::Transport, "x", long_ago);
+        }
+        lock(&scribe.shared.strangers).close();
+        scribe.write_waiting();
+        assert!(matches!(scribe.own.as_slice(), [Event::Refusals { count: 5, .. }]), "{:?}", scribe.own);
+
+        Arc::get_mut(&mut scribe.shared).unwrap().limits = SpoolLimits::default();
+        scribe.write_waiting();
+        assert_eq!((scribe.own.len(), scribe.writer.sequence()), (0, 1));
+    }
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use countersign_identity::UnixTime;
-use countersign_ledger::{Event, Record, WriterVerifier};
+use countersign_ledger::{Event, Record, Verdict, WriterVerifier};
 use countersign_sdk::spool::{EDGES_MAX, EdgeCall, Ship, Spool, SpoolError, SpoolLimits};
 use countersign_wire::agent::ReportRequest;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,12 @@ fn open(directory: &Path, limits: SpoolLimits) -> Arc<Spool> {
     Spool::open(directory.to_owned(), writer, limits).unwrap()
 }
 
+fn count_call(spool: &Spool, source: &str) {
+    let (target, mode, user, policy) = ("ads", "mtls", "none", "");
+    let latency = Duration::from_micros(3);
+    spool.edges().count(EdgeCall { source, target, mode, user, policy, allowed: true, latency });
+}
+
 /// Everything in the files of a directory.
 fn on_disk(directory: &Path) -> String {
     let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -36,6 +42,7 @@ fn on_disk(directory: &Path) -> String {
 struct Taker {
     taken: Arc<Mutex<Vec<ReportRequest>>>,
     refuses: Arc<Mutex<u32>>,
+    refuses_edges: bool,
 }
 
 impl Ship for Taker {
@@ -44,6 +51,9 @@ impl Ship for Taker {
         if *refuses > 0 {
             *refuses -= 1;
             return Err(tonic::Status::unavailable("not now"));
+        }
+        if self.refuses_edges && !report.edges.is_empty() {
+            return Err(tonic::Status::invalid_argument("no counters"));
         }
         let last = report.records.last().map_or(0, |record| record.sequence);
         self.taken.lock().unwrap().push(report);
@@ -113,6 +123,21 @@ async fn allowed_calls_follow_in_a_batch_within_a_second_and_name_no_token() {
         let chain = chain.get_or_insert_with(|| WriterVerifier::start(record.writer.clone(), record.boot));
         chain.accept(&record).unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_permitted_call_whose_caller_hangs_up_is_recorded() {
+    let deployment = Deployment::new();
+    deployment.permit("users", &["ads"]);
+    let endless = || std::future::pending::<&'static str>();
+    let router = axum::Router::new().route("/endless", axum::routing::get(endless));
+    let users = deployment.serve("users", router).await;
+    let client = deployment.bare_client(Some(&deployment.leaf("ads")), "users", users.address);
+    let calling = client.send(get_request("/endless"));
+    assert!(tokio::time::timeout(Duration::from_millis(300), calling).await.is_err());
+    let decision = deployment.reported(|decision| decision.route == "/endless").await.expect("no record");
+    assert_eq!((decision.verdict, decision.status), (Verdict::Allow, 0));
+    assert!(decision.latency_us > 0 && decision.reason.is_some());
 }
 
 #[tokio::test]
@@ -197,10 +222,45 @@ async fn a_full_spool_refuses_to_grow_and_counts_what_it_could_not_keep() {
         Event::Dropped { count, since, until } => Some((*count, *since <= *until)),
         _ => None,
     });
-    assert_eq!(dropped, Some((20, true)));
+    // The refusal that came too late counts as well.
+    assert_eq!(dropped, Some((21, true)));
     // The numbers have no gap: what was not kept never had one.
     let sequences: Vec<_> = taker.records().iter().map(|record| record.sequence).collect();
     assert_eq!(sequences, (1..=kept + 1).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_report_is_never_larger_than_what_an_agent_takes() {
+    let directory = countersign_testkit::temp_dir();
+    let spool = open(directory.path(), SpoolLimits::default());
+    for _ in 0..2 {
+        let crowd = (0..700).map(|n| spool.record_durably(event(n)));
+        assert!(futures::future::join_all(crowd).await.iter().all(Result::is_ok));
+    }
+    for shard in 0..3 {
+        let spool = Arc::clone(&spool);
+        let count =
+            move || (0..600).for_each(|n| count_call(&spool, &format!("spiffe://td/svc/s{shard}-{n}")));
+        std::thread::spawn(count).join().unwrap();
+    }
+    let taker = Taker::default();
+    taker.take_all(&spool).await;
+    let taken = taker.taken.lock().unwrap();
+    assert!(taken.iter().all(|report| report.records.len() <= 1000 && report.edges.len() <= 1000));
+    assert_eq!(taken.iter().map(|report| report.records.len()).sum::<usize>(), 1400);
+    assert_eq!(taken.iter().map(|report| report.edges.len()).sum::<usize>(), 1800);
+}
+
+#[tokio::test]
+async fn counters_that_are_refused_hold_back_no_record() {
+    let directory = countersign_testkit::temp_dir();
+    let spool = open(directory.path(), SpoolLimits::default());
+    spool.record_durably(event(1)).await.unwrap();
+    count_call(&spool, "spiffe://td/svc/ads");
+    let taker = Taker { refuses_edges: true, ..Taker::default() };
+    taker.take_all(&spool).await;
+    assert_eq!(taker.records().len(), 1);
+    assert_eq!(spool.edges().take().len(), 1, "counters wait for the next time");
 }
 
 #[tokio::test]
@@ -258,11 +318,12 @@ fn counters_are_bounded_too() {
     let directory = countersign_testkit::temp_dir();
     let spool = open(directory.path(), SpoolLimits::default());
     for n in 0..EDGES_MAX * 2 {
-        let source = format!("spiffe://fleamarket.test/svc/s{n}");
-        let (target, mode, user, policy) = ("ads", "mtls", "none", "");
-        let latency = Duration::from_micros(3);
-        spool.edges().count(EdgeCall { source: &source, target, mode, user, policy, allowed: true, latency });
+        count_call(&spool, &format!("spiffe://fleamarket.test/svc/s{n}"));
     }
-    assert_eq!(spool.edges().take().len(), EDGES_MAX + 1);
+    let taken = spool.edges().take();
+    assert_eq!(taken.len(), EDGES_MAX + 1);
+    count_call(&spool, "spiffe://fleamarket.test/svc/new");
+    spool.edges().put_back(taken);
+    assert!(spool.edges().take().len() <= EDGES_MAX + 1, "what is put back goes past the limit");
     assert!(UnixTime::from_secs(0) < countersign_sdk::clock::now());
 }

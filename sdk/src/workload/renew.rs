@@ -42,7 +42,8 @@ pub(super) async fn run(
 
 /// Half of `life`, give or take a tenth of it, so that a fleet does not renew in step.
 pub(super) fn half_of(life: Duration) -> Duration {
-    jittered(life / 2)
+    // A certificate that is given already expired must not be asked for again and again without a breath.
+    jittered(life / 2).max(RETRY_MIN)
 }
 
 /// `span`, give or take a fifth of it.
@@ -79,5 +80,10 @@ mod tests {
         let due: Vec<_> = (0..200).map(|_| half_of(life)).collect();
         assert!(due.iter().all(|due| (1440..=2160).contains(&due.as_secs())), "{due:?}");
         assert!(due.iter().max() > due.iter().min());
+    }
+
+    #[test]
+    fn a_certificate_without_life_is_not_renewed_without_a_pause() {
+        assert_eq!(half_of(Duration::ZERO), RETRY_MIN);
     }
 }

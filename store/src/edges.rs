@@ -192,15 +192,40 @@ fn edge(row: &Row<'_>) -> Result<Edge, StoreError> {
     })
 }
 
+/// A sum that stops at the largest BIGINT. Counts are what a node says: PostgreSQL would refuse the sum and
+/// SQLite make it a fraction, and either would end the counting for everybody.
+macro_rules! sum {
+    ($counter:literal, $more:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $counter,
+            " > 9223372036854775807 - ",
+            $more,
+            " THEN 9223372036854775807 ELSE ",
+            $counter,
+            " + ",
+            $more,
+            " END"
+        )
+    };
+}
+
 /// The WHERE of the SELECT bounds new rows; an existing one is always found.
-const UPSERT_EDGE: &str = "INSERT INTO edges (trust_domain, source, target, mode, user_proof, policy, requests, \
-    denied, updated_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
-    WHERE (SELECT COUNT(*) FROM edges WHERE trust_domain = $1) < $10 OR EXISTS (SELECT 1 FROM edges \
-    WHERE trust_domain = $1 AND source = $2 AND target = $3 AND mode = $4 AND user_proof = $5) \
-    ON CONFLICT (trust_domain, source, target, mode, user_proof) DO UPDATE SET \
-    requests = edges.requests + excluded.requests, denied = edges.denied + excluded.denied, \
-    policy = CASE WHEN excluded.policy = '' THEN edges.policy ELSE excluded.policy END, \
-    updated_at = excluded.updated_at";
-const UPSERT_BUCKET: &str = "INSERT INTO edge_latency (trust_domain, source, target, mode, user_proof, bucket, calls) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (trust_domain, source, target, mode, user_proof, bucket) \
-    DO UPDATE SET calls = edge_latency.calls + excluded.calls";
+const UPSERT_EDGE: &str = concat!(
+    "INSERT INTO edges (trust_domain, source, target, mode, user_proof, policy, requests, denied, updated_at) \
+     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
+     WHERE (SELECT COUNT(*) FROM edges WHERE trust_domain = $1) < $10 OR EXISTS (SELECT 1 FROM edges \
+     WHERE trust_domain = $1 AND source = $2 AND target = $3 AND mode = $4 AND user_proof = $5) \
+     ON CONFLICT (trust_domain, source, target, mode, user_proof) DO UPDATE SET requests = ",
+    sum!("edges.requests", "excluded.requests"),
+    ", denied = ",
+    sum!("edges.denied", "excluded.denied"),
+    ", policy = CASE WHEN excluded.policy = '' THEN edges.policy ELSE excluded.policy END, \
+     updated_at = excluded.updated_at"
+);
+const UPSERT_BUCKET: &str = concat!(
+    "INSERT INTO edge_latency (trust_domain, source, target, mode, user_proof, bucket, calls) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (trust_domain, source, target, mode, user_proof, bucket) \
+     DO UPDATE SET calls = ",
+    sum!("edge_latency.calls", "excluded.calls")
+);

@@ -44,6 +44,16 @@ both! {
         assert_eq!(edges, [edge("chat", 20, 0, "p", &[20]), edge("users", 20, 0, "p", &[20])]);
     }
 
+    async fn a_node_that_counts_without_measure_breaks_nothing(ground: &Ground) {
+        const MOST: u64 = i64::MAX as u64;
+        for _ in 0..2 {
+            let report = [edge("users", MOST, MOST, "p", &[MOST]), edge("chat", 1, 0, "p", &[1])];
+            ground.db.add_edges(&report, NOW).await.unwrap();
+        }
+        let edges = ground.db.edges().await.unwrap();
+        assert_eq!(edges, [edge("chat", 2, 0, "p", &[2]), edge("users", MOST, MOST, "p", &[MOST])]);
+    }
+
     async fn strangers_cannot_fill_the_table(ground: &Ground) {
         ground.db.add_edges(&[edge("users", 1, 0, "p", &[])], NOW).await.unwrap();
         ground

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use countersign_wire::SecretText;
 use countersign_wire::api::Page;
-use countersign_wire::api::users::{LoggedIn, Login, NewUser, User};
+use countersign_wire::api::users::{LoggedIn, Login, NewPassword, NewUser, User};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::cli::{At, read_input};
+use crate::cli::{At, percent, read_input};
 use crate::error::CliError;
 use crate::https::Https;
 use crate::output::{self, Format};
@@ -28,6 +28,14 @@ pub enum UserCommand {
         #[arg(long = "role", value_name = "ROLE")]
         roles: Vec<String>,
         /// The password, in a file or `-`: never an argument
+        #[arg(long, value_name = "FILE")]
+        password_file: PathBuf,
+    },
+    /// Set a new password, which also unlocks the account
+    Reset {
+        /// The account
+        name: String,
+        /// The new password, in a file or `-`
         #[arg(long, value_name = "FILE")]
         password_file: PathBuf,
     },
@@ -64,6 +72,13 @@ pub async fn user(at: &At, command: UserCommand) -> Result<(), CliError> {
                 return output::json(&user, false);
             }
             output::line(format!("{} {} roles: {}", user.id, user.name, user.roles.join(", ")));
+            Ok(())
+        }
+        UserCommand::Reset { name, password_file } => {
+            let route = format!("/api/v1/users/{}/password", percent(&name));
+            let user: User =
+                at.admin.post(&route, &NewPassword { password: password_in(&password_file)? }).await?;
+            output::line(format!("{} {} has a new password", user.id, user.name));
             Ok(())
         }
         UserCommand::List => {

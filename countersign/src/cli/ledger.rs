@@ -17,7 +17,7 @@ use countersign_wire::snapshot::LedgerHead;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::{At, read_input};
+use crate::cli::{At, percent, read_input};
 use crate::error::CliError;
 use crate::output::{self, Format};
 use crate::up::write_private;
@@ -269,16 +269,6 @@ fn checked(saved: &SavedHead, what: &str) -> Result<Verified<Head>, CliError> {
         signature: saved.head.signature.clone(),
     };
     head.verify(|kid| (kid == key.thumbprint()).then(|| key.clone())).map_err(|e| bad(&e))
-}
-
-/// Percent-encodes everything that is not unreserved (RFC 3986 section 2.3).
-fn percent(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -163,3 +163,13 @@ pub fn read_input(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
     }
     Ok(bytes)
 }
+
+/// Percent-encodes everything that is not unreserved (RFC 3986 section 2.3).
+pub fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}

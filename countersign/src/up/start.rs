@@ -1,6 +1,6 @@
 //! The order in which a deployment starts: each step needs the one before.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,6 +11,9 @@ use crate::error::CliError;
 use crate::up::layout::{Layout, SERVICES};
 use crate::up::process::{Process, Running};
 use crate::up::{POLL, START, first, probe};
+
+/// Processes of a supervisor that was killed finish their requests first.
+const DRAINED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Starts everything and returns when all of it is ready. Processes run on in `tracker` until `stop`.
 ///
@@ -24,7 +27,7 @@ pub async fn start_all(
 ) -> Result<(), CliError> {
     let admin = Admin::of(&layout.state_dir);
     let authority = config.table(&config.authority, "authority")?;
-    let mut process = role(layout, "authority").start()?;
+    let mut process = start(role(layout, "authority"), authority.admin).await?;
     ready(&mut process, authority.admin).await?;
     tracker.spawn(process.keep(stop.clone()));
 
@@ -35,14 +38,16 @@ pub async fn start_all(
 
     first::write_join_token(layout, &admin).await?;
     let agent = config.table(&config.agent, "agent")?;
-    let mut process = role(layout, "agent").start()?;
-    ready(&mut process, need(agent.admin, "[agent] admin")?).await?;
+    let agent_admin = need(agent.admin, "[agent] admin")?;
+    let mut process = start(role(layout, "agent"), agent_admin).await?;
+    ready(&mut process, agent_admin).await?;
     tracker.spawn(process.keep(stop.clone()));
     first::remove_join_token(layout);
 
     let gateway = config.table(&config.gateway, "gateway")?;
     let demo = config.table(&config.demo, "demo")?;
-    let mut open = vec![(role(layout, "gateway").start()?, need(gateway.admin, "[gateway] admin")?)];
+    let gateway_admin = need(gateway.admin, "[gateway] admin")?;
+    let mut open = vec![(start(role(layout, "gateway"), gateway_admin).await?, gateway_admin)];
     for name in SERVICES {
         let settings = demo.services.get(name).ok_or_else(|| {
             CliError::usage(
@@ -51,7 +56,7 @@ pub async fn start_all(
                 "add it",
             )
         })?;
-        open.push((service(layout, name).start()?, settings.admin));
+        open.push((start(service(layout, name), settings.admin).await?, settings.admin));
     }
     for (mut process, admin) in open {
         ready(&mut process, admin).await?;
@@ -73,6 +78,24 @@ fn process(layout: &Layout, name: &str, verb: &[&str]) -> Process {
     arguments.extend(["--config".to_owned(), layout.config_file().display().to_string()]);
     arguments.push("--until-stdin-closes".to_owned());
     Process { name: name.to_owned(), arguments, log: layout.log_file(name) }
+}
+
+/// Starts a process once its admin port is free: whoever else answers there must not be taken for it. The last
+/// deployment's processes may still be draining.
+async fn start(process: Process, admin: std::net::SocketAddr) -> Result<Running, CliError> {
+    let deadline = Instant::now() + DRAINED_WITHIN;
+    while let Err(e) = std::net::TcpListener::bind(admin) {
+        if Instant::now() > deadline {
+            let what = format!("{} cannot have {admin}", process.name);
+            return Err(CliError::usage(
+                what,
+                e,
+                "end the other server, or change the port in countersign.toml",
+            ));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    process.start()
 }
 
 async fn ready(process: &mut Running, admin: std::net::SocketAddr) -> Result<(), CliError> {

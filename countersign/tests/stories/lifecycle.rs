@@ -90,6 +90,18 @@ fn a_wrong_trust_domain_for_an_existing_state_is_refused() {
 }
 
 #[test]
+fn a_port_that_somebody_else_took_is_named_with_exit_2_and_nobody_is_mistaken_for_our_process() {
+    let d = Deployment::start();
+    let admin = d.url("admin").strip_prefix("http://").unwrap().to_owned();
+    d.ok(&["down"]);
+    let taken = std::net::TcpListener::bind(&admin).unwrap();
+    let out = d.run(&["up", "--detach", "--json"]);
+    drop(taken);
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains(&admin), "{}", text(&out.stderr));
+}
+
+#[test]
 fn status_check_edges_and_service_list_tell_a_person_and_a_script() {
     let d = Deployment::shared();
     assert_eq!(d.as_user("alice", "/ads?near=48.37,14.51", &[]).0, 200);

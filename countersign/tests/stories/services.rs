@@ -80,6 +80,8 @@ fn a_user_is_added_with_a_password_from_a_file_and_logs_in() {
     std::fs::write(file, "wrong horse battery staple\n").unwrap();
     let out = d.run(&["login", "carol", "--password-file", file, "--token"]);
     assert_eq!(out.status.code(), Some(4));
+    d.ok(&["user", "reset", "carol", "--password-file", file]);
+    d.ok(&["login", "carol", "--password-file", file, "--token"]);
     std::fs::write(file, "short").unwrap();
     let out = d.run(&["user", "add", "dave", "--password-file", file]);
     assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));

@@ -265,7 +265,7 @@ codes! {
     3014 AccountLocked (Token, LoginFailed, never, Denied)
         "the account has failed too often"
         "guessing stops at 100 consecutive failures (SP 800-63B)"
-        "an administrator unlocks it by setting a new password: countersign user add NAME";
+        "an administrator unlocks it by setting a new password: countersign user reset NAME --password-file FILE";
     3015 PasswordUnacceptable (Token, InvalidRequest, never, Usage)
         "the password is not acceptable"
         "it needs at least 15 characters, at most 256, and must not be one that everybody guesses first"

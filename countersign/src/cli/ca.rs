@@ -153,7 +153,7 @@ async fn issue(at: &At, args: IssueArgs) -> Result<(), CliError> {
     };
     let request = IssueCertificate {
         service: args.service,
-        edge: (!args.dns.is_empty()).then(|| EdgeNames { dns: args.dns, ips: args.ip }),
+        edge: (!args.dns.is_empty()).then_some(EdgeNames { dns: args.dns, ips: args.ip }),
         csr: Base64(csr),
         profile: matches!(args.profile, Profile::Server).then(|| "server".to_owned()),
         ttl_s: Some(args.ttl.as_secs()),
@@ -171,7 +171,7 @@ async fn issue(at: &At, args: IssueArgs) -> Result<(), CliError> {
         return output::json(&issued.certificate, false);
     }
     let who = issued.certificate.spiffe_id.map_or_else(|| "edge server".to_owned(), |id| id.to_string());
-    output::line(format!("{who}"));
+    output::line(who);
     output::line(format!("  serial  {}", issued.certificate.serial));
     output::line(format!("  until   {}", output::moment(issued.certificate.not_after)));
     output::line(format!("  files   {}", args.out.display()));

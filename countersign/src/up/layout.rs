@@ -11,6 +11,7 @@ use countersign_keys::{MasterKey, SystemRandom, sha256_hex};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output;
+use crate::up::lock;
 use crate::up::ports::Ports;
 use crate::up::write_private;
 
@@ -31,24 +32,49 @@ impl Layout {
     /// The layout of `state_dir`, which is made with mode 0700 where it does not exist.
     ///
     /// # Errors
-    /// Exit 2 where it cannot be made, or belongs to somebody else.
+    /// Exit 2 where it cannot be made, belongs to somebody else, or holds what is no deployment's: `down --purge`
+    /// would remove that too.
     pub fn open(state_dir: &Path) -> Result<Self, CliError> {
-        let unusable = |e: &dyn std::fmt::Display| {
-            CliError::usage(
-                format!("{} cannot hold state", state_dir.display()),
-                e,
-                "name another with --state-dir",
-            )
-        };
-        std::fs::create_dir_all(state_dir).map_err(|e| unusable(&e))?;
-        let state_dir = state_dir.canonicalize().map_err(|e| unusable(&e))?;
-        let meta = std::fs::metadata(&state_dir).map_err(|e| unusable(&e))?;
-        if meta.uid() != nix::unistd::geteuid().as_raw() {
-            return Err(unusable(&"it belongs to another user"));
+        std::fs::create_dir_all(state_dir).map_err(|e| unusable(state_dir, &e))?;
+        let layout = Self::existing(state_dir)?;
+        if !layout.is_deployment() && layout.holds_anything()? {
+            return Err(unusable(state_dir, &"it holds files that are not a deployment's"));
         }
-        std::fs::set_permissions(&state_dir, std::fs::Permissions::from_mode(0o700))
-            .map_err(|e| unusable(&e))?;
-        Ok(Self { state_dir })
+        std::fs::set_permissions(&layout.state_dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| unusable(state_dir, &e))?;
+        Ok(layout)
+    }
+
+    /// The layout of a directory that exists, which stays as it is.
+    ///
+    /// # Errors
+    /// Exit 2 where it is no directory, or belongs to somebody else.
+    pub fn existing(state_dir: &Path) -> Result<Self, CliError> {
+        let path = state_dir.canonicalize().map_err(|e| unusable(state_dir, &e))?;
+        let meta = std::fs::metadata(&path).map_err(|e| unusable(state_dir, &e))?;
+        if !meta.is_dir() {
+            return Err(unusable(state_dir, &"it is not a directory"));
+        }
+        if meta.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(unusable(state_dir, &"it belongs to another user"));
+        }
+        Ok(Self { state_dir: path })
+    }
+
+    /// Whether `up` ever began here, even where it was cut off.
+    pub fn is_deployment(&self) -> bool {
+        self.config_file().exists() || self.state_dir.join(lock::NAME).exists()
+    }
+
+    /// A volume of its own is as good as empty; so is one where `--detach` opened its log just now.
+    fn holds_anything(&self) -> Result<bool, CliError> {
+        let entries = std::fs::read_dir(&self.state_dir).map_err(|e| unusable(&self.state_dir, &e))?;
+        Ok(entries.flatten().any(|entry| entry.file_name() != "lost+found" && entry.path() != self.up_log()))
+    }
+
+    /// Log of the supervisor in the background.
+    pub fn up_log(&self) -> PathBuf {
+        self.state_dir.join("up.log")
     }
 
     /// The configuration file.
@@ -215,19 +241,25 @@ fn routes() -> String {
     text
 }
 
+fn unusable(state_dir: &Path, why: &dyn std::fmt::Display) -> CliError {
+    CliError::usage(
+        format!("{} cannot hold state", state_dir.display()),
+        why,
+        "name another with --state-dir",
+    )
+}
+
 /// Where the master key of a state directory lies: beside no backup of it.
 ///
 /// # Errors
 /// Exit 2 where there is no home directory.
 pub fn master_key_path(state_dir: &Path) -> Result<PathBuf, CliError> {
-    let base = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))
-        .ok_or_else(|| {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base =
+        absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config"))).ok_or_else(|| {
             CliError::usage(
                 "there is no home directory for the master key",
-                "HOME is not set",
+                "HOME is not set to an absolute path",
                 "set HOME or XDG_CONFIG_HOME",
             )
         })?;
@@ -272,6 +304,20 @@ mod tests {
         assert!(config.authority.is_some() && config.agent.is_some() && config.gateway.is_some());
         assert_eq!(config.service.len(), 7);
         assert_eq!(config.demo.unwrap().services.len(), 6);
+    }
+
+    #[test]
+    fn a_directory_that_holds_other_files_is_refused_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = || std::fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(dir.path().join("letter.txt"), "mine").unwrap();
+        assert_eq!(Layout::open(dir.path()).unwrap_err().code(), 2);
+        assert!(!Layout::existing(dir.path()).unwrap().is_deployment());
+        assert_eq!(mode(), 0o755);
+        std::fs::write(dir.path().join(lock::NAME), "").unwrap();
+        assert!(Layout::open(dir.path()).unwrap().is_deployment());
+        assert_eq!(mode(), 0o700);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! One supervisor for one state directory: an advisory lock that the kernel drops when its holder dies.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::CliError;
+
+/// Its file, which also tells that a directory is a deployment's.
+pub const NAME: &str = "up.lock";
 
 /// Held for as long as the deployment is supervised.
 #[derive(Debug)]
@@ -14,29 +18,74 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
+/// Who supervises a state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody.
+    Nobody,
+    /// The process of this id, be it ready, starting or stopping.
+    Process(u32),
+    /// A process that has not written its id yet: ask again in a moment.
+    Unnamed,
+}
+
 impl Lock {
     /// The lock of `state_dir`, or `None` where another process holds it.
     pub fn try_take(state_dir: &Path) -> Result<Option<Self>, CliError> {
-        let path = state_dir.join("up.lock");
-        let open =
-            std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let file = open.map_err(|e| {
-            CliError::usage(
-                format!("cannot open {}", path.display()),
-                e,
-                "choose a state directory that you own",
-            )
-        })?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Some(Self { _file: file })),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, e)) => Err(CliError::usage(
-                format!("cannot lock {}", path.display()),
-                e,
-                "put the state directory on a local file system",
-            )),
-        }
+        let path = path_of(state_dir);
+        let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let Some(mut file) = try_lock(open.map_err(|e| cannot_open(&path, &e))?, &path)? else {
+            return Ok(None);
+        };
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(|e| CliError::usage(format!("cannot write {}", path.display()), e, "free space"))?;
+        Ok(Some(Self { _file: file }))
     }
+
+    /// Who holds the lock of `state_dir`. It leaves nothing behind where there never was one.
+    pub fn holder(state_dir: &Path) -> Result<Holder, CliError> {
+        let path = path_of(state_dir);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Holder::Nobody),
+            Err(e) => return Err(cannot_open(&path, &e)),
+        };
+        let mut text = String::new();
+        (&mut file).take(PID_BYTES_MAX).read_to_string(&mut text).map_err(|e| cannot_open(&path, &e))?;
+        Ok(match (try_lock(file, &path)?, text.trim().parse()) {
+            (Some(_), _) => Holder::Nobody,
+            (None, Ok(pid)) => Holder::Process(pid),
+            (None, Err(_)) => Holder::Unnamed,
+        })
+    }
+}
+
+/// Longer than any process id.
+const PID_BYTES_MAX: u64 = 32;
+
+fn path_of(state_dir: &Path) -> PathBuf {
+    state_dir.join(NAME)
+}
+
+fn try_lock(file: File, path: &Path) -> Result<Option<Flock<File>>, CliError> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => Ok(Some(file)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, e)) => Err(CliError::usage(
+            format!("cannot lock {}", path.display()),
+            e,
+            "put the state directory on a local file system",
+        )),
+    }
+}
+
+fn cannot_open(path: &Path, why: &std::io::Error) -> CliError {
+    CliError::usage(
+        format!("cannot open {}", path.display()),
+        why,
+        "choose a state directory that you own",
+    )
 }
 
 #[cfg(test)]
@@ -51,5 +100,17 @@ mod tests {
         assert!(Lock::try_take(dir.path()).unwrap().is_none());
         drop(first);
         assert!(Lock::try_take(dir.path()).unwrap().is_some());
+    }
+    #[test]
+    fn whoever_asks_is_told_which_process_supervises_and_a_foreign_directory_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Nobody);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let held = Lock::try_take(dir.path()).unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Process(std::process::id()));
+        std::fs::write(dir.path().join(NAME), "").unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Unnamed);
+        drop(held);
+        assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Nobody);
     }
 }

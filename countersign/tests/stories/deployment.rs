@@ -44,6 +44,7 @@ impl Deployment {
     }
 
     /// The one that all tests share which change nothing that another test looks at.
+    #[expect(clippy::zombie_processes, reason = "the watcher outlives this process on purpose")]
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Deployment> = OnceLock::new();
         SHARED.get_or_init(|| {

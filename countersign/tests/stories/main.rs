@@ -8,6 +8,7 @@
     clippy::panic,
     clippy::print_stderr
 )]
+#![allow(unreachable_pub, reason = "nothing links a test")]
 
 mod deployment;
 mod durability;

@@ -3,7 +3,7 @@
 //! Cedar says `Deny` and no reason when no rule permits. So each rule is taken apart: its scope
 //! alone, then its scope and first clause, then two, … The first step that fails is the reason.
 //! Clauses are added and not isolated, because a later one may rely on an earlier `has`.
-//! This costs milliseconds: run it when somebody asks, never for each request.
+//! This costs milliseconds: run it when somebody asks; for records there is [`crate::Explainer`].
 
 use cedar_policy::{Authorizer, Decision, Policy};
 use serde::Serialize;

@@ -4,9 +4,10 @@
 mod common;
 
 use common::{administrator, caller, stranger, user, workload};
+use countersign_identity::UnixTime;
 use countersign_policy::{
-    AdminAsk, AdminPolicies, Ask, ClauseResult, Explanation, PolicySet, RULES_TRACED_MAX, RuleEffect,
-    explain, explain_admin,
+    AdminAsk, AdminPolicies, Ask, ClauseResult, Explainer, Explanation, PolicySet, RULES_TRACED_MAX,
+    RuleEffect, explain, explain_admin,
 };
 use http::Method;
 
@@ -155,4 +156,24 @@ fn administration_is_explained_like_everything_else() {
     let refused = explain_admin(&policies, &ask(&nobody));
     assert_eq!(refused.nearest.as_deref(), Some("admins"));
     assert!(refused.fix.contains("admin.cedar would permit this if it held: `principal is Admin`"));
+}
+
+#[test]
+fn a_flood_of_refusals_buys_no_flood_of_explanations() {
+    let policies = PolicySet::load([("users", USERS)]).unwrap();
+    let who = caller(Some(workload("chat")), Some(user("u_1", &["buyer"])));
+    let (method, route) = (&Method::GET, "/users/{id}/preview");
+    let ask = Ask { caller: &who, target: "users", method, route, path: "/users/7/preview" };
+    let explainer = Explainer::default();
+    let now = UnixTime::from_secs(1_800_000_000);
+    let mut explained = 0;
+    for _ in 0..100 {
+        let reason = explainer.reason(&policies, &ask, now);
+        assert!(!reason.fix.is_empty());
+        explained += usize::from(reason.nearest.is_some());
+    }
+    assert_eq!(explained, 20);
+    let later = now.saturating_add(std::time::Duration::from_secs(1));
+    let reason = explainer.reason(&policies, &ask, later);
+    assert_eq!(reason.nearest.as_deref(), Some("users-preview"));
 }

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use countersign_ledger::{CheckRecord, CheckResult};
-use countersign_policy::{Ask, Permit, decide, explain};
+use countersign_policy::{Ask, Explainer, Permit, decide};
 use countersign_request::{CanonicalRequest, TXN_TOKEN, strip_identity_headers};
 use countersign_wire::codes::Code;
 use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
@@ -172,7 +172,7 @@ impl Door {
             path: canonical.path(),
         };
         let could_help = connection.as_ref().is_some_and(|connection| connection.asks_for_certificate);
-        let permit = judge(&live, &ask, could_help, draft)?;
+        let permit = judge(&live, &ask, could_help, &self.explainer, draft)?;
         draft.permitted(&permit);
         let token = token.filter(|_| caller.user().is_some()).map(InternalToken::verified);
         let caller = Caller::new(caller, permit, draft.id(), token, trace);
@@ -225,6 +225,7 @@ fn judge(
     live: &Live,
     ask: &Ask<'_>,
     certificate_could_help: bool,
+    explainer: &Explainer,
     draft: &mut DecisionDraft,
 ) -> Result<Permit, Denial> {
     let check = |result, detail: String| CheckRecord { name: "policy".to_owned(), result, detail };
@@ -238,12 +239,11 @@ fn judge(
             Ok(permit)
         }
         Err(refusal) => {
-            let explanation = explain(policies, ask);
-            let nearest =
-                explanation.nearest.map_or_else(String::new, |rule| format!("; nearest rule: {rule}"));
+            let reason = explainer.reason(policies, ask, clock::now());
+            let nearest = reason.nearest.map_or_else(String::new, |rule| format!("; nearest rule: {rule}"));
             draft.check(check(CheckResult::Fail, format!("{refusal}{nearest}")));
             let stranger = ask.caller.workload().is_none();
-            Err(Denial::of_policy(&refusal, explanation.fix, stranger, certificate_could_help))
+            Err(Denial::of_policy(&refusal, reason.fix, stranger, certificate_could_help))
         }
     }
 }

@@ -14,6 +14,7 @@ mod trace;
 
 use std::{sync::Arc, time::Duration};
 
+use countersign_policy::Explainer;
 use countersign_request::{CanonicalRequest, RouteError, RouteTable, RouteTableError, RouteTemplate};
 use thiserror::Error;
 use tower_layer::Layer;
@@ -42,6 +43,7 @@ struct Door {
     skipped: Vec<RouteTemplate>,
     routes: Option<RouteTable<()>>,
     limits: DoorLimits,
+    explainer: Explainer,
 }
 
 /// What one request may cost a service. Each has a default.
@@ -88,6 +90,7 @@ impl Inbound {
                 skipped: Vec::new(),
                 routes: None,
                 limits: DoorLimits::default(),
+                explainer: Explainer::default(),
             }),
         }
     }
@@ -132,6 +135,7 @@ impl Inbound {
             skipped: self.door.skipped.clone(),
             routes: self.door.routes.clone(),
             limits: self.door.limits,
+            explainer: Explainer::default(),
         }
     }
 }

@@ -40,6 +40,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use countersign_keys::{KeyError, KeyPair, SystemRandom};
+use countersign_policy::Explainer;
 use countersign_sdk::accept::{Transport, serve};
 use countersign_sdk::tls::{Acceptor, ClientAuth};
 use countersign_sdk::workload::Workload;
@@ -246,6 +247,7 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
         recorder: Recorder::new(Arc::clone(workload.spool())),
         workload,
         limits: settings.limits,
+        explainer: Explainer::default(),
     })
 }
 

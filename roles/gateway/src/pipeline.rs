@@ -19,7 +19,7 @@ use bytes::Bytes;
 use countersign_identity::Caller;
 use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, pseudonym};
-use countersign_policy::{Ask, Permit, decide, explain};
+use countersign_policy::{Ask, Explainer, Permit, decide};
 use countersign_request::CanonicalRequest;
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::authenticate::{Evidence, authenticate, bearer_token};
@@ -55,6 +55,7 @@ pub(crate) struct Pipeline {
     pub(crate) workload: Workload,
     pub(crate) recorder: Recorder,
     pub(crate) limits: Limits,
+    pub(crate) explainer: Explainer,
 }
 
 impl Pipeline {
@@ -115,7 +116,7 @@ impl Pipeline {
         let session = self.authenticate(route, &request, &live, trace)?;
         let token_counts = route.user != UserNeed::None;
         let permit =
-            decide_for(&request, route.template.as_str(), session.as_deref(), token_counts, &live, trace)?;
+            self.decide(&request, route.template.as_str(), session.as_deref(), token_counts, &live, trace)?;
         let token = session.map(|session| self.countersign(&permit, &session, &live)).transpose()?;
         let outgoing = Outgoing { request: &request, body, token, trace_id };
         self.forward(permit, route, outgoing, arrival, trace).await
@@ -152,6 +153,38 @@ impl Pipeline {
         trace.draft.comes_from(&session.caller, live.pseudonyms());
         trace.pass(Check::Token, "access token");
         Ok(Some(session))
+    }
+
+    /// The coarse rule. The service behind has a finer one of its own; neither relies on the other.
+    ///
+    /// `token_counts`: would an access token have been looked at? Then a stranger is told to log in.
+    fn decide(
+        &self,
+        request: &CanonicalRequest,
+        route: &str,
+        session: Option<&Session>,
+        token_counts: bool,
+        live: &Live,
+        trace: &mut Trace,
+    ) -> Result<Permit, Refusal> {
+        let stranger;
+        let caller: &Caller = match session {
+            Some(session) => &session.caller,
+            None => {
+                stranger = authenticate(&Evidence::default(), live.tokens(), clock::now()).caller?;
+                &stranger
+            }
+        };
+        let ask = Ask { caller, target: GATEWAY, method: request.method(), route, path: request.path() };
+        let policies = live.policy().map_err(|error| Refusal::PolicyBroken(error.clone()))?;
+        let permit = decide(policies, &ask).map_err(|refusal| Refusal::Policy {
+            refusal,
+            fix: self.explainer.reason(policies, &ask, clock::now()).fix,
+            could_log_in: session.is_none() && token_counts,
+        })?;
+        trace.draft.permitted(&permit);
+        trace.pass(Check::Policy, permit.policies().join(", "));
+        Ok(permit)
     }
 
     /// The internal token that goes on in place of the access token.
@@ -231,7 +264,7 @@ impl Pipeline {
         self.throttle.login(client, clock::now())?;
         trace.pass(Check::Route, "login");
         trace.pass(Check::Token, "not asked for");
-        let permit = decide_for(request, LOGIN_PATH, None, false, &*self.live()?, trace)?;
+        let permit = self.decide(request, LOGIN_PATH, None, false, &*self.live()?, trace)?;
         let fault = BodyFault::default();
         let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
@@ -331,37 +364,6 @@ fn read(head: &Parts, arrival: &Arrival) -> Result<CanonicalRequest, Refusal> {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Refusal::Expectation),
         _ => Ok(request),
     }
-}
-
-/// The coarse rule. The service behind has a finer one of its own; neither relies on the other.
-///
-/// `token_counts`: would an access token have been looked at? Then a stranger is told to log in.
-fn decide_for(
-    request: &CanonicalRequest,
-    route: &str,
-    session: Option<&Session>,
-    token_counts: bool,
-    live: &Live,
-    trace: &mut Trace,
-) -> Result<Permit, Refusal> {
-    let stranger;
-    let caller: &Caller = match session {
-        Some(session) => &session.caller,
-        None => {
-            stranger = authenticate(&Evidence::default(), live.tokens(), clock::now()).caller?;
-            &stranger
-        }
-    };
-    let ask = Ask { caller, target: GATEWAY, method: request.method(), route, path: request.path() };
-    let policies = live.policy().map_err(|error| Refusal::PolicyBroken(error.clone()))?;
-    let permit = decide(policies, &ask).map_err(|refusal| Refusal::Policy {
-        refusal,
-        fix: explain(policies, &ask).fix,
-        could_log_in: session.is_none() && token_counts,
-    })?;
-    trace.draft.permitted(&permit);
-    trace.pass(Check::Policy, permit.policies().join(", "));
-    Ok(permit)
 }
 
 fn login_response(body: Bytes) -> Response<EdgeBody> {

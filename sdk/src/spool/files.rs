@@ -4,11 +4,12 @@
 //! newline was being written when the process died: it was never acknowledged, so it is left out.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use countersign_identity::SpiffeId;
@@ -48,12 +49,11 @@ pub(super) struct Batch {
 impl Files {
     pub(super) fn open(directory: PathBuf, limits: SpoolLimits) -> Result<Self, SpoolError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|e| disk(&directory, &e))?;
-        let mut left: Vec<_> = fs::read_dir(&directory)
+        let left: Vec<_> = fs::read_dir(&directory)
             .map_err(|error| disk(&directory, &error))?
             .filter_map(|entry| left_behind(&entry.ok()?.path()))
             .collect();
-        left.sort_by(|a, b| a.0.cmp(&b.0));
-        let files = left.into_iter().map(|(_, file)| file).collect();
+        let files = in_order(left);
         Ok(Self { directory, limits, files, open: None, next_number: 1 })
     }
 
@@ -181,8 +181,23 @@ fn parse_line(writer: &SpiffeId, boot: BootId, line: &[u8]) -> Option<Record> {
     Some(Record { writer: writer.clone(), boot, sequence, bytes: parts.next()?.to_vec(), chain })
 }
 
-/// A file of an earlier start, with what orders it: its age and its number.
-fn left_behind(path: &Path) -> Option<((std::time::SystemTime, String), SpoolFile)> {
+/// Starts by their age, and the files of one start by their number alone: a clock that was set back meanwhile
+/// would reverse them, and what reaches the authority behind a gap in the numbers is lost.
+fn in_order(left: Vec<(SystemTime, String, SpoolFile)>) -> VecDeque<SpoolFile> {
+    let mut starts: BTreeMap<BootId, Vec<_>> = BTreeMap::new();
+    for (modified, number, file) in left {
+        starts.entry(file.boot).or_default().push((number, modified, file));
+    }
+    let mut starts: Vec<_> = starts.into_values().collect();
+    starts.sort_by_key(|files| files.iter().map(|(_, modified, _)| *modified).min());
+    for files in &mut starts {
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+    }
+    starts.into_iter().flatten().map(|(_, _, file)| file).collect()
+}
+
+/// A file of an earlier start, with its age and its number.
+fn left_behind(path: &Path) -> Option<(SystemTime, String, SpoolFile)> {
     let name = path.file_name()?.to_str()?.strip_suffix(".spool")?;
     let (boot, number) = name.rsplit_once('-')?;
     let boot: BootId = boot.parse().ok()?;
@@ -191,7 +206,7 @@ fn left_behind(path: &Path) -> Option<((std::time::SystemTime, String), SpoolFil
     let modified = fs::metadata(path).and_then(|data| data.modified()).ok()?;
     let synced = u64::try_from(whole).ok()?;
     let file = SpoolFile { path: path.to_owned(), boot, synced, shipped: 0 };
-    Some(((modified, number.to_owned()), file))
+    Some((modified, number.to_owned(), file))
 }
 
 fn disk(path: &Path, error: &std::io::Error) -> SpoolError {

@@ -168,6 +168,28 @@ async fn what_a_dead_process_left_behind_is_shipped_by_its_successor() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_does_not_reverse_what_a_dead_process_left() {
+    let directory = countersign_testkit::temp_dir();
+    let limits = SpoolLimits { file_bytes_max: 1, ..SpoolLimits::default() };
+    let died = open(directory.path(), limits);
+    for n in 0..4 {
+        died.record_durably(event(n)).await.unwrap();
+    }
+    drop(died);
+    let mut files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 4);
+    for (hours, file) in files.iter().rev().enumerate() {
+        let at = std::time::UNIX_EPOCH + Duration::from_hours(1 + hours as u64);
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(at).unwrap();
+    }
+    let taker = Taker::default();
+    taker.take_all(&open(directory.path(), limits)).await;
+    let sequences: Vec<_> = taker.records().iter().map(|record| record.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
 async fn records_wait_for_an_authority_that_is_away_and_then_come_once_and_in_order() {
     let directory = countersign_testkit::temp_dir();
     let limits = SpoolLimits { file_bytes_max: 600, ..SpoolLimits::default() };

@@ -1,8 +1,10 @@
 //! The only place of the SDK that reads a clock.
 //!
-//! Everything below takes the time as an argument. Time here never runs backwards within a process:
-//! a clock that steps back would make expired credentials valid again, so after such a step the
-//! monotonic clock, counted on from the start of the process, is used until real time has caught up.
+//! Everything below takes the time as an argument. Time here is never less than what has passed since the
+//! process started: a clock that is set back would make expired credentials valid again, so after such a
+//! step the monotonic clock, counted on from the start of the process, is used until real time has caught
+//! up. A step forward is believed as long as it lasts, and may be taken back: holding on to it would leave
+//! a process in a wrong future, where nothing is valid, until somebody starts it again.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one clock reading that the bans leave room for")]
 

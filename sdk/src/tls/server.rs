@@ -244,7 +244,7 @@ impl ClientCertVerifier for ClientJudge {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        // Time comes from the one clock of the SDK, which never runs backwards.
+        // Time comes from the one clock of the SDK, which setting the machine's back does not deceive.
         _now: TlsTime,
     ) -> Result<ClientCertVerified, TlsError> {
         let chain = owned(end_entity, intermediates);

@@ -72,6 +72,8 @@ fn background_error(log: &Path, begin: u64, code: Option<i32>) -> CliError {
     let text = String::from_utf8_lossy(bytes.get(begin..).unwrap_or_default());
     let words = text.rsplit_once("error: ").map_or(text.as_ref(), |(_, words)| words).trim();
     match code {
+        // It found another one ready, which then ended before this process could look at it.
+        Some(0) => CliError::failed("the deployment ended just now", "somebody ended it", "try again"),
         Some(2) => CliError::usage(words, "", ""),
         _ => CliError::failed(words, "", format!("read {}", log.display())),
     }

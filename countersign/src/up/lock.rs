@@ -23,7 +23,8 @@ pub struct Lock {
 pub enum Holder {
     /// Nobody.
     Nobody,
-    /// The process of this id, be it ready, starting or stopping.
+    /// The process of this id, be it ready, starting or stopping. For an instant after a start it may be the id of
+    /// the process before: one that is to be ended is asked for twice.
     Process(u32),
     /// A process that has not written its id yet: ask again in a moment.
     Unnamed,
@@ -34,7 +35,8 @@ impl Lock {
     pub fn try_take(state_dir: &Path) -> Result<Option<Self>, CliError> {
         let path = path_of(state_dir);
         let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let Some(mut file) = try_lock(open.map_err(|e| cannot_open(&path, &e))?, &path)? else {
+        let file = open.map_err(|e| cannot_open(&path, &e))?;
+        let Some(mut file) = try_lock(file, FlockArg::LockExclusiveNonblock, &path)? else {
             return Ok(None);
         };
         file.set_len(0)
@@ -53,11 +55,11 @@ impl Lock {
         };
         let mut text = String::new();
         (&mut file).take(PID_BYTES_MAX).read_to_string(&mut text).map_err(|e| cannot_open(&path, &e))?;
-        Ok(match (try_lock(file, &path)?, text.trim().parse()) {
-            (Some(_), _) => Holder::Nobody,
-            (None, Ok(pid)) => Holder::Process(pid),
-            (None, Err(_)) => Holder::Unnamed,
-        })
+        // Shared, so that two who ask at once do not take each other for the holder.
+        let free = try_lock(file, FlockArg::LockSharedNonblock, &path)?.is_some();
+        // 0 would be whoever asks, and all of its process group.
+        let pid = text.trim().parse().ok().filter(|pid| *pid > 0);
+        Ok(if free { Holder::Nobody } else { pid.map_or(Holder::Unnamed, Holder::Process) })
     }
 }
 
@@ -68,8 +70,8 @@ fn path_of(state_dir: &Path) -> PathBuf {
     state_dir.join(NAME)
 }
 
-fn try_lock(file: File, path: &Path) -> Result<Option<Flock<File>>, CliError> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+fn try_lock(file: File, how: FlockArg, path: &Path) -> Result<Option<Flock<File>>, CliError> {
+    match Flock::lock(file, how) {
         Ok(file) => Ok(Some(file)),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, e)) => Err(CliError::usage(
@@ -81,11 +83,7 @@ fn try_lock(file: File, path: &Path) -> Result<Option<Flock<File>>, CliError> {
 }
 
 fn cannot_open(path: &Path, why: &std::io::Error) -> CliError {
-    CliError::usage(
-        format!("cannot open {}", path.display()),
-        why,
-        "choose a state directory that you own",
-    )
+    CliError::usage(format!("cannot open {}", path.display()), why, "choose a state directory that you own")
 }
 
 #[cfg(test)]
@@ -108,8 +106,10 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let held = Lock::try_take(dir.path()).unwrap();
         assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Process(std::process::id()));
-        std::fs::write(dir.path().join(NAME), "").unwrap();
-        assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Unnamed);
+        for text in ["", "0", "-1", "ads"] {
+            std::fs::write(dir.path().join(NAME), text).unwrap();
+            assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Unnamed);
+        }
         drop(held);
         assert_eq!(Lock::holder(dir.path()).unwrap(), Holder::Nobody);
     }

@@ -30,7 +30,7 @@ pub use layout::SERVICES;
 pub use ready::{Ready, write_private};
 
 use layout::Layout;
-use lock::Lock;
+use lock::{Holder, Lock};
 
 /// How long a starting deployment may take, and one that another `up` is starting.
 const START: Duration = Duration::from_secs(90);
@@ -88,11 +88,18 @@ pub async fn up(state_dir: &Path, args: UpArgs) -> Result<(), CliError> {
     if args.in_background {
         let _ = nix::unistd::setsid();
     }
-    let Some(_lock) = Lock::try_take(&layout.state_dir)? else {
-        let ready = wait_for_other(&layout.state_dir).await?;
-        return announce(&ready, &args, true);
+    let _lock = match lock_or_other(&layout.state_dir).await? {
+        Turn::Ours(lock) => lock,
+        Turn::Other(ready) => return announce(&ready, &args, true),
     };
     Ready::forget(&layout.state_dir);
+    if args.ephemeral && layout.config_file().exists() {
+        return Err(CliError::usage(
+            format!("{} holds a deployment already", layout.state_dir.display()),
+            "--ephemeral removes all state at the end",
+            "leave --ephemeral out, or name a new directory with --state-dir",
+        ));
+    }
     let result = supervise(&layout, &args).await;
     Ready::forget(&layout.state_dir);
     if args.ephemeral {
@@ -106,14 +113,17 @@ async fn supervise(layout: &Layout, args: &UpArgs) -> Result<(), CliError> {
     let config = layout.prepare(args.trust_domain.as_ref())?;
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
+    let mut orders = StopOrders::listen();
     let outcome = tokio::select! {
         outcome = start::start_all(layout, &config, &tracker, &stop) => outcome,
-        () = asked_to_stop() => Err(CliError::failed("stopped while starting", "", "")),
+        () = orders.next() => Err(CliError::failed("stopped while starting", "", "")),
     };
     let outcome = match outcome {
-        Ok(()) => run_until_stopped(layout, &config, args, started).await,
+        Ok(()) => run_until_stopped(layout, &config, args, started, orders).await,
         Err(e) => Err(e),
     };
+    // From here on this is no deployment that another `up` could point at.
+    Ready::forget(&layout.state_dir);
     stop.cancel();
     tracker.close();
     tracker.wait().await;
@@ -125,11 +135,12 @@ async fn run_until_stopped(
     config: &Config,
     args: &UpArgs,
     started: Instant,
+    mut orders: StopOrders,
 ) -> Result<(), CliError> {
     let ready = ready_line(layout, config, started.elapsed())?;
     ready.write(&layout.state_dir)?;
     announce(&ready, args, false)?;
-    asked_to_stop().await;
+    orders.next().await;
     Ok(())
 }
 
@@ -189,52 +200,68 @@ fn announce(ready: &Ready, args: &UpArgs, already: bool) -> Result<(), CliError>
     Ok(())
 }
 
-/// Another `up` holds the lock: its line is ours, as soon as it is ready.
-async fn wait_for_other(state_dir: &Path) -> Result<Ready, CliError> {
+/// Whose turn it is on a state directory.
+#[derive(Debug)]
+enum Turn {
+    Ours(Lock),
+    /// Another `up` runs it.
+    Other(Box<Ready>),
+}
+
+/// Waits until another `up` that starts is ready, or one that ends has let go.
+async fn lock_or_other(state_dir: &Path) -> Result<Turn, CliError> {
     let deadline = Instant::now() + START;
     loop {
-        if let Ok(ready) = Ready::read(state_dir) {
-            return Ok(ready);
+        if let Some(lock) = Lock::try_take(state_dir)? {
+            return Ok(Turn::Ours(lock));
+        }
+        if let Ok(ready) = Ready::read(state_dir)
+            && Lock::holder(state_dir)? == Holder::Process(ready.pid)
+        {
+            return Ok(Turn::Other(Box::new(ready)));
         }
         if Instant::now() > deadline {
             let what = format!("another `up` on {} does not become ready", state_dir.display());
-            return Err(CliError::failed(what, "", "read logs/up.log in the state directory"));
+            return Err(CliError::failed(what, "", "read up.log in the state directory"));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// Ctrl-C, SIGTERM, or the terminal going away.
-async fn asked_to_stop() {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let mut waits = Vec::new();
-    for kind in kinds {
-        if let Ok(mut stream) = signal(kind) {
-            waits.push(Box::pin(async move {
-                stream.recv().await;
-            }));
-        }
+/// Ctrl-C, SIGTERM, or the terminal going away: heard from the moment this is made.
+#[derive(Debug)]
+struct StopOrders(Vec<tokio::signal::unix::Signal>);
+
+impl StopOrders {
+    fn listen() -> Self {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
     }
-    futures::future::select_all(waits).await;
+
+    async fn next(&mut self) {
+        let waits = self.0.iter_mut().map(|stream| Box::pin(stream.recv()));
+        futures::future::select_all(waits).await;
+    }
 }
 
 /// Runs `down`.
 ///
 /// # Errors
-/// Exit 1 where the supervisor does not end, 2 where the state cannot be removed.
+/// Exit 1 where the supervisor does not end, 2 where there is no deployment or its state cannot be removed.
 pub async fn down(state_dir: &Path, args: DownArgs) -> Result<(), CliError> {
     if !state_dir.exists() {
         output::line(format!("nothing is there: {}", state_dir.display()));
         return Ok(());
     }
-    let layout = Layout::open(state_dir)?;
-    let was_running = match Ready::read(&layout.state_dir) {
-        Ok(ready) if Lock::try_take(&layout.state_dir)?.is_none() => {
-            end(&layout, ready.pid).await?;
-            true
-        }
-        _ => false,
-    };
+    let layout = Layout::existing(state_dir)?;
+    if !layout.is_deployment() {
+        return Err(CliError::usage(
+            format!("{} is no deployment", state_dir.display()),
+            "`up` never ran there",
+            "name the right one with --state-dir",
+        ));
+    }
+    let was_running = end(&layout.state_dir).await?;
     Ready::forget(&layout.state_dir);
     if args.purge {
         remove_all(&layout.state_dir)?;
@@ -248,32 +275,48 @@ pub async fn down(state_dir: &Path, args: DownArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn end(layout: &Layout, pid: u32) -> Result<(), CliError> {
-    let raw = i32::try_from(pid)
-        .map_err(|e| CliError::failed("up.json holds no process id", e, "end it by hand"))?;
-    kill(Pid::from_raw(raw), Signal::SIGTERM).map_err(|e| {
-        CliError::failed(format!("the supervisor (pid {pid}) cannot be ended"), e, "end it by hand")
-    })?;
+/// Ends the supervisor, be it ready or starting, and tells whether there was one. Another `up` may take its place
+/// at once: that one is not meant.
+async fn end(state_dir: &Path) -> Result<bool, CliError> {
     let deadline = Instant::now() + END;
-    while Lock::try_take(&layout.state_dir)?.is_none() {
+    let (mut seen, mut told) = (None, None);
+    loop {
+        let holder = Lock::holder(state_dir)?;
+        match (holder, told) {
+            (Holder::Nobody, _) => return Ok(told.is_some()),
+            (Holder::Process(pid), Some(told)) if pid != told => return Ok(true),
+            (Holder::Process(pid), None) if seen == Some(holder) => {
+                terminate(pid)?;
+                told = Some(pid);
+            }
+            _ => seen = Some(holder),
+        }
         if Instant::now() > deadline {
+            let who = told.map_or_else(|| "supervisor".to_owned(), |pid| format!("supervisor (pid {pid})"));
             return Err(CliError::failed(
-                format!("the supervisor (pid {pid}) does not end"),
+                format!("the {who} does not end"),
                 "",
                 "kill it; no child outlives it",
             ));
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(())
 }
 
+fn terminate(pid: u32) -> Result<(), CliError> {
+    let raw = i32::try_from(pid)
+        .map_err(|e| CliError::failed("up.lock holds no process id", e, "end it by hand"))?;
+    match kill(Pid::from_raw(raw), Signal::SIGTERM) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(e) => {
+            Err(CliError::failed(format!("the supervisor (pid {pid}) cannot be ended"), e, "end it by hand"))
+        }
+    }
+}
+
+/// Removes a deployment: that it is one, `up` made sure when it began.
 fn remove_all(state_dir: &Path) -> Result<(), CliError> {
     let failed = |e: std::io::Error| CliError::usage(format!("cannot remove {}", state_dir.display()), e, "");
-    // Only what `up` made is removed: a wrong --state-dir must not cost somebody their files.
-    if !state_dir.join("countersign.toml").exists() {
-        return Ok(());
-    }
     if let Ok(key) = layout::master_key_path(state_dir) {
         let _ = std::fs::remove_file(key);
     }

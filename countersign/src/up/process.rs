@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::process::{Child, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
@@ -99,6 +99,7 @@ impl Running {
     pub async fn keep(mut self, stop: CancellationToken) {
         let mut pause = RESTART_FIRST;
         loop {
+            let started = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return self.end().await,
                 status = self.child.wait() => {
@@ -109,19 +110,26 @@ impl Running {
                     }
                 }
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+            // A process that ran well for long ended for a new reason.
+            if started.elapsed() > RESTART_LONGEST {
+                pause = RESTART_FIRST;
             }
-            pause = (pause * 2).min(RESTART_LONGEST);
-            match self.process.spawn() {
-                Ok(mut child) => {
-                    self.pipe = child.stdin.take();
-                    self.child = child;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
                 }
-                Err(e) => {
-                    tracing::error!(process = %self.process.name, error = %e, "process cannot be started again");
-                    return;
+                pause = (pause * 2).min(RESTART_LONGEST);
+                match self.process.spawn() {
+                    Ok(mut child) => {
+                        self.pipe = child.stdin.take();
+                        self.child = child;
+                        break;
+                    }
+                    // A full disk or process table passes.
+                    Err(e) => {
+                        tracing::error!(process = %self.process.name, error = %e, "process cannot be started yet");
+                    }
                 }
             }
         }

@@ -145,8 +145,8 @@ pub async fn service(at: &At, command: ServiceCommand) -> Result<(), CliError> {
             output::line(format!("  launch by  uid {}", join(&detail.launch_by)));
             output::line(format!("  since      {}", output::moment(detail.created_at)));
             for c in detail.certificates {
-                let state = if c.revoked_at.is_some() { "revoked" } else { "until" };
-                output::line(format!("  key        {}  {state} {}", c.serial, output::moment(c.not_after)));
+                let (state, at) = c.revoked_at.map_or(("until", c.not_after), |at| ("revoked", at));
+                output::line(format!("  key        {}  {state} {}", c.serial, output::moment(at)));
             }
             Ok(())
         }
@@ -185,7 +185,7 @@ pub async fn check(at: &At) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::failed(
-        format!("{failed} check{} do not hold", if failed == 1 { "" } else { "s" }),
+        format!("{failed} {} not hold", if failed == 1 { "check does" } else { "checks do" }),
         "",
         "see above",
     ))

@@ -126,6 +126,8 @@ CREATE TABLE token_keys (
     kid          TEXT   NOT NULL,
     jwk          TEXT   NOT NULL,
     published_at BIGINT NOT NULL,
+    -- Null while it counts. A withdrawn key stays, so that it can never be published again.
+    withdrawn_at BIGINT,
     PRIMARY KEY (trust_domain, kid)
 );
 CREATE INDEX token_keys_by_owner ON token_keys (trust_domain, owner, published_at);

@@ -29,14 +29,14 @@ impl Db {
     /// key again renews its moment.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when the key belongs to another owner; those of [`Db::append`]; any of the
+    /// [`StoreError::Conflict`] when the key belongs to another owner or was withdrawn; those of [`Db::append`]; any of the
     /// database's.
     pub async fn publish_token_key(&self, key: &TokenKey, records: &[Record]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
             "INSERT INTO token_keys (trust_domain, owner, kid, jwk, published_at) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (trust_domain, kid) DO UPDATE SET published_at = excluded.published_at \
-             WHERE token_keys.owner = excluded.owner",
+             WHERE token_keys.owner = excluded.owner AND token_keys.withdrawn_at IS NULL",
         )
         .bind(self.domain())
         .bind(key.owner.as_str())
@@ -46,11 +46,11 @@ impl Db {
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
-            return Err(StoreError::Conflict { what: "this token key, of another owner," });
+            return Err(StoreError::Conflict { what: "this token key, withdrawn or of another owner," });
         }
         sqlx::query(
-            "DELETE FROM token_keys WHERE trust_domain = $1 AND owner = $2 AND kid NOT IN \
-             (SELECT kid FROM token_keys WHERE trust_domain = $1 AND owner = $2 \
+            "DELETE FROM token_keys WHERE trust_domain = $1 AND owner = $2 AND withdrawn_at IS NULL AND kid NOT IN \
+             (SELECT kid FROM token_keys WHERE trust_domain = $1 AND owner = $2 AND withdrawn_at IS NULL \
               ORDER BY published_at DESC, kid LIMIT $3)",
         )
         .bind(self.domain())
@@ -62,15 +62,36 @@ impl Db {
         Ok(tx.commit().await?)
     }
 
-    /// All keys by owner, newest first, [`ROWS_MAX`] at most.
+    /// Takes back all keys of an owner whose identity was revoked, for ever.
     ///
     /// # Errors
     /// Any of the database's.
-    pub async fn token_keys(&self) -> Result<Vec<TokenKey>, StoreError> {
+    pub async fn withdraw_token_keys(&self, owner: &SpiffeId, now: UnixTime) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE token_keys SET withdrawn_at = $1 WHERE trust_domain = $2 AND owner = $3 AND withdrawn_at IS NULL",
+        )
+        .bind(now.millis())
+        .bind(self.domain())
+        .bind(owner.as_str())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Keys that count: neither withdrawn nor last published before `since`. By owner, newest first, [`ROWS_MAX`]
+    /// at most.
+    ///
+    /// # Errors
+    /// Any of the database's.
+    pub async fn token_keys(&self, since: UnixTime) -> Result<Vec<TokenKey>, StoreError> {
         let rows = sqlx::query(
-            "SELECT * FROM token_keys WHERE trust_domain = $1 ORDER BY owner, published_at DESC, kid LIMIT $2",
+            "SELECT * FROM token_keys WHERE trust_domain = $1 AND withdrawn_at IS NULL AND published_at >= $2 \
+             ORDER BY owner, published_at DESC, kid LIMIT $3",
         )
         .bind(self.domain())
+        .bind(since.millis())
         .bind(i64::from(ROWS_MAX))
         .fetch_all(self.reader())
         .await?;

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_identity::UnixTime;
+use countersign_identity::{IdKind, UnixTime};
 use countersign_ledger::Event;
 use countersign_pki::{
+    Crl,
     issue::Issuer,
     revocation::{CRL_LIFE_MAX, MakeCrlError, RevocationReason, RevokedEntry, make_crl},
 };
@@ -61,6 +62,12 @@ pub(crate) async fn revoke(
         revoked_by: by.to_owned(),
     });
     let serials: Vec<String> = live.iter().map(|certificate| certificate.serial.clone()).collect();
+    // A revoked gateway's tokens must not outlive it: whoever holds its key could speak for every user.
+    for gateway in
+        live.iter().filter_map(|c| c.spiffe_id.as_ref()).filter(|id| matches!(id.kind(), IdKind::Gateway(_)))
+    {
+        authority.db.withdraw_token_keys(gateway, clock::now()).await?;
+    }
     let revocation = Revocation { at: clock::now(), by: by.to_owned(), reason };
     let revoked = authority
         .journal
@@ -88,6 +95,21 @@ pub(crate) async fn publish_crls(authority: &Arc<Authority>) -> Result<u64, Revo
 pub(crate) async fn announce(authority: &Arc<Authority>, issuer: &Arc<Issuer>) -> Result<(), RevokeError> {
     publish_crl(authority, issuer).await?;
     Ok(snapshot::publish(authority, snapshot::Occasion::Change).await?)
+}
+
+/// Is something revoked that the newest list does not name? Then it was never published: the process ended, or the
+/// database failed, between the two.
+pub(crate) async fn is_incomplete(
+    authority: &Authority,
+    list: &StoredCrl,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    let Ok(published) = Crl::read(&list.der) else { return Ok(true) };
+    let revoked = authority.db.revoked(&list.issuer, now).await?;
+    let is_named = |certificate: &Certificate| {
+        bytes_of_hex(&certificate.serial).is_some_and(|s| published.is_revoked(&s))
+    };
+    Ok(!revoked.iter().all(is_named))
 }
 
 async fn publish_crl(authority: &Arc<Authority>, issuer: &Arc<Issuer>) -> Result<u64, RevokeError> {

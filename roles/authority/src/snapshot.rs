@@ -24,6 +24,8 @@ use crate::state::Authority;
 
 /// How long a snapshot is fresh. As long as a workload's certificate: with the authority down, both end together.
 const FRESH: Duration = Duration::from_secs(3600);
+/// A gateway publishes its key again three times in this span; one that does not is gone, and so is its key.
+const TOKEN_KEY_LIFE: Duration = Duration::from_secs(3600);
 
 /// Why there is a new snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,10 +63,12 @@ pub(crate) enum PublishError {
 pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result<(), PublishError> {
     let _one_at_a_time = authority.publishing.lock().await;
     let now = clock::now();
+    // First the number, then what it stands for: a greater number of another authority never knows less.
+    let sequence = authority.db.next_snapshot_sequence().await?;
     let crls = authority.db.crls().await?;
     authority.trust.set_bundles(bundle_set(authority, &crls)?);
     let head = sign_head(authority, now).await?;
-    let snapshot = collect(authority, crls, head, now).await?;
+    let snapshot = collect(authority, sequence, crls, head, now).await?;
     let signed = countersign_sdk::snapshot::sign(&snapshot, authority.keys.load().snapshot.current())?;
     tracing::debug!(sequence = snapshot.sequence, ?occasion, "snapshot published");
     authority.snapshots.send_replace(Some(Arc::new(signed)));
@@ -108,18 +112,19 @@ pub(crate) fn head_on_the_wire(head: SignedHead) -> LedgerHead {
 
 async fn collect(
     authority: &Authority,
+    sequence: u64,
     crls: Vec<StoredCrl>,
     head: SignedHead,
     now: UnixTime,
 ) -> Result<Snapshot, PublishError> {
     let keys = authority.keys.load_full();
-    let token_keys = authority.db.token_keys().await?;
+    let token_keys = authority.db.token_keys(now.saturating_sub(TOKEN_KEY_LIFE)).await?;
     let policies = authority.db.policies().await?;
     Ok(Snapshot {
         format: FORMAT,
         trust_domain: authority.trust_domain.clone(),
         epoch: authority.epoch.clone(),
-        sequence: authority.db.next_snapshot_sequence().await?,
+        sequence,
         issued_at: now,
         valid_until: now.saturating_add(FRESH),
         critical: Vec::new(),

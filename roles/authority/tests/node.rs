@@ -293,5 +293,23 @@ async fn only_a_gateway_publishes_token_keys_and_everybody_hears_of_them() {
     let snapshot = countersign_wire::snapshot::Snapshot::parse(&signed.payload).unwrap();
     assert_eq!(snapshot.internal_token_keys[0].owner.as_str(), edge);
     assert_eq!(authority.events("token_key_published").await.len(), 1);
+
+    let revoke = serde_json::json!({ "service": "gateway", "reason": "keyCompromise" });
+    let certificate = NodeIssueRequest {
+        spiffe_id: edge.to_owned(),
+        csr: csr::make(&new_key(), None).unwrap(),
+        attestation: String::new(),
+    };
+    agent.issue(certificate).await.unwrap();
+    authority.post("/api/v1/certificates/revoke", revoke).await;
+    let mut keys = 1;
+    while keys > 0 {
+        let signed = snapshots.message().await.unwrap().unwrap();
+        keys =
+            countersign_wire::snapshot::Snapshot::parse(&signed.payload).unwrap().internal_token_keys.len();
+    }
+    let again = agent.publish_token_key(ask(edge, key.public_key().to_jwk())).await;
+    assert!(again.is_err(), "what a revoked gateway signed with must not come back");
+    agent.publish_token_key(ask(edge, new_key().public_key().to_jwk())).await.unwrap();
     authority.stop().await;
 }

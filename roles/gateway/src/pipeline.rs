@@ -286,11 +286,14 @@ impl Pipeline {
     /// Makes the key of the internal tokens known, and again whenever a snapshot has lost it.
     pub(crate) async fn publish_key(&self, shutdown: CancellationToken) {
         let mut changes = self.workload.live_cell().subscribe();
+        let mut renewed = tokio::time::Instant::now();
         loop {
             let published = self.key_is_published();
-            if !published && let Err(error) = self.workload.publish_token_key(self.tokens.public_key()).await
-            {
-                tracing::warn!(%error, "the key for internal tokens is not published yet");
+            if !published || renewed.elapsed() >= RENEW_KEY_EVERY {
+                match self.workload.publish_token_key(self.tokens.public_key()).await {
+                    Ok(()) => renewed = tokio::time::Instant::now(),
+                    Err(error) => tracing::warn!(%error, "the key for internal tokens is not published yet"),
+                }
             }
             let pause = if published { PUBLISHED_PAUSE } else { UNPUBLISHED_PAUSE };
             tokio::select! {
@@ -381,3 +384,5 @@ const AUTHORITY: &str = "authority";
 const LOGIN_PATH: &str = "/login";
 const UNPUBLISHED_PAUSE: Duration = Duration::from_millis(500);
 const PUBLISHED_PAUSE: Duration = Duration::from_secs(60);
+/// The authority forgets a key that its gateway does not publish again: well before that, it is.
+const RENEW_KEY_EVERY: Duration = Duration::from_secs(1200);

@@ -123,13 +123,12 @@ impl Db {
         Ok(events)
     }
 
-    /// The event of a decision.
+    /// The event of a decision: the first that has its id, so that no later record can speak in its place.
     ///
     /// # Errors
     /// Any of the database's.
     pub async fn decision(&self, id: &str) -> Result<Option<StoredRecord>, StoreError> {
-        let query =
-            LedgerQuery { decision: Some(id.to_owned()), newest: true, limit: 1, ..LedgerQuery::default() };
+        let query = LedgerQuery { decision: Some(id.to_owned()), limit: 1, ..LedgerQuery::default() };
         Ok(self.events(&query).await?.pop())
     }
 

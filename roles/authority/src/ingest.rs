@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_identity::SpiffeId;
+use countersign_identity::{IdKind, SpiffeId};
 use countersign_ledger::{BootId, Digest, Event, Record, WriterVerifier, chain::RecordError};
 use countersign_sdk::clock;
 use countersign_store::{
@@ -57,6 +57,14 @@ pub(crate) enum IngestError {
         /// What is wrong.
         problem: RecordError,
     },
+    /// A record tells of what its writer has no part in.
+    #[error("record {sequence} of {writer} tells of what only others can know")]
+    NotTheirs {
+        /// Who wrote it.
+        writer: String,
+        /// Its place.
+        sequence: u64,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,7 +77,7 @@ impl IngestError {
             Self::TooMany { .. } => Code::BodyTooLarge,
             Self::ForeignWriter { .. } => Code::EntryUnknown,
             Self::Unreadable { .. } => Code::BodyMalformed,
-            Self::Broken { .. } => Code::LedgerBroken,
+            Self::Broken { .. } | Self::NotTheirs { .. } => Code::LedgerBroken,
             Self::Store(_) => Code::EvidenceUnwritable,
         }
     }
@@ -160,6 +168,13 @@ async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, Ing
         if record.sequence <= verifier.sequence() {
             continue;
         }
+        if !is_theirs(&record) {
+            part.store(authority).await?;
+            let error =
+                IngestError::NotTheirs { writer: record.writer.to_string(), sequence: record.sequence };
+            authority.journal.note(Event::LedgerAlarm { finding: error.to_string() });
+            return Err(error);
+        }
         let expected = verifier.sequence().saturating_add(1);
         if record.sequence > expected {
             // One gap to a transaction: what is missing is told directly before what follows it.
@@ -180,6 +195,32 @@ async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, Ing
     }
     part.store(authority).await?;
     Ok(verifier.sequence())
+}
+
+/// Does the record tell of its writer's own doings? A compromised service may lie about itself, and about nobody
+/// else: certificates, logins and administration are told by us alone, a decision by who was called. An event of
+/// a newer release is taken by its hashes.
+fn is_theirs(record: &Record) -> bool {
+    let Ok(entry) = record.entry() else { return true };
+    let kind = record.writer.kind();
+    match &entry.event {
+        Event::WriterStarted { .. }
+        | Event::RevocationReceived { .. }
+        | Event::Refusals { .. }
+        | Event::Dropped { .. }
+        | Event::ClockSteppedBack { .. } => true,
+        Event::LedgerAlarm { .. } => matches!(kind, IdKind::Agent(_)),
+        Event::TokenMinted { .. } => matches!(kind, IdKind::Gateway(_)),
+        Event::Decision(decision) => {
+            decision.target == record.writer.as_str()
+                || match kind {
+                    IdKind::Service(name) => decision.target == name,
+                    IdKind::Gateway(_) => decision.target == "gateway",
+                    _ => false,
+                }
+        }
+        _ => false,
+    }
 }
 
 fn broken(record: &Record, problem: RecordError) -> IngestError {
@@ -266,6 +307,7 @@ mod tests {
                 IngestError::Broken { writer: writer(), sequence: 1, problem: RecordError::BrokenChain },
                 Code::LedgerBroken,
             ),
+            (IngestError::NotTheirs { writer: writer(), sequence: 1 }, Code::LedgerBroken),
             (IngestError::Store(StoreError::Busy), Code::EvidenceUnwritable),
         ] {
             assert_eq!(error.code(), code, "{error}");

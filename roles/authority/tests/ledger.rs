@@ -184,6 +184,39 @@ async fn a_decision_made_elsewhere_is_explained_here() {
 }
 
 #[tokio::test]
+async fn a_service_tells_of_nothing_but_itself_and_cannot_speak_in_the_place_of_a_decision() {
+    let place = Place::new();
+    let authority = place.start().await;
+    let mut agent = authority.agent("local").await;
+    report(&mut agent, on_the_wire(&write(&mut writer(ads()), 2))).await.unwrap();
+
+    let Event::Decision(mut forged) = denial(1) else { unreachable!() };
+    forged.verdict = Verdict::Allow;
+    let mut later = Writer::start(ads(), BootId::from_random([8; 16]));
+    let record = later.append(&Event::Decision(forged.clone()), clock::now()).unwrap();
+    report(&mut agent, on_the_wire(&[record])).await.unwrap();
+    let id = DecisionId::from_random([1; 10]);
+    assert_eq!(authority.get(&format!("/api/v1/decisions/{id}")).await["verdict"], "deny");
+
+    forged.target = "users".to_owned();
+    let user = "u".to_owned();
+    for (boot, event) in [
+        (20, Event::Decision(forged)),
+        (21, Event::UserAdded { user: user.clone(), roles: Vec::new(), added_by: "uid:0".to_owned() }),
+        (22, Event::LedgerAlarm { finding: "boo".to_owned() }),
+        (23, Event::TokenMinted { typ: "x".to_owned(), id: "x".to_owned(), user, expires: clock::now() }),
+    ] {
+        let mut writer = Writer::start(ads(), BootId::from_random([boot; 16]));
+        let record = writer.append(&event, clock::now()).unwrap();
+        let refused = report(&mut agent, on_the_wire(&[record])).await.unwrap_err();
+        assert!(refused.message().contains("CS6009"), "{event:?}: {refused}");
+    }
+    authority.events_at_least("ledger_alarm", 4).await;
+    verify(&authority).await;
+    authority.stop().await;
+}
+
+#[tokio::test]
 async fn calls_are_summed_up_only_for_callees_that_live_on_the_node() {
     let place = Place::new();
     let authority = place.start().await;

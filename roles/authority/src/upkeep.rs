@@ -8,6 +8,7 @@ use countersign_keys::SystemRandom;
 use countersign_ledger::Event;
 use countersign_pki::{issue::Issuer, revocation::CRL_LIFE_MAX};
 use countersign_sdk::clock;
+use countersign_store::StoreError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -129,14 +130,24 @@ impl Keeper {
                 Sealer { trust_domain: &authority.trust_domain, master: &authority.master, rng: &rng };
             keys::next_issuing(&sealer, &authority.keys.load(), now)?
         };
-        authority.db.add_key(&key, now).await?;
-        self.list_of(issuer).await?;
+        let issuer = match authority.db.add_key(&key, now).await {
+            Ok(()) => Arc::new(issuer),
+            // An attempt of before that got no further, or another authority, has made it: that one is announced.
+            Err(StoreError::Conflict { .. }) => {
+                let rows = authority.db.keys().await?;
+                let stored = keys::open(&authority.trust_domain, &authority.master, &rows, now)?;
+                let newest = stored.issuing.last().cloned();
+                newest.ok_or_else(|| AuthorityError::Ca("no issuing CA is valid".to_owned()))?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.list_of(&issuer).await?;
         self.announced = Some(Announced { since: now });
         Ok(())
     }
 
-    async fn list_of(&self, issuer: Issuer) -> Result<(), AuthorityError> {
-        let published = revocations::announce(&self.authority, &Arc::new(issuer)).await;
+    async fn list_of(&self, issuer: &Arc<Issuer>) -> Result<(), AuthorityError> {
+        let published = revocations::announce(&self.authority, issuer).await;
         published.map_err(|error| AuthorityError::Ca(error.to_string()))
     }
 
@@ -156,7 +167,7 @@ impl Keeper {
         }
     }
 
-    async fn tidy(&self, now: UnixTime) -> Result<(), countersign_store::StoreError> {
+    async fn tidy(&self, now: UnixTime) -> Result<(), StoreError> {
         let db = &self.authority.db;
         // What was revoked stays at least until no list has to name it (lesson 54).
         db.tidy_certificates(now, CERTIFICATES_KEPT.max(CRL_LIFE_MAX)).await?;
@@ -164,28 +175,33 @@ impl Keeper {
     }
 }
 
-/// Is a list missing, or old?
-pub(crate) async fn lists_are_due(
-    authority: &Authority,
-    now: UnixTime,
-) -> Result<bool, countersign_store::StoreError> {
+/// Is a list missing, old, or without something that is revoked?
+pub(crate) async fn lists_are_due(authority: &Authority, now: UnixTime) -> Result<bool, StoreError> {
     let crls = authority.db.crls().await?;
-    let keys = authority.keys.load_full();
-    let current = |issuer: &Arc<Issuer>| {
-        crls.iter()
-            .any(|crl| crl.issuer == issuer.serial_hex() && now.since(crl.this_update) < CRL_RENEW_AFTER)
-    };
-    Ok(!keys.issuing.iter().all(current))
+    for issuer in &authority.keys.load_full().issuing {
+        let Some(list) = crls.iter().find(|list| list.issuer == issuer.serial_hex()) else { return Ok(true) };
+        if now.since(list.this_update) >= CRL_RENEW_AFTER
+            || revocations::is_incomplete(authority, list, now).await?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-    use countersign_pki::{Crl, profile::ISSUING_TTL};
+    use countersign_pki::{Crl, profile::ISSUING_TTL, revocation::RevocationReason};
+    use countersign_store::certificates::Revocation;
     use countersign_wire::snapshot::Snapshot;
 
     use super::*;
-    use crate::{serve::testing, state::Authority};
+    use crate::{
+        issuance::{self, Order, Requester},
+        serve::testing,
+        state::Authority,
+    };
 
     fn keeper(authority: &Arc<Authority>) -> Keeper {
         Keeper { authority: Arc::clone(authority), announced: None, rounds: 0, stepped_back: None }
@@ -233,6 +249,44 @@ mod tests {
         assert!(!lists_are_due(&authority, now.saturating_add(CRL_LIFE / 5)).await.unwrap());
         assert!(lists_are_due(&authority, now.saturating_add(CRL_LIFE / 3)).await.unwrap());
         assert!(CRL_RENEW_AFTER + 3 * ROUND < CRL_LIFE);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_that_was_stored_and_not_published_is_published_by_the_next_round() {
+        let (_dir, authority) = testing::authority().await;
+        let mut keeper = keeper(&authority);
+        let key = countersign_keys::KeyPair::generate(&SystemRandom::new()).unwrap();
+        let csr = countersign_pki::csr::make(&key, None).unwrap();
+        let id = countersign_identity::SpiffeId::service(&authority.trust_domain, "ads").unwrap();
+        let order = Order::Workload { id, ttl: authority.svid_ttl };
+        let requester = Requester { name: "uid:0".to_owned(), agent: None, attestation: String::new() };
+        let issued = issuance::issue(&authority, &csr, &order, &requester).await.unwrap();
+        keeper.round().await;
+        let before = lists(&authority);
+        let revocation =
+            Revocation { at: clock::now(), by: "uid:0".to_owned(), reason: RevocationReason::KeyCompromise };
+        let serials = [issued.certificate.serial];
+        authority.db.revoke_and_record(&serials, &revocation, &[]).await.unwrap();
+        keeper.round().await;
+        let after = lists(&authority);
+        assert!(after > before, "{after:?} after {before:?}");
+        keeper.round().await;
+        assert_eq!(lists(&authority), after, "once is enough");
+    }
+
+    #[tokio::test]
+    async fn an_issuing_ca_that_was_made_and_never_announced_is_announced_by_the_next_round() {
+        let (_dir, authority) = testing::authority().await;
+        let mut keeper = keeper(&authority);
+        let late = clock::now().saturating_add(ISSUING_TTL.mul_f32(0.7));
+        keeper.look_after_issuing(late).await.unwrap();
+        // As if the list could not be published.
+        keeper.announced = None;
+        keeper.look_after_issuing(late).await.unwrap();
+        assert!(keeper.announced.is_some());
+        let old = signing(&authority);
+        keeper.look_after_issuing(late.saturating_add(ROUND)).await.unwrap();
+        assert_ne!(signing(&authority), old);
     }
 
     #[tokio::test]

@@ -166,8 +166,12 @@ pub(crate) async fn revoke(
         })?,
     };
     let certificates = named(&authority, &body).await?;
-    let (serials, crl_number) = revocations::revoke(&authority, &certificates, reason, &by)
+    // A caller that hangs up between the two does not keep what is revoked from being published.
+    let revoking =
+        tokio::spawn(async move { revocations::revoke(&authority, &certificates, reason, &by).await });
+    let (serials, crl_number) = revoking
         .await
+        .map_err(|error| ApiError::internal("a revocation was broken off", &error))?
         .map_err(|error| ApiError::internal("a revocation could not be published", &error))?;
     Ok(Json(Revoked { serials, crl_number }))
 }

@@ -89,6 +89,22 @@ impl Db {
         Ok(tx.commit().await?)
     }
 
+    /// Puts a newer hash of the same password in the place of `before`. Whoever set another password meanwhile is
+    /// not overruled: then nothing changes.
+    ///
+    /// # Errors
+    /// Any of the database's.
+    pub async fn renew_password_hash(&self, id: &str, before: &str, renewed: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE users SET password = $4 WHERE trust_domain = $1 AND id = $2 AND password = $3")
+            .bind(self.domain())
+            .bind(id)
+            .bind(before)
+            .bind(renewed)
+            .execute(self.writer())
+            .await?;
+        Ok(())
+    }
+
     /// The account of a canonical name.
     ///
     /// # Errors

@@ -77,6 +77,12 @@ async fn the_answer_is_the_same_for_an_unknown_user_a_wrong_password_and_a_locke
         let names = |headers: &HeaderMap| headers.keys().map(|name| name.to_string()).collect::<Vec<_>>();
         assert_eq!(names(&answer.headers), names(&unknown.headers), "{name:?}");
     }
+    let db = database(&place).await;
+    let alice = db.user_by_name("alice").await.unwrap().unwrap().id;
+    while db.count_attempt(&alice, clock::now()).await.unwrap() < 100 {}
+    db.close().await;
+    let locked = login(&authority, "alice", PASSWORD).await;
+    assert_eq!((locked.status, &locked.body), (unknown.status, &unknown.body));
     let outcomes: Vec<String> = authority
         .events("login")
         .await
@@ -91,7 +97,8 @@ async fn the_answer_is_the_same_for_an_unknown_user_a_wrong_password_and_a_locke
             "wrong_password",
             "unknown_user",
             "wrong_password",
-            "unknown_user"
+            "unknown_user",
+            "locked"
         ]
     );
     authority.stop().await;
@@ -138,6 +145,11 @@ async fn a_thousand_parallel_wrong_logins_are_counted_exactly_and_lock_the_accou
     assert_eq!(authority.events("login").await.last().unwrap()["outcome"], "locked");
     let new = json!({ "password": "an even longer password" });
     authority.post("/api/v1/users/alice/password", new).await;
+    // Read at once: who set it is durable before the answer.
+    let changed = authority.events("password_changed").await;
+    assert_eq!(changed.len(), 1);
+    assert!(changed[0]["changed_by"].as_str().unwrap().starts_with("uid:"), "{changed:?}");
+    assert!(changed[0]["user"].as_str().unwrap().starts_with("p_"), "{changed:?}");
     assert_eq!(login(&authority, "alice", "an even longer password").await.status, 200);
     authority.stop().await;
 }

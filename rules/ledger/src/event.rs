@@ -147,6 +147,13 @@ pub enum Event {
         /// Who did it.
         added_by: String,
     },
+    /// A user got a new password, which also unlocks the account.
+    PasswordChanged {
+        /// Pseudonym.
+        user: String,
+        /// Who did it.
+        changed_by: String,
+    },
     /// Somebody tried to log in.
     Login {
         /// Pseudonym; of an unknown name there is none.

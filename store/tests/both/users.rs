@@ -64,6 +64,17 @@ both! {
         assert_eq!((alice.password.as_str(), alice.attempts, alice.changed_at), ("$argon2id$new", 0, later(5)));
     }
 
+    async fn a_hash_that_is_renewed_late_does_not_bring_an_old_password_back(ground: &Ground) {
+        ground.db.add_user(&user("alice"), &[], NOW).await.unwrap();
+        let before = ground.db.user("u_alice").await.unwrap().unwrap().password;
+        ground.db.renew_password_hash("u_alice", &before, "$argon2id$renewed").await.unwrap();
+        let hash = async || ground.db.user("u_alice").await.unwrap().unwrap().password;
+        assert_eq!(hash().await, "$argon2id$renewed");
+        ground.db.set_password("u_alice", "$argon2id$new", &[ground.record()], later(5)).await.unwrap();
+        ground.db.renew_password_hash("u_alice", "$argon2id$renewed", "$argon2id$late").await.unwrap();
+        assert_eq!(hash().await, "$argon2id$new");
+    }
+
     async fn an_unknown_account_counts_nothing(ground: &Ground) {
         let missing = StoreError::Missing { what: "user" };
         assert_eq!(ground.db.count_attempt("u_none", NOW).await, Err(missing.clone()));

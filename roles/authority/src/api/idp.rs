@@ -189,7 +189,7 @@ async fn refresh_hash(authority: &Authority, user: &Stored, typed: &SecretText) 
     let Ok(password) = Password::read(typed.expose()) else { return };
     match hash(authority, password).await {
         Ok(phc) => {
-            if let Err(error) = authority.db.set_password(&user.id, &phc, &[], clock::now()).await {
+            if let Err(error) = authority.db.renew_password_hash(&user.id, &user.password, &phc).await {
                 tracing::warn!(%error, "a password hash could not be renewed");
             }
         }
@@ -268,6 +268,7 @@ pub(crate) async fn add(
     responses((status = 200, body = User), (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub(crate) async fn set_password(
     State(authority): State<Arc<Authority>>,
+    Extension(Actor(by)): Extension<Actor>,
     PathParam(name): PathParam,
     Body(body): Body<NewPassword>,
 ) -> Result<Json<User>, ApiError> {
@@ -275,8 +276,14 @@ pub(crate) async fn set_password(
     let user = authority.db.user_by_name(name.as_str()).await?.ok_or(Code::ObjectUnknown)?;
     let phc = hash(&authority, chosen(&authority, &name, &body.password)?).await?;
     let now = clock::now();
-    // Who did it is in the event of the call itself.
-    authority.db.set_password(&user.id, &phc, &[], now).await?;
+    let event = Event::PasswordChanged { user: authority.pseudonym(&user.id), changed_by: by };
+    let id = user.id.clone();
+    authority
+        .journal
+        .with(vec![event], move |db, records| async move {
+            db.set_password(&id, &phc, &records, now).await.map(Change::Recorded)
+        })
+        .await?;
     Ok(Json(describe(user)))
 }
 

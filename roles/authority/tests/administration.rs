@@ -98,7 +98,7 @@ async fn an_address_that_floods_is_sent_away_and_told_when_to_come_again() {
     let authority = place.start().await;
     let stranger = authority.https(None).await;
     let none = HeaderMap::new();
-    let asked = (0..400).map(|_| call(&stranger, Method::GET, "/api/v1/status", None, &none));
+    let asked = (0..1200).map(|_| call(&stranger, Method::GET, "/api/v1/status", None, &none));
     let answers = futures::future::join_all(asked).await;
     let away: Vec<_> = answers.into_iter().flatten().filter(|answer| answer.status == 429).collect();
     assert!(!away.is_empty());

@@ -103,18 +103,3 @@ fn openssl_s_client_completes_mutual_tls_and_never_resumes_a_session() {
     assert!(!said.contains("Reused,"), "{said}");
     assert!(!said.contains("Post-Handshake New Session Ticket arrived"), "{said}");
 }
-
-#[test]
-fn a_stolen_certificate_without_its_key_opens_nothing() {
-    let d = Deployment::shared();
-    let dir = d.scratch("openssl-stolen");
-    let other = d.scratch("openssl-stolen-other");
-    d.ok(&["cert", "issue", "--service", "ads", "--out", dir.to_str().unwrap()]);
-    d.ok(&["cert", "issue", "--service", "chat", "--out", other.to_str().unwrap()]);
-    let address = d.address_of("users");
-    let (cert, key) =
-        (dir.join("cert.pem").display().to_string(), other.join("key.pem").display().to_string());
-    let ask = ["s_client", "-connect", &address, "-cert", &cert, "-key", &key, "-tls1_3", "-ign_eof"];
-    let (ok, said) = openssl(&ask, b"GET / HTTP/1.1\r\nHost: users\r\n\r\n");
-    assert!(!ok && !said.contains("HTTP/1.1"), "{said}");
-}

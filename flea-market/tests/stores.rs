@@ -206,7 +206,12 @@ async fn profiles_pictures_and_reports_come_back_as_they_were_kept() {
         users.write(&changed).await.unwrap();
         let kept = users.find("ané").await.unwrap().unwrap();
         assert_eq!(kept, Profile { town: "Wels".into(), ..profile }, "nobody writes their own rating");
-        assert_eq!(users.find_all(&["x", "ané"]).await.unwrap().len(), 1);
+        users.write(&Profile { handle: "bo".into(), ..kept.clone() }).await.unwrap();
+        let mut found = users.find_all(&["x", "ané", "bo') OR ('' = '"]).await.unwrap();
+        assert_eq!(found, std::slice::from_ref(&kept), "asked for by their handles alone");
+        found = users.find_all(&["bo", "ané"]).await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(users.find_all(&[]).await.unwrap(), []);
     }
     let other = countersign_testkit::temp_dir();
     for address in databases(&other) {

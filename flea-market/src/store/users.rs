@@ -1,7 +1,7 @@
 //! Profiles.
 
 use countersign_identity::UnixTime;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use super::{Db, StoreError};
 
@@ -57,11 +57,14 @@ impl UserStore {
     /// # Errors
     /// See [`StoreError`].
     pub async fn find_all(&self, handles: &[&str]) -> Result<Vec<Profile>, StoreError> {
-        let mut profiles = Vec::with_capacity(handles.len());
-        for handle in handles {
-            profiles.extend(self.find(handle).await?);
+        if handles.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(profiles)
+        // One statement for all of them; its text depends on how many there are, never on what they say.
+        let places: Vec<String> = (1..=handles.len()).map(|place| format!("${place}")).collect();
+        let all = format!("SELECT * FROM profiles WHERE handle IN ({})", places.join(", "));
+        let all = handles.iter().fold(sqlx::query(AssertSqlSafe(all)), |all, handle| all.bind(*handle));
+        all.fetch_all(self.0.reader()).await?.iter().map(profile).collect()
     }
 
     /// Writes what people say about themselves; rating, deals and the day they joined stay.

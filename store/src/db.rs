@@ -169,6 +169,8 @@ fn pool(connections_max: u32, kind: Kind, role: Role) -> AnyPoolOptions {
     install_default_drivers();
     AnyPoolOptions::new()
         .max_connections(connections_max)
+        // A server may have hung up; a file does not, and asking before each use would only cost.
+        .test_before_acquire(kind == Kind::Postgres)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| Box::pin(prepare(connection, kind, role)))
 }

@@ -80,10 +80,12 @@ impl Db {
         let db = if let Some(file) = address.strip_prefix("sqlite:") {
             make_private(Path::new(file))?;
             let url = sqlite_url(file);
-            let writer = open_pool(&url, 1, SQLITE_WRITER).await?;
-            Self { is_sqlite: true, writer, reader: open_pool(&url, READERS_MAX, SQLITE_READER).await? }
+            // A file does not hang up: asking before each use would only cost.
+            let open = |connections, setup| open_pool(&url, connections, setup, false);
+            let writer = open(1, SQLITE_WRITER).await?;
+            Self { is_sqlite: true, writer, reader: open(READERS_MAX, SQLITE_READER).await? }
         } else if address.starts_with("postgres://") || address.starts_with("postgresql://") {
-            let pool = open_pool(address, CONNECTIONS_MAX, POSTGRES).await?;
+            let pool = open_pool(address, CONNECTIONS_MAX, POSTGRES, true).await?;
             Self { is_sqlite: false, writer: pool.clone(), reader: pool }
         } else {
             return Err(StoreError::Address);
@@ -170,9 +172,15 @@ impl Db {
     }
 }
 
-async fn open_pool(url: &str, connections: u32, setup: &'static str) -> Result<AnyPool, StoreError> {
+async fn open_pool(
+    url: &str,
+    connections: u32,
+    setup: &'static str,
+    may_hang_up: bool,
+) -> Result<AnyPool, StoreError> {
     AnyPoolOptions::new()
         .max_connections(connections)
+        .test_before_acquire(may_hang_up)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_connect(move |connection, _| {
             Box::pin(async move { connection.execute(setup).await.map(|_| ()) })

@@ -21,7 +21,7 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::deployment::{Deployment, Served};
+use crate::deployment::{self, Deployment};
 
 /// What the last service answers and the others pass on: as large as the preview of a seller.
 pub const PREVIEW: &str =
@@ -29,6 +29,7 @@ pub const PREVIEW: &str =
 
 /// From the edge inwards.
 const SERVICES: [&str; 3] = ["front", "ads", "users"];
+const CALLERS: [&str; 3] = ["gateway", "front", "ads"];
 const PATH: &str = "/users/7";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,15 @@ pub enum Connections {
 pub struct Chain {
     next: Next,
     token: Option<InternalToken>,
-    served: Vec<Served>,
+    /// Ends when dropped.
+    _running: Option<(Arc<Deployment>, Vec<Served>)>,
+}
+
+struct Served {
+    name: &'static str,
+    workload: Workload,
+    #[expect(dead_code, reason = "held as long as the chain")]
+    running: deployment::Served,
 }
 
 /// How a hop calls the one behind it.
@@ -56,35 +65,33 @@ pub struct Chain {
 enum Next {
     Nobody,
     Bare(SocketAddr, Option<http2::SendRequest<Empty<Bytes>>>),
-    Service(Arc<Workload>, &'static str, Connections),
+    Service(Workload, &'static str, Connections),
 }
 
 impl Chain {
-    pub async fn start(deployment: &Arc<Deployment>, way: Way, connections: Connections) -> Self {
+    pub async fn start(way: Way, connections: Connections) -> Self {
         if way == Way::Bare {
             return Self::bare(connections).await;
         }
-        let mut served = Vec::new();
-        let mut next = Next::Nobody;
-        let callers = ["gateway", "front", "ads"];
-        for (name, caller) in SERVICES.into_iter().zip(callers).rev() {
-            // Both ways live in one deployment, so each has services of its own.
-            let name = own_name(name, way);
-            let caller = if caller == "gateway" { caller } else { own_name(caller, way) };
+        let deployment = Deployment::new();
+        let mut served: Vec<Served> = Vec::new();
+        for (name, caller) in SERVICES.into_iter().zip(CALLERS).rev() {
             deployment.permit(name, &[caller]);
             let workload = deployment.workload(name).await;
-            let mut router = router(next);
-            if way == Way::Door {
-                router = router.layer(workload.require());
-            }
-            served.push(deployment.serve_as(workload, name, router).await);
-            let caller = deployment.workload(caller).await;
-            next = Next::Service(Arc::new(caller), name, connections);
+            let behind = served.last().map(|behind| behind.name);
+            let next = behind.map_or(Next::Nobody, |name| Next::Service(workload.clone(), name, connections));
+            let router = match way {
+                Way::Door => router(next).layer(workload.require()),
+                Way::Mtls | Way::Bare => router(next),
+            };
+            let running = deployment.serve_as(workload.clone(), name, router).await;
+            served.push(Served { name, workload, running });
         }
+        let gateway = deployment.workload("gateway").await;
+        settle(served.iter().map(|served| &served.workload).chain([&gateway])).await;
         let token = deployment.txn_token("alice", &deployment.gateway_key, Duration::from_mins(5));
-        let chain = Self { next, token: Some(InternalToken::minted(token)), served };
-        chain.settle().await;
-        chain
+        let next = Next::Service(gateway, SERVICES[0], connections);
+        Self { next, token: Some(InternalToken::minted(token)), _running: Some((deployment, served)) }
     }
 
     async fn bare(connections: Connections) -> Self {
@@ -99,21 +106,7 @@ impl Chain {
             };
             next = Next::Bare(address, kept);
         }
-        Self { next, token: None, served: Vec::new() }
-    }
-
-    /// Waits until the snapshots that name all services have arrived everywhere.
-    async fn settle(&self) {
-        let last = self.served.iter().map(|served| served.workload.target().to_owned());
-        let names: Vec<String> = last.collect();
-        for _ in 0..100 {
-            let known = |workload: &Workload| names.iter().all(|n| workload.live().service(n).is_some());
-            if self.served.iter().all(|served| known(&served.workload)) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        Self { next, token: None, _running: None }
     }
 
     /// One call through all services.
@@ -167,12 +160,12 @@ fn client(workload: &Workload, name: &str, connections: Connections) -> ServiceC
     }
 }
 
-fn own_name(name: &'static str, way: Way) -> &'static str {
-    match (way, name) {
-        (Way::Mtls, "front") => "front-mtls",
-        (Way::Mtls, "ads") => "ads-mtls",
-        (Way::Mtls, "users") => "users-mtls",
-        _ => name,
+/// Waits until the snapshot that names all services has arrived everywhere.
+async fn settle(workloads: impl Iterator<Item = &Workload>) {
+    for workload in workloads {
+        while !SERVICES.iter().all(|name| workload.live().service(name).is_some()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -29,7 +29,6 @@ use std::{sync::Arc, time::Duration};
 
 use chain::{Chain, Connections, Way};
 use countersign_testkit::measure::{Figures, Tally, process_cpu};
-use deployment::Deployment;
 
 /// Calls in progress at one time.
 const WORKERS: usize = 8;
@@ -60,10 +59,9 @@ async fn main() {
 }
 
 async fn measure(connections: Connections, calls: usize) -> Vec<(Way, Figures)> {
-    let deployment = Deployment::new();
     let mut chains = Vec::new();
     for way in [Way::Bare, Way::Mtls, Way::Door] {
-        chains.push((way, Arc::new(Chain::start(&deployment, way, connections).await), None::<Figures>));
+        chains.push((way, Arc::new(Chain::start(way, connections).await), None::<Figures>));
     }
     for turn in 0..=TURNS {
         for (_, chain, sum) in &mut chains {

@@ -109,9 +109,9 @@ impl Entries {
         self.by_id.values().find(|e| e.name.as_str() == wanted || e.spiffe_id.as_str() == wanted)
     }
 
-    /// Whether `held` is still granted as it was.
-    pub(crate) fn still_grant(&self, held: &Entry) -> bool {
-        self.by_id.get(&held.id).is_some_and(|e| e.spiffe_id == held.spiffe_id)
+    /// Whether `held` is still granted as it was, and still to `uid`.
+    pub(crate) fn still_grant(&self, held: &Entry, uid: u32) -> bool {
+        self.by_id.get(&held.id).is_some_and(|e| e.spiffe_id == held.spiffe_id && e.launch_by.contains(&uid))
     }
 }
 
@@ -182,9 +182,10 @@ mod tests {
         let before = read("spiffe://flea.test/svc/ads");
         let held = before.find("ads").unwrap().clone();
         assert!(before.find("spiffe://flea.test/svc/ads").is_some());
-        assert!(before.still_grant(&held));
-        assert!(!read("spiffe://flea.test/svc/other").still_grant(&held), "same id, another name");
-        assert!(!Entries::default().still_grant(&held));
+        assert!(before.still_grant(&held, 0));
+        assert!(!read("spiffe://flea.test/svc/other").still_grant(&held, 0), "same id, another name");
+        assert!(!Entries::default().still_grant(&held, 0));
+        assert!(!before.still_grant(&held, 1), "the launcher is another one");
     }
 
     #[test]

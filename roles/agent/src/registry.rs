@@ -123,7 +123,7 @@ impl Registry {
     pub(crate) fn set_entries(&self, entries: Entries) {
         let mut table = self.lock();
         table.registered.retain(|_, held| {
-            let kept = entries.still_grant(&held.entry);
+            let kept = entries.still_grant(&held.entry, held.uid);
             if !kept {
                 tracing::warn!(spiffe_id = %held.entry.spiffe_id, "an entry was withdrawn: its process is nobody now");
                 held.gone.cancel();
@@ -381,6 +381,17 @@ mod tests {
         assert!(held.gone.is_cancelled());
         assert!(registry.who(&us).is_none());
         assert_eq!(registry.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_uid_that_may_launch_no_more_loses_what_it_launched() {
+        let (registry, us) = (registry(), us());
+        let held = registry.register(&us, "ads").unwrap();
+        registry.set_entries(entries(&[("ads", us.uid()), ("users", us.uid() + 1)]));
+        assert!(registry.who(&us).is_some(), "what changed is not about it");
+        registry.set_entries(entries(&[("ads", us.uid() + 1)]));
+        assert!(held.gone.is_cancelled());
+        assert!(registry.who(&us).is_none());
     }
 
     #[tokio::test]

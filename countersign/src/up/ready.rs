@@ -71,7 +71,7 @@ impl Ready {
     }
 }
 
-/// Writes a file of mode 0600 by a rename, so that a reader sees the old one or the new one.
+/// Writes a file of mode 0600 by a rename, so that a reader sees the old one or the new one; durable on return.
 ///
 /// # Errors
 /// Exit 2 with the path.
@@ -90,7 +90,10 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)
+    std::fs::rename(&beside, path).map_err(failed)?;
+    // A master key whose name is lost with the power takes everything that it sealed along.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
 #[cfg(test)]

@@ -119,7 +119,10 @@ async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     let served =
         countersign_gateway::run(settings, workload.clone(), Arc::new(move || metrics.render()), stop).await;
     workload.close().await;
-    served.map_err(|e| CliError::failed(&e, sources(&e), ""))
+    served.map_err(|e| {
+        let why = sources(&e);
+        if e.exit_code() == 2 { CliError::usage(e, why, "") } else { CliError::failed(e, why, "") }
+    })
 }
 
 /// Runs one service of the flea market.

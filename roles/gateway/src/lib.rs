@@ -115,6 +115,17 @@ pub enum GatewayError {
     Key(#[from] KeyError),
 }
 
+impl GatewayError {
+    /// The process's exit code: 2 for what its settings must change, else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Key(_) => 1,
+            _ => 2,
+        }
+    }
+}
+
 /// A gateway with open listeners that does not serve yet.
 pub struct Gateway {
     pipeline: Arc<Pipeline>,

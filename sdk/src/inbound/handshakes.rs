@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use countersign_identity::Mode;
+use countersign_ledger::CheckResult;
 
 use super::{DecisionDraft, Denial, TraceId};
 use crate::{
@@ -35,7 +36,14 @@ impl HandshakeObserver for HandshakeRecorder {
         let mut record = draft.record().clone();
         record.connection = Some(report.connection.to_string());
         record.peer = report.address.map(|address| address.to_string());
-        record.source = report.claimed.as_ref().map(ToString::to_string);
+        // Whose name a certificate bears is known once its chain holds; until then it is what a stranger says.
+        let chain_holds =
+            report.checks.iter().any(|check| check.name == "chain" && check.result == CheckResult::Pass);
+        match &report.claimed {
+            Some(name) if chain_holds => record.source = Some(name.to_string()),
+            Some(name) => record.reason = Some(format!("{} (the certificate claims {name})", denial.reason)),
+            None => {}
+        }
         // There is no answer on a connection that does not exist.
         record.status = 0;
         record.latency_us = u64::try_from(report.took.as_micros()).unwrap_or(u64::MAX);

@@ -35,6 +35,9 @@ struct SpoolFile {
     synced: u64,
     /// How much of it the authority holds.
     shipped: u64,
+    /// Locked for as long as this process cares for the file, so that another process of the same writer does not take
+    /// it for one that was left behind.
+    _lock: File,
 }
 
 /// Records of one start, read back for shipping.
@@ -93,13 +96,15 @@ impl Files {
             return Ok(());
         }
         let path = self.directory.join(format!("{boot}-{:08}.spool", self.next_number));
+        self.next_number += 1;
         let open = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         let open = open.map_err(|error| disk(&path, &error))?;
+        open.try_lock().map_err(|error| disk(&path, &error.into()))?;
+        let lock = open.try_clone().map_err(|error| disk(&path, &error))?;
         // The name must survive as well as the content.
         File::open(&self.directory).and_then(|dir| dir.sync_all()).map_err(|e| disk(&self.directory, &e))?;
-        self.next_number += 1;
         self.open = Some(open);
-        self.files.push_back(SpoolFile { path, boot, synced: 0, shipped: 0 });
+        self.files.push_back(SpoolFile { path, boot, synced: 0, shipped: 0, _lock: lock });
         self.forget_shipped();
         Ok(())
     }
@@ -196,19 +201,46 @@ fn in_order(left: Vec<(SystemTime, String, SpoolFile)>) -> VecDeque<SpoolFile> {
     starts.into_iter().flatten().map(|(_, _, file)| file).collect()
 }
 
-/// A file of an earlier start, with its age and its number.
+/// A file of an earlier start, with its age and its number. One whose process lives is its own affair.
 fn left_behind(path: &Path) -> Option<(SystemTime, String, SpoolFile)> {
     let name = path.file_name()?.to_str()?.strip_suffix(".spool")?;
     let (boot, number) = name.rsplit_once('-')?;
     let boot: BootId = boot.parse().ok()?;
-    let bytes = fs::read(path).ok()?;
+    let mut lock = File::open(path).ok()?;
+    lock.try_lock().ok()?;
+    let mut bytes = Vec::new();
+    lock.read_to_end(&mut bytes).ok()?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let modified = fs::metadata(path).and_then(|data| data.modified()).ok()?;
     let synced = u64::try_from(whole).ok()?;
-    let file = SpoolFile { path: path.to_owned(), boot, synced, shipped: 0 };
+    let file = SpoolFile { path: path.to_owned(), boot, synced, shipped: 0, _lock: lock };
     Some((modified, number.to_owned(), file))
 }
 
 fn disk(path: &Path, error: &std::io::Error) -> SpoolError {
     SpoolError::Disk { path: path.to_owned(), why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_second_process_of_the_same_writer_leaves_the_files_of_a_living_one_alone() {
+        let directory = countersign_testkit::temp_dir();
+        let open = || Files::open(directory.path().to_owned(), SpoolLimits::default()).unwrap();
+        let boot = BootId::from_random([1; 16]);
+        let mut living = open();
+        living.append(boot, b"1 00 {}\n").unwrap();
+        let mut second = open();
+        assert_eq!(second.unshipped(), None, "the records of a living process are its own affair");
+        second.append(BootId::from_random([2; 16]), b"1 00 {}\n").unwrap();
+        drop(second);
+        living.append(boot, b"2 00 {}\n").unwrap();
+        let (path, _, from, to) = living.unshipped().unwrap();
+        assert_eq!((fs::metadata(&path).unwrap().len(), from), (to, 0));
+        drop(living);
+        assert_eq!(open().files.len(), 2, "a dead process's files are adopted");
+    }
 }

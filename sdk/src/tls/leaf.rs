@@ -8,6 +8,8 @@ use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 pub(super) struct Leaf {
     /// The first URI among its names that is a SPIFFE ID of a workload. A trust domain is none.
     pub(super) id: Option<SpiffeId>,
+    /// As it stands in the certificate.
+    pub(super) serial: Vec<u8>,
     pub(super) serial_hex: String,
     pub(super) not_before: UnixTime,
     pub(super) not_after: UnixTime,
@@ -19,6 +21,7 @@ impl Leaf {
         let validity = certificate.validity();
         Some(Self {
             id: first_spiffe_id(&certificate),
+            serial: certificate.raw_serial().to_vec(),
             serial_hex: countersign_pki::serial_hex(certificate.raw_serial()),
             not_before: UnixTime::from_secs(validity.not_before.timestamp()),
             not_after: UnixTime::from_secs(validity.not_after.timestamp()),

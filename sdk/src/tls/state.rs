@@ -27,6 +27,7 @@ use super::leaf::Leaf;
 pub struct Identity {
     certified: Arc<CertifiedKey>,
     id: Option<SpiffeId>,
+    serial: Vec<u8>,
     serial_hex: String,
     not_before: UnixTime,
     not_after: UnixTime,
@@ -89,6 +90,7 @@ impl Identity {
         Ok(Self {
             certified: Arc::new(certified),
             id: facts.id,
+            serial: facts.serial,
             serial_hex: facts.serial_hex,
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -168,6 +170,17 @@ impl Trust {
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.identities.first()
+    }
+
+    /// Does the bundle of our own trust domain list our certificate as revoked? Then nobody believes us any more.
+    #[must_use]
+    pub fn own_certificate_is_revoked(&self) -> bool {
+        let Some((identity, id)) = self.identity().and_then(|identity| Some((identity, identity.id()?)))
+        else {
+            return false;
+        };
+        let bundle = self.bundles.of(id.trust_domain());
+        bundle.is_some_and(|bundle| bundle.crls().iter().any(|crl| crl.is_revoked(&identity.serial)))
     }
 
     /// Every identity that it may show, the preferred one first.

@@ -98,9 +98,18 @@ pub enum NotReady {
     /// The certificate has expired and was not renewed.
     #[error("certificate has expired: the agent does not renew it")]
     CertificateExpired,
+    /// Our own certificate is on a revocation list: nobody believes us any more.
+    #[error("certificate was revoked: restart this process for a new key and a new certificate")]
+    CertificateRevoked,
     /// The snapshot is past its `valid_until`.
     #[error("snapshot is stale: the agent has not heard from the authority")]
     SnapshotStale,
+    /// Our policies cannot be loaded, so everybody is refused.
+    #[error("policies cannot be loaded, everybody is refused: {why}")]
+    PoliciesRefused {
+        /// What is wrong with them.
+        why: String,
+    },
     /// A newer snapshot was offered that we must not or cannot use.
     #[error("newest snapshot was refused: {why}")]
     SnapshotRefused {
@@ -209,8 +218,14 @@ impl Workload {
         if self.identity().is_none_or(|identity| identity.not_after() <= now) {
             return Err(NotReady::CertificateExpired);
         }
+        if self.0.trust.load().own_certificate_is_revoked() {
+            return Err(NotReady::CertificateRevoked);
+        }
         if self.live().freshness(now) != Freshness::Fresh {
             return Err(NotReady::SnapshotStale);
+        }
+        if let Err(error) = self.live().policy() {
+            return Err(NotReady::PoliciesRefused { why: error.to_string() });
         }
         match self.0.health.refusal() {
             Some(why) => Err(NotReady::SnapshotRefused { why }),

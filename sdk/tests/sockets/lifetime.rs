@@ -95,6 +95,18 @@ async fn a_caller_leaves_a_callee_that_was_revoked() {
     assert!(ended.is_ok() && start.elapsed() < TWO_SECONDS, "{:?}", start.elapsed());
     let refused = client.get("/now").send().await.unwrap_err();
     assert!(matches!(refused, CallError::Handshake { .. }), "{refused}");
+    assert_eq!(users.workload.ready(), Err(NotReady::CertificateRevoked));
+}
+
+#[tokio::test]
+async fn a_service_whose_policies_cannot_be_loaded_says_that_it_is_not_ready() {
+    let deployment = Deployment::new();
+    let users = users(&deployment).await;
+    assert_eq!(users.workload.ready(), Ok(()));
+    deployment.world.lock().unwrap().policies.insert("users".into(), "permit (nonsense".into());
+    deployment.publish();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(matches!(users.workload.ready(), Err(NotReady::PoliciesRefused { .. })));
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ impl Admin {
             .map_err(|e| self.unreachable(e))?
             .to_bytes();
         driver.abort();
-        if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
+        if status.is_success() { Ok(body) } else { Err(refused(status, &body, path)) }
     }
 
     fn unreachable(&self, why: impl std::fmt::Display) -> CliError {
@@ -98,13 +98,18 @@ fn parse<T: DeserializeOwned>(body: Bytes) -> Result<T, CliError> {
 
 /// An error answer becomes the operator's error: the socket is the owner's, so it carries the facts. Which exit code
 /// a refusal has, the registry of codes says.
-fn refused(status: StatusCode, body: &[u8]) -> CliError {
+fn refused(status: StatusCode, body: &[u8], path: &str) -> CliError {
     let problem: Option<Problem> = serde_json::from_slice(body).ok();
     let title = problem.as_ref().map_or_else(|| status.to_string(), |p| p.title.clone());
-    let detail = problem.as_ref().and_then(|p| p.detail.clone()).unwrap_or_default();
+    let detail =
+        problem.as_ref().and_then(|p| p.detail.clone()).unwrap_or_else(|| format!("asked for {path}"));
     match problem.as_ref().and_then(Problem::public).map(Public::exit) {
         Some(Exit::Denied) => CliError::denied(title, detail, "countersign explain last"),
-        Some(Exit::Usage) => CliError::usage(title, detail, ""),
+        Some(Exit::Usage) => CliError::usage(
+            title,
+            detail,
+            "countersign service list, user list or cert list show what there is",
+        ),
         Some(Exit::Unreachable) => CliError::unreachable(title, detail, "try again in a moment"),
         _ => CliError::failed(title, detail, "countersign audit tail"),
     }

@@ -17,7 +17,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// `explain WHAT`
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// A decision id (`d_…`), `last` for the last refusal, or an error code (`CS2107`)
+    /// A decision id (`d_…`), `last` for the last refusal, or an error code (`CS3001`)
     #[arg(value_name = "DECISION|last|CODE")]
     what: String,
 }

@@ -1,7 +1,7 @@
 //! One supervised process: started with a pipe as its stdin, and told to end by closing it. A child whose
 //! supervisor was killed sees the same closed pipe, so no child outlives `up`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,10 @@ const DRAIN: Duration = Duration::from_secs(12);
 /// First and longest pause before a process that ended is started again.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
 const RESTART_LONGEST: Duration = Duration::from_secs(30);
-/// A log longer than this is moved aside when its process starts.
+/// A log longer than this is moved aside, when its process starts and while it runs: one is kept besides the newest.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often the length of a log is looked at.
+const LOG_LOOK: Duration = Duration::from_secs(5);
 
 /// What is to be kept running.
 #[derive(Debug, Clone)]
@@ -102,8 +104,7 @@ impl Running {
             let started = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return self.end().await,
-                status = self.child.wait() => {
-                    let code = status.ok().and_then(|s| s.code());
+                code = self.wait() => {
                     tracing::error!(process = %self.process.name, code, "process ended");
                     if code == Some(2) {
                         return;
@@ -135,11 +136,56 @@ impl Running {
         }
     }
 
+    /// Its exit code, when it ends. Its log stays short until then, whoever fills it.
+    async fn wait(&mut self) -> Option<i32> {
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return status.ok().and_then(|s| s.code()),
+                () = tokio::time::sleep(LOG_LOOK) => {}
+            }
+            if let Err(e) = shorten(&self.process.log, LOG_BYTES_MAX) {
+                tracing::warn!(process = %self.process.name, error = %e, "a log cannot be moved aside");
+            }
+        }
+    }
+
     async fn end(&mut self) {
         drop(self.pipe.take());
         if tokio::time::timeout(DRAIN, self.child.wait()).await.is_err() {
             tracing::warn!(process = %self.process.name, "process did not end in time and is killed");
             let _ = self.child.kill().await;
         }
+    }
+}
+
+/// Moves the content of a long log aside. The process goes on writing to the file that it has open, and appends: so
+/// the file is emptied, not renamed. What is written between the two steps is lost.
+fn shorten(log: &Path, bytes_max: u64) -> std::io::Result<()> {
+    if std::fs::metadata(log)?.len() <= bytes_max {
+        return Ok(());
+    }
+    std::fs::copy(log, log.with_extension("log.1"))?;
+    std::fs::OpenOptions::new().write(true).open(log)?.set_len(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_moved_aside_while_its_process_writes_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, aside) = (dir.path().join("ads.log"), dir.path().join("ads.log.1"));
+        let mut process = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        process.write_all(b"0123456789").unwrap();
+        shorten(&log, 10).unwrap();
+        assert!(!aside.exists(), "as long as it may be");
+        process.write_all(b"x").unwrap();
+        shorten(&log, 10).unwrap();
+        process.write_all(b"new").unwrap();
+        assert_eq!(std::fs::read(&log).unwrap(), b"new");
+        assert_eq!(std::fs::read(&aside).unwrap(), b"0123456789x");
     }
 }

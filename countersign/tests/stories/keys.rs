@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::deployment::{Deployment, files_below, text};
 
-/// Every file with its bytes, but for logs and sockets.
+/// Every file with its bytes, but for logs, sockets and the lock, which names the newest `up`.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files_below(dir)
         .into_iter()
-        .filter(|p| p.is_file() && !p.to_string_lossy().contains("/logs/") && !p.ends_with("up.log"))
+        .filter(|p| p.is_file() && !p.to_string_lossy().contains("/logs/"))
+        .filter(|p| !p.ends_with("up.log") && !p.ends_with("up.lock"))
         .map(|p| (p.clone(), std::fs::read(p).unwrap()))
         .collect()
 }

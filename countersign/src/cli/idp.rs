@@ -101,6 +101,13 @@ pub async fn user(at: &At, command: UserCommand) -> Result<(), CliError> {
 /// # Errors
 /// Exit 4 for a wrong name or password, 3 where the authority does not answer.
 pub async fn login(at: &At, args: LoginArgs) -> Result<(), CliError> {
+    if args.name.contains('/') {
+        return Err(CliError::usage(
+            format!("{} is not a user's name", args.name),
+            "it names a path",
+            "countersign user list",
+        ));
+    }
     let kept = at.state_dir.join("users").join(format!("{}.password", args.name));
     let password = password_in(args.password_file.as_deref().unwrap_or(&kept))?;
     let ready = at.ready()?;

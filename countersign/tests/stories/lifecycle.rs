@@ -135,17 +135,29 @@ fn the_workflow_prints_the_eight_steps_of_the_thesis_from_a_real_call() {
     let d = Deployment::shared();
     let said = d.ok(&["demo", "workflow"]);
     for step in 1..=8 {
-        assert!(
-            said.lines().any(|l| l.trim_start().starts_with(&format!("{step} "))),
-            "step {step} is missing:\n{said}"
-        );
+        let begins = format!("{step} ");
+        assert!(said.lines().any(|l| l.trim_start().starts_with(&begins)), "step {step} is missing:\n{said}");
     }
-    assert!(said.contains("mtls") && said.contains(" ms"), "{said}");
+    let steps = d.json(&["demo", "workflow"]);
+    let told = |n: usize| steps[n - 1]["told"].as_str().unwrap().to_owned();
+    let ms = |n: usize| steps[n - 1]["ms"].as_f64().unwrap();
+    assert!(
+        told(4).contains("mtls: spiffe://fleamarket.test/countersign/gateway/edge verified"),
+        "{}",
+        told(4)
+    );
+    assert!(told(5).contains("mtls: spiffe://fleamarket.test/svc/ads verified"), "{}", told(5));
+    // Each hop lasts longer than the one inside it, and each answer came on the connection of its request.
+    assert!(0.0 < ms(6) && ms(6) < ms(7) && ms(7) < ms(8), "{steps}");
+    assert!(told(6).contains(" on c_") && told(7).contains(" on c_"), "{steps}");
 }
 
 #[test]
 fn traffic_of_four_users_gets_the_answers_that_policy_says() {
     let d = Deployment::shared();
-    let out = d.run(&["demo", "traffic", "--seconds", "2"]);
+    let out = d.run(&["demo", "traffic", "--seconds", "2", "-o", "json"]);
     assert_eq!(out.status.code(), Some(0), "{}\n{}", text(&out.stdout), text(&out.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(report["requests"].as_u64() > Some(8) && report["unexpected"] == 0, "{report}");
+    assert_eq!(report["answers"].as_object().unwrap().len(), 8, "each wish was asked: {report}");
 }

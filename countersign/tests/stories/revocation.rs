@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::deployment::{Deployment, curl};
+use crate::deployment::{Deployment, curl, text};
 
 /// Result of a check of the last refusal.
 fn result<'a>(explained: &'a Value, name: &str) -> &'a str {
@@ -137,6 +137,7 @@ fn a_revoked_service_fails_on_the_connection_it_already_holds_within_two_seconds
         preview(&d)["ads"][0]["seller"]["preview"]["display_name"].is_string(),
         "ads holds a connection to users"
     );
+    let ads = d.pid_of(&["demo-service", "ads"]);
     d.ok(&["cert", "revoke", "ads", "--reason", "keyCompromise"]);
     let revoked = Instant::now();
     loop {
@@ -153,4 +154,8 @@ fn a_revoked_service_fails_on_the_connection_it_already_holds_within_two_seconds
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+    assert_eq!(d.pid_of(&["demo-service", "ads"]), ads, "it was refused, it did not crash");
+    let check = d.run(&["check"]);
+    assert_eq!(check.status.code(), Some(1), "a revoked service is not ready");
+    assert!(text(&check.stdout).contains("certificate was revoked"), "{}", text(&check.stdout));
 }

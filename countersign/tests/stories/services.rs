@@ -24,7 +24,7 @@ fn with_users_not_answering_ads_are_still_listed_without_previews() {
 }
 
 #[test]
-fn with_the_authority_dead_requests_go_on() {
+fn with_the_authority_not_answering_requests_go_on() {
     let d = Deployment::start();
     let token = d.curl_config("alice");
     let url = format!("{}/ads?near=48.37,14.51", d.url("gateway"));

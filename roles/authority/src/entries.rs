@@ -69,7 +69,7 @@ pub(crate) fn new_id() -> Result<String, StoreError> {
 
 /// May this agent hold the identity of this entry?
 pub(crate) fn may_hold(entry: &Service, agent: &SpiffeId) -> bool {
-    entry.nodes.is_empty() || entry.nodes.contains(agent)
+    entry.nodes.contains(agent)
 }
 
 fn entry_of_file(authority: &Authority, entry: &ServiceEntry) -> Result<NewService, AuthorityError> {

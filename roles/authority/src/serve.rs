@@ -8,9 +8,11 @@ use axum::{
     middleware::{Next, from_fn},
     response::{IntoResponse as _, Response},
 };
+use countersign_accounts::lockout::ADDRESSES_MAX;
 use countersign_identity::{CLOCK_SKEW, SpiffeId};
 use countersign_ledger::Event;
 use countersign_pki::{BundleSet, CrlPolicy, profile::LeafTtl};
+use countersign_policy::Quota;
 use countersign_sdk::{
     accept::{self, Limits, Transport, bind_unix},
     clock,
@@ -35,7 +37,7 @@ use crate::{
     policies::{self, ApplyError},
     revocations,
     snapshot::{self, Occasion},
-    state::{Authority, login_throttle, stranger_quota},
+    state::{Authority, login_throttle},
     upkeep,
 };
 
@@ -82,6 +84,11 @@ fn assemble(
     let table = AdminTable::load(&actions(&api::document()));
     let admins: BTreeSet<u32> = settings.admin_uids.iter().copied().chain([geteuid().as_raw()]).collect();
     let wrong_ttl = |why: String| AuthorityError::Setting { name: "authority.svid_ttl", why };
+    let quota = Quota::per_second(
+        settings.stranger_requests_per_second,
+        settings.stranger_requests_burst,
+        ADDRESSES_MAX,
+    );
     let authority = Authority {
         trust_domain: deployment.trust_domain.clone(),
         id,
@@ -102,7 +109,7 @@ fn assemble(
         table: table.map_err(|error| AuthorityError::Policies { why: error.to_string() })?,
         desk: PasswordDesk::new(),
         throttle: login_throttle(),
-        quota: stranger_quota(),
+        quota,
         snapshots: watch::Sender::new(None),
         entries: watch::Sender::new(0),
         shutdown,

@@ -1,6 +1,6 @@
 //! What the authority is told: its own table of the TOML file, and the parts of the deployment that it shares.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
 use countersign_pki::profile::LeafTtl;
@@ -35,6 +35,12 @@ pub struct Settings {
     /// Life of a workload's certificate, `1m` to `24h`.
     #[serde(default = "one_hour", deserialize_with = "duration")]
     pub svid_ttl: Duration,
+    /// Requests per second of one address that proved nothing (IPv6: one /64): generous to people, tight to floods.
+    #[serde(default = "stranger_rate")]
+    pub stranger_requests_per_second: NonZeroU32,
+    /// How many of them may come at once.
+    #[serde(default = "stranger_burst")]
+    pub stranger_requests_burst: NonZeroU32,
     /// `aud` of access tokens; default `https://TRUST_DOMAIN`.
     #[serde(default)]
     pub audience: Option<String>,
@@ -163,6 +169,14 @@ fn has_password(url: &str) -> bool {
 
 fn sqlite() -> String {
     "sqlite".to_owned()
+}
+
+fn stranger_rate() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(49)
+}
+
+fn stranger_burst() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(199)
 }
 
 fn one_hour() -> Duration {

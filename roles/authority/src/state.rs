@@ -2,7 +2,6 @@
 
 use std::{
     net::IpAddr,
-    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -72,14 +71,6 @@ impl Authority {
         countersign_ledger::pseudonym(&self.keys.load().pseudonym, user_id)
     }
 }
-
-/// Requests of one address that proved nothing: generous to people, tight to floods.
-pub(crate) fn stranger_quota() -> Quota<IpAddr> {
-    Quota::per_second(PER_SECOND, BURST, ADDRESSES_MAX)
-}
-
-const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
-const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(199);
 
 /// A login throttle without history.
 pub(crate) fn login_throttle() -> Mutex<Throttle> {

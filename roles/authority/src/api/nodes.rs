@@ -20,7 +20,7 @@ use countersign_wire::{
 };
 
 use super::{ApiError, Body, PathParam, ca};
-use crate::{entries, http::Actor, journal::Change, snapshot, state::Authority};
+use crate::{entries, http::Actor, journal::Change, settings::LOCAL_NODE, snapshot, state::Authority};
 
 /// How long a join token counts, unless the request says otherwise.
 const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(600);
@@ -56,7 +56,8 @@ pub(crate) async fn service(
     }))
 }
 
-/// Registers a service for every node of the deployment, or replaces the entry of the same name.
+/// Registers a service for the local node, or replaces the entry of the same name; other nodes are named in the
+/// authority's file.
 #[utoipa::path(post, path = "/api/v1/services", tag = "ca", request_body = NewService,
     responses((status = 200, body = Service), (status = 422, body = Problem)))]
 pub(crate) async fn register(
@@ -71,6 +72,8 @@ pub(crate) async fn register(
         .map_err(|error| ApiError::because(Code::ParameterInvalid, error.to_string()))?;
     // Where it may run and under which identity stays as it was registered: this route cannot widen that.
     let before = authority.db.service(body.name.as_str()).await?;
+    let local = SpiffeId::agent(&authority.trust_domain, LOCAL_NODE)
+        .map_err(|error| ApiError::internal("the local node has no name", &error))?;
     let entry = stored::NewService {
         id: entries::new_id()?,
         name: body.name,
@@ -79,7 +82,7 @@ pub(crate) async fn register(
         accepts: body.accepts,
         sends: body.sends,
         launch_by: body.launch_by,
-        nodes: before.map(|entry| entry.nodes).unwrap_or_default(),
+        nodes: before.map_or_else(|| vec![local], |entry| entry.nodes),
     };
     let entry = entries::register(&authority, entry, &by).await?;
     snapshot::publish_change(&authority).await;

@@ -84,19 +84,17 @@ pub(crate) async fn new_connections(deployment: &Deployment, processes: &Process
 
 /// What the callees themselves measured.
 pub(crate) fn edges(deployment: &Deployment) {
-    println!(
-        "\nedges, as `countersign edges` tells (quantiles are bounds of buckets, each twice the one before)"
-    );
+    println!("\nedges, as `countersign edges` tells (quantiles are interpolated between powers of two)");
     println!("source → target          requests  denied  p50 ms  p99 ms");
     for edge in deployment.json(&["edges"]).as_array().unwrap() {
         let source = edge["source"].as_str().unwrap().rsplit('/').next().unwrap();
         println!(
-            "{:<24} {:>8} {:>7} {:>7} {:>7}",
+            "{:<24} {:>8} {:>7} {:>7.1} {:>7.1}",
             format!("{source} → {}", edge["target"].as_str().unwrap()),
             edge["requests"],
             edge["denied"],
-            edge["p50_ms"],
-            edge["p99_ms"]
+            edge["p50_ms"].as_f64().unwrap(),
+            edge["p99_ms"].as_f64().unwrap()
         );
     }
 }

@@ -39,8 +39,10 @@ async fn main() {
     let processes = Processes::of(&deployment);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let at_start = processes.memory();
+    let ledger = ledger_bytes(&deployment);
     gateway::kept_connections(&deployment, &processes, REQUESTS).await;
     settle().await;
+    println!("the authority's database grew by {} MiB meanwhile", (ledger_bytes(&deployment) - ledger) >> 20);
     let after_one = processes.memory();
     gateway::kept_connections(&deployment, &processes, REQUESTS).await;
     settle().await;
@@ -78,6 +80,11 @@ fn startup() -> Deployment {
 /// What was recorded is shipped within seconds.
 async fn settle() {
     tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+/// The authority's database holds little else. Its write-ahead log is used again and does not grow.
+fn ledger_bytes(deployment: &Deployment) -> u64 {
+    std::fs::metadata(deployment.state().join("authority/authority.db")).unwrap().len()
 }
 
 fn ready_s(deployment: &Deployment) -> f64 {

@@ -3,8 +3,8 @@
 
 use countersign_flea_market::{EDGE_ROUTES, POLICIES, policies_for};
 use countersign_identity::{
-    Binding, Caller, Freshness, Proof, SpiffeId, TrustDomain, UnixTime, User, UserProof, Verified, Workload,
-    WorkloadProof,
+    Binding, Caller, Freshness, Possession, Proof, SpiffeId, TrustDomain, UnixTime, User, UserProof,
+    Verified, Workload, WorkloadProof,
 };
 use countersign_policy::{Ask, PolicySet, RefusalKind, decide};
 use http::Method;
@@ -16,6 +16,8 @@ fn person(role: &str) -> Verified<User> {
         roles: vec![role.to_owned()],
         txn: "t".to_owned(),
         requested_by: None,
+        actors: Vec::new(),
+        possession: Possession::None,
         not_after: UnixTime::from_secs(4_000_000_000),
     })
 }
@@ -29,8 +31,9 @@ fn through(id: &SpiffeId, role: Option<&str>) -> Caller {
     let workload = Verified::vouch(Workload { id: id.clone(), certificate: None });
     let proof = Proof {
         workload: WorkloadProof::Certificate,
-        binding: Binding::Channel,
+        binding: Binding::CHANNEL,
         user: UserProof::InternalToken,
+        user_possession: Possession::None,
         freshness: Freshness::Connection,
     };
     Caller::new(Some(workload), role.map(person), Vec::new(), proof)

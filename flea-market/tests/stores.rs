@@ -10,7 +10,7 @@ use countersign_flea_market::{
         StoreError, SubscriptionStore, Taken, UserStore,
     },
 };
-use countersign_identity::{UnixTime, User};
+use countersign_identity::{Possession, UnixTime, User};
 use countersign_testkit::Postgres;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -29,6 +29,8 @@ fn user(id: &str, name: &str) -> User {
         roles: Vec::new(),
         txn: "t".into(),
         requested_by: None,
+        actors: Vec::new(),
+        possession: Possession::None,
         not_after: NOW,
     }
 }

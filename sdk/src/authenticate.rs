@@ -4,7 +4,8 @@
 //! hold is final: it never falls through to a weaker kind, so a bad token is not the same as none.
 
 use countersign_identity::{
-    Binding, Caller, Freshness, Proof, SpiffeId, UnixTime, User, UserProof, Verified, Workload, WorkloadProof,
+    Binding, Caller, Freshness, Possession, Proof, SpiffeId, UnixTime, User, UserProof, Verified, Workload,
+    WorkloadProof,
 };
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_pki::verify::PeerError;
@@ -121,8 +122,9 @@ fn proof(has_workload: bool, user: UserProof) -> Proof {
     let token = user != UserProof::None;
     Proof {
         workload: if has_workload { WorkloadProof::Certificate } else { WorkloadProof::None },
-        binding: if has_workload { Binding::Channel } else { Binding::None },
+        binding: if has_workload { Binding::CHANNEL } else { Binding::NONE },
         user,
+        user_possession: Possession::None,
         freshness: match (has_workload, token) {
             (_, true) => Freshness::Reusable,
             (true, false) => Freshness::Connection,
@@ -189,7 +191,7 @@ mod tests {
         assert_eq!(proof(false, UserProof::None), Proof::NONE);
         assert_eq!(proof(true, UserProof::None).freshness, Freshness::Connection);
         let both = proof(true, UserProof::InternalToken);
-        assert_eq!((both.binding, both.freshness), (Binding::Channel, Freshness::Reusable));
-        assert_eq!(proof(false, UserProof::AccessToken).binding, Binding::None);
+        assert_eq!((both.binding, both.freshness), (Binding::CHANNEL, Freshness::Reusable));
+        assert_eq!(proof(false, UserProof::AccessToken).binding, Binding::NONE);
     }
 }

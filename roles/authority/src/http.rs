@@ -13,7 +13,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_identity::{
-    Binding, Caller, DecisionId, Freshness, Proof, UnixTime, User, UserProof, Verified, WorkloadProof,
+    Binding, Caller, DecisionId, Freshness, Possession, Proof, UnixTime, User, UserProof, Verified,
+    WorkloadProof,
 };
 use countersign_ledger::{CheckRecord, CheckResult, Event, Verdict};
 use countersign_policy::{Refusal, address_key};
@@ -170,12 +171,15 @@ fn local(authority: &Authority, uid: u32) -> Result<Caller, Denial> {
         roles: Vec::new(),
         txn: String::new(),
         requested_by: None,
+        actors: Vec::new(),
+        possession: Possession::None,
         not_after: UnixTime::from_millis(i64::MAX),
     });
     let proof = Proof {
         workload: WorkloadProof::None,
-        binding: Binding::Channel,
+        binding: Binding::CHANNEL,
         user: UserProof::LocalUid,
+        user_possession: Possession::None,
         freshness: Freshness::Connection,
     };
     Ok(Caller::new(None, Some(user), Vec::new(), proof))

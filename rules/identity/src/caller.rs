@@ -1,6 +1,6 @@
 //! Who is calling: what every kind of evidence ends in.
 
-use crate::{Proof, SpiffeId, UnixTime, UserProof, Verified, WorkloadProof};
+use crate::{Mode, Possession, Proof, SpiffeId, UnixTime, UserProof, Verified, WorkloadProof};
 
 /// A program that proved its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,10 @@ pub struct User {
     pub txn: String,
     /// Who asked for the internal token, if it is one.
     pub requested_by: Option<SpiffeId>,
+    /// The workloads that acted for this user so far, first one first, as an issuer of ours vouches for them.
+    pub actors: Vec<SpiffeId>,
+    /// Whether the evidence that the user showed at first was bound to a key.
+    pub possession: Possession,
     /// When the evidence expires.
     pub not_after: UnixTime,
 }
@@ -46,6 +50,7 @@ pub struct Caller {
     user: Option<Verified<User>>,
     chain: Vec<SpiffeId>,
     proof: Proof,
+    mode: Mode,
 }
 
 impl Caller {
@@ -65,8 +70,30 @@ impl Caller {
         }
         if user.is_none() {
             proof.user = UserProof::None;
+            proof.user_possession = Possession::None;
         }
-        Self { workload, user, chain, proof }
+        let mode = match proof.workload {
+            WorkloadProof::None => Mode::None,
+            WorkloadProof::Bearer => Mode::Bearer,
+            WorkloadProof::Macaroon => Mode::Macaroon,
+            WorkloadProof::SignedRequest => Mode::Jwt,
+            WorkloadProof::Certificate => Mode::Mtls,
+        };
+        Self { workload, user, chain, proof, mode }
+    }
+
+    /// The same caller, where two modes have the same axes: a signed request may be a WIMSE one, and a certificate
+    /// may have been joined by a token.
+    #[must_use]
+    pub const fn proven_in(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The mode that was verified, for people: floors and counters read it, policies never.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The calling program, if one proved itself.
@@ -102,8 +129,9 @@ mod tests {
 
     const CLAIMED: Proof = Proof {
         workload: WorkloadProof::Certificate,
-        binding: Binding::Channel,
+        binding: Binding::CHANNEL,
         user: UserProof::InternalToken,
+        user_possession: Possession::None,
         freshness: Freshness::Connection,
     };
 

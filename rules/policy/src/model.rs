@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
 };
-use countersign_identity::{Caller, UserProof};
+use countersign_identity::{Caller, Possession, UserProof};
 use http::Method;
 
 /// The schema of policies about services. A route is named by its service, a space and its
@@ -18,7 +18,10 @@ entity Service;
 entity Route in [Service];
 
 type Person = { id: String, name: String, roles: Set<String> };
-type Proof = { workload: String, binding: String, user: String, freshness: String };
+type Proof = {
+    workload: String, workload_possession: Bool, binding: Set<String>,
+    user: String, user_possession: Bool, freshness: String,
+};
 
 action GET, HEAD, POST, PUT, PATCH, DELETE appliesTo {
     principal: [Workload, User, Stranger],
@@ -53,7 +56,10 @@ entity Stranger;
 entity Api;
 
 type Person = {{ id: String, name: String, roles: Set<String> }};
-type Proof = {{ workload: String, binding: String, user: String, freshness: String }};
+type Proof = {{
+    workload: String, workload_possession: Bool, binding: Set<String>,
+    user: String, user_possession: Bool, freshness: String,
+}};
 
 {actions}
 "
@@ -198,8 +204,10 @@ fn context(caller: &Caller, path: &str) -> Result<Context, String> {
     let proof = caller.proof();
     let proof = record([
         ("workload", string(proof.workload.as_str())),
-        ("binding", string(proof.binding.as_str())),
+        ("workload_possession", bool(proof.workload.possession() == Possession::Key)),
+        ("binding", RestrictedExpression::new_set(proof.binding.iter().map(|bound| string(bound.as_str())))),
         ("user", string(proof.user.as_str())),
+        ("user_possession", bool(proof.user_possession == Possession::Key)),
         ("freshness", string(proof.freshness.as_str())),
     ])?;
     let mut pairs = vec![("proof".to_owned(), proof), ("path".to_owned(), string(path))];
@@ -221,6 +229,10 @@ fn record<const N: usize>(fields: [(&str, RestrictedExpression); N]) -> Result<R
 
 fn string(text: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(text.to_owned())
+}
+
+fn bool(value: bool) -> RestrictedExpression {
+    RestrictedExpression::new_bool(value)
 }
 
 fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use countersign_identity::{CLOCK_SKEW, UnixTime, User, Verified};
+use countersign_identity::{CLOCK_SKEW, Possession, UnixTime, User, Verified};
 use countersign_keys::{KeyPair, PublicKey};
 use serde::Serialize;
 
@@ -87,6 +87,8 @@ impl AccessToken {
             roles: token.roles,
             txn: token.jti,
             requested_by: None,
+            actors: Vec::new(),
+            possession: Possession::None,
             not_after: token.expires,
         }))
     }

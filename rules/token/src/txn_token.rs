@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_identity::{CLOCK_SKEW, IdKind, SpiffeId, TrustDomain, UnixTime, User, Verified};
+use countersign_identity::{CLOCK_SKEW, IdKind, Possession, SpiffeId, TrustDomain, UnixTime, User, Verified};
 use countersign_keys::{KeyPair, PublicKey};
 use serde::Serialize;
 
@@ -96,6 +96,8 @@ impl TxnToken {
             roles: read.token.roles,
             txn: read.token.txn,
             requested_by: Some(read.token.requested_by),
+            actors: Vec::new(),
+            possession: Possession::None,
             not_after: read.token.expires,
         }))
     }

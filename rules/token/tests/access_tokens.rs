@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{NOW, at, forge, header, key, payload, reissue};
-use countersign_identity::{CLOCK_SKEW, UnixTime, User, Verified};
+use countersign_identity::{CLOCK_SKEW, Possession, UnixTime, User, Verified};
 use countersign_keys::KeyPair;
 use countersign_token::{
     AccessToken, AccessTokenError, CLAIM_VALUES_MAX, ClaimError, JwsError,
@@ -25,6 +25,8 @@ fn accepts_a_token_of_our_issuer_for_our_gateway() {
         roles: vec!["buyer".into()],
         txn: "jti-1".into(),
         requested_by: None,
+        actors: Vec::new(),
+        possession: Possession::None,
         not_after: at(600),
     };
     assert_eq!(*user.get(), expected);

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{NOW, at, forge, header, key, payload, reissue};
-use countersign_identity::{CLOCK_SKEW, SpiffeId, TrustDomain, UnixTime, User, Verified};
+use countersign_identity::{CLOCK_SKEW, Possession, SpiffeId, TrustDomain, UnixTime, User, Verified};
 use countersign_keys::KeyPair;
 use countersign_token::{
     ClaimError, JwsError, TxnToken, TxnTokenError,
@@ -23,6 +23,8 @@ fn accepts_a_token_that_its_gateway_made() {
         roles: vec!["buyer".into()],
         txn: "txn-1".into(),
         requested_by: Some(gateway()),
+        actors: Vec::new(),
+        possession: Possession::None,
         not_after: at(300),
     };
     assert_eq!(*user.get(), expected);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use countersign_identity::{Caller, DecisionId, Mode, WorkloadProof};
+use countersign_identity::{Caller, DecisionId, Mode};
 use countersign_ledger::{CheckRecord, Decision, Event, PseudonymKey, Stage, Verdict, pseudonym};
 use countersign_policy::Permit;
 
@@ -81,11 +81,7 @@ impl DecisionDraft {
         self.record.source = caller.workload().map(|workload| workload.id.to_string());
         self.record.user = caller.user().zip(pseudonyms).map(|(user, key)| pseudonym(key, &user.id));
         self.user_proof = caller.proof().user.as_str();
-        let mode = match caller.proof().workload {
-            WorkloadProof::Certificate => Mode::Mtls,
-            WorkloadProof::None => Mode::None,
-        };
-        mode.as_str().clone_into(&mut self.record.mode);
+        caller.mode().as_str().clone_into(&mut self.record.mode);
     }
 
     /// The policy allowed it.

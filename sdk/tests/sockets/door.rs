@@ -25,7 +25,7 @@ async fn mirror(deployment: &Arc<Deployment>) -> (Served, Channel) {
         let workload = caller.workload().map_or("nobody", |workload| workload.id.path()).to_owned();
         let user = user.map_or("no user".to_owned(), |user| format!("{} {:?}", user.name, user.roles));
         let proof = caller.proof();
-        assert_eq!(proof.binding, Binding::Channel);
+        assert_eq!(proof.binding, Binding::CHANNEL);
         let fresh = if proof.user == UserProof::None { Freshness::Connection } else { Freshness::Reusable };
         assert_eq!(proof.freshness, fresh);
         format!("{workload} for {user}")

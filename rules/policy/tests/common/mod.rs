@@ -2,7 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 use countersign_identity::{
-    Binding, Caller, Freshness, Proof, SpiffeId, UnixTime, User, UserProof, Verified, Workload, WorkloadProof,
+    Binding, Caller, Freshness, Possession, Proof, SpiffeId, UnixTime, User, UserProof, Verified, Workload,
+    WorkloadProof,
 };
 
 pub fn workload(name: &str) -> Verified<Workload> {
@@ -17,6 +18,8 @@ pub fn user(id: &str, roles: &[&str]) -> Verified<User> {
         roles: roles.iter().map(ToString::to_string).collect(),
         txn: "t1".to_owned(),
         requested_by: None,
+        actors: Vec::new(),
+        possession: Possession::None,
         not_after: UnixTime::from_secs(4_000_000_000),
     })
 }
@@ -24,8 +27,9 @@ pub fn user(id: &str, roles: &[&str]) -> Verified<User> {
 pub fn caller(workload: Option<Verified<Workload>>, user: Option<Verified<User>>) -> Caller {
     let proof = Proof {
         workload: WorkloadProof::Certificate,
-        binding: Binding::Channel,
+        binding: Binding::CHANNEL,
         user: UserProof::InternalToken,
+        user_possession: Possession::None,
         freshness: Freshness::Connection,
     };
     Caller::new(workload, user, Vec::new(), proof)

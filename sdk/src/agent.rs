@@ -114,7 +114,7 @@ impl AgentApi {
     /// # Errors
     /// See [`AgentError`].
     pub async fn issue(&self, csr: Vec<u8>) -> Result<IssueResponse, AgentError> {
-        let answer = self.client.clone().issue(IssueRequest { csr }).await;
+        let answer = self.client.clone().issue(IssueRequest { csr, purpose: 0 }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 

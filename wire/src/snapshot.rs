@@ -17,7 +17,7 @@ pub const FORMAT: u32 = 1;
 pub const SNAPSHOT_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// Members of a snapshot that this version understands; a writer may declare any of them critical.
-const KNOWN_MEMBERS: [&str; 14] = [
+const KNOWN_MEMBERS: [&str; 18] = [
     "format",
     "trust_domain",
     "epoch",
@@ -32,6 +32,10 @@ const KNOWN_MEMBERS: [&str; 14] = [
     "policies",
     "ledger_head",
     "pseudonym_key",
+    "token_authorities",
+    "workload_keys",
+    "revoked",
+    "sts",
 ];
 
 /// One generation of what the authority tells its data planes.
@@ -69,6 +73,103 @@ pub struct Snapshot {
     /// without padding. Without it, records name no user. Known to every workload, unknown to readers of the ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pseudonym_key: Option<SecretText>,
+    /// Keys with which trust domains sign tokens: our own, and those that we federate with.
+    #[serde(default)]
+    pub token_authorities: Vec<TokenAuthority>,
+    /// Keys that workloads registered, so that proofs of theirs need no certificate.
+    #[serde(default)]
+    pub workload_keys: Vec<WorkloadKey>,
+    /// What was taken back before it expired.
+    #[serde(default)]
+    pub revoked: Revoked,
+    /// The token service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sts: Option<Sts>,
+}
+
+/// Keys with which one trust domain signs tokens, one list for each kind: a key of one kind verifies no other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TokenAuthority {
+    /// Whose subjects these keys may name, and no others.
+    #[schema(value_type = String)]
+    pub trust_domain: TrustDomain,
+    /// Exact `iss` of what its token service issues.
+    pub issuer: String,
+    /// Keys of JWT-SVIDs.
+    #[schema(value_type = Vec<Object>)]
+    pub jwt_svid: Vec<Jwk>,
+    /// Keys of workload identity tokens (WIT-SVIDs).
+    #[schema(value_type = Vec<Object>)]
+    pub wit: Vec<Jwk>,
+    /// Keys of what the token service issues by exchange.
+    #[schema(value_type = Vec<Object>)]
+    pub exchange: Vec<Jwk>,
+}
+
+/// A key that a workload registered: proofs signed with it count as those of its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadKey {
+    /// The only workload that may name it.
+    pub owner: SpiffeId,
+    /// What for.
+    pub purpose: KeyPurpose,
+    /// The public key.
+    pub jwk: Jwk,
+}
+
+/// What a registered key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyPurpose {
+    /// Signs requests (RFC 7517 section 4.2, `sig`).
+    Signing,
+    /// Others encrypt payloads to it (`enc`).
+    Encryption,
+}
+
+/// What was taken back before it expired. Each entry goes when nothing that it speaks of can be alive any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Single tokens, by `jti` (or the id of a bearer token or macaroon).
+    #[serde(default)]
+    pub tokens: Vec<RevokedToken>,
+    /// All tokens of a user that were issued before a moment.
+    #[serde(default)]
+    pub users: Vec<RevokedUser>,
+    /// All tokens signed with a key, by `kid`.
+    #[serde(default)]
+    pub keys: Vec<RevokedToken>,
+}
+
+/// A token or a key that counts no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedToken {
+    /// `jti` or `kid`.
+    pub id: String,
+    /// When the entry may be forgotten.
+    pub until: UnixTime,
+}
+
+/// A user whose tokens count no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedUser {
+    /// Opaque id, `u_…`.
+    pub id: String,
+    /// Tokens issued before this moment are refused.
+    pub issued_before: UnixTime,
+    /// When the entry may be forgotten.
+    pub until: UnixTime,
+}
+
+/// Where tokens are exchanged (RFC 8693).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sts {
+    /// Its issuer identifier (RFC 8414).
+    pub issuer: String,
+    /// `https://…/oauth2/token`.
+    pub token_endpoint: String,
+    /// Roots of its server certificate, DER.
+    pub roots: Vec<Base64>,
 }
 
 /// Roots and revocations of one trust domain.
@@ -116,6 +217,37 @@ pub struct ServiceAddress {
     pub accepts: Vec<Mode>,
     /// The mode in which it calls others.
     pub sends: Mode,
+    /// How it carries its user along when it calls others.
+    #[serde(default)]
+    pub user_context: UserContext,
+    /// Which WIMSE proof it sends in mode `wimse`.
+    #[serde(default)]
+    pub wimse: WimseProof,
+}
+
+/// How a service carries its user along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserContext {
+    /// The internal token that came in goes on unchanged (thesis, figure 4.2).
+    #[default]
+    Same,
+    /// The token service issues one for each hop (figure 4.3).
+    PerHop,
+    /// Inside the caller's own signed token (section 4.2.2). Needs a mode that signs one.
+    Nested,
+}
+
+/// Which proof accompanies a workload identity token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WimseProof {
+    /// A workload proof token (draft-ietf-wimse-wpt): bound to the target.
+    #[default]
+    Token,
+    /// An HTTP message signature (draft-ietf-wimse-http-signature): bound to method, query and body as well, and the
+    /// answer is signed too.
+    HttpSignature,
 }
 
 /// The policies of all targets.

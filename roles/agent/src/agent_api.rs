@@ -32,6 +32,30 @@ const ENTRY_BYTES_MAX: usize = countersign_identity::SPIFFE_ID_BYTES_MAX;
 impl Agent for AgentApi {
     type SnapshotsStream = Snapshots;
 
+    type SecretsStream =
+        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
+
+    async fn issue_token(
+        &self,
+        _request: Request<countersign_wire::agent::IssueTokenRequest>,
+    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
+        Err(Status::unimplemented("no such token is issued"))
+    }
+
+    async fn secrets(
+        &self,
+        _request: Request<countersign_wire::agent::SecretsRequest>,
+    ) -> Result<Response<Self::SecretsStream>, Status> {
+        Err(Status::unimplemented("there are no secrets"))
+    }
+
+    async fn applied(
+        &self,
+        _request: Request<countersign_wire::agent::AppliedRequest>,
+    ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
+        Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
+    }
+
     async fn register(
         &self,
         request: Request<RegisterRequest>,

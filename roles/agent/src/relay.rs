@@ -46,7 +46,7 @@ impl Core {
         let attestation =
             self.attestor.look_at(process).await.map_err(|e| Status::permission_denied(e.to_string()))?;
         let spiffe_id = held.entry.spiffe_id.to_string();
-        let mut request = Request::new(NodeIssueRequest { spiffe_id, csr, attestation });
+        let mut request = Request::new(NodeIssueRequest { spiffe_id, csr, attestation, purpose: 0 });
         request.set_timeout(ISSUE_TIMEOUT);
         let response = self.node.settle(self.node.client().issue(request).await).map_err(nobody)?;
         let not_after = self.check_issued(&response, &held.entry.spiffe_id)?;

@@ -216,6 +216,10 @@ mod tests {
             policies: Policies { generation: 1, files: Vec::new() },
             ledger_head: None,
             pseudonym_key: None,
+            token_authorities: Vec::new(),
+            workload_keys: Vec::new(),
+            revoked: Default::default(),
+            sts: None,
         }
     }
 

@@ -244,6 +244,30 @@ impl Node for NodeApi {
     type EntriesStream = Streaming<EntriesResponse>;
     type SnapshotsStream = Streaming<SignedSnapshot>;
 
+    type SecretsStream =
+        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
+
+    async fn issue_token(
+        &self,
+        _request: Request<countersign_wire::node::NodeIssueTokenRequest>,
+    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
+        Err(Status::unimplemented("no such token is issued"))
+    }
+
+    async fn secrets(
+        &self,
+        _request: Request<countersign_wire::node::NodeSecretsRequest>,
+    ) -> Result<Response<Self::SecretsStream>, Status> {
+        Err(Status::unimplemented("there are no secrets"))
+    }
+
+    async fn applied(
+        &self,
+        _request: Request<countersign_wire::node::NodeAppliedRequest>,
+    ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
+        Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let call = Self::call("Join", &request)?;
         self.throttle(call.connection.address().map(|address| address.ip()))?;

@@ -153,6 +153,10 @@ async fn collect(
         },
         ledger_head: Some(head_on_the_wire(head)),
         pseudonym_key: Some(SecretText::new(keys.pseudonym_text.expose().clone())),
+        token_authorities: Vec::new(),
+        workload_keys: Vec::new(),
+        revoked: Default::default(),
+        sts: None,
     })
 }
 
@@ -166,6 +170,8 @@ async fn services(authority: &Authority) -> Result<Vec<ServiceAddress>, StoreErr
         address: service.address,
         accepts: service.accepts,
         sends: service.sends,
+        user_context: Default::default(),
+        wimse: Default::default(),
     };
     Ok(callable.filter(|service| !service.address.is_empty()).map(address).collect())
 }

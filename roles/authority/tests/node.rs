@@ -20,7 +20,7 @@ use tonic::Code;
 
 fn issue(service: &str, csr: Vec<u8>) -> NodeIssueRequest {
     let spiffe_id = SpiffeId::service(&home(), service).unwrap().to_string();
-    NodeIssueRequest { spiffe_id, csr, attestation: "pid 1 uid 0".to_owned() }
+    NodeIssueRequest { spiffe_id, csr, attestation: "pid 1 uid 0".to_owned(), purpose: 0 }
 }
 
 #[tokio::test]
@@ -154,6 +154,7 @@ async fn rejects_identities_that_the_entries_do_not_give_to_the_node() {
     let mut agent = authority.agent("local").await;
     let csr = || csr::make(&new_key(), None).unwrap();
     let ask = |spiffe_id: &str, csr| NodeIssueRequest {
+        purpose: 0,
         spiffe_id: spiffe_id.to_owned(),
         csr,
         attestation: String::new(),
@@ -296,6 +297,7 @@ async fn only_a_gateway_publishes_token_keys_and_everybody_hears_of_them() {
 
     let revoke = serde_json::json!({ "service": "gateway", "reason": "keyCompromise" });
     let certificate = NodeIssueRequest {
+        purpose: 0,
         spiffe_id: edge.to_owned(),
         csr: csr::make(&new_key(), None).unwrap(),
         attestation: String::new(),

@@ -19,11 +19,25 @@ pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// (draft-ietf-oauth-transaction-tokens section 7).
 pub const TXN_TOKEN: HeaderName = HeaderName::from_static("txn-token");
 
+/// Carries an internal token of the user that was issued for this hop alone.
+pub const USER_TOKEN: HeaderName = HeaderName::from_static("user-token");
+/// Carries a workload identity token (draft-ietf-wimse-workload-creds).
+pub const WORKLOAD_IDENTITY_TOKEN: HeaderName = HeaderName::from_static("workload-identity-token");
+/// Carries a workload proof token (draft-ietf-wimse-wpt).
+pub const WORKLOAD_PROOF_TOKEN: HeaderName = HeaderName::from_static("workload-proof-token");
+/// Carries the certificate chain of the key that signed a service token, leaf first, as an RFC 9651 list of byte
+/// sequences: untrusted path material.
+pub const SIGNING_CHAIN: HeaderName = HeaderName::from_static("countersign-signing-chain");
+/// Proves possession of the key that an access token is bound to (RFC 9449).
+pub const DPOP: HeaderName = HeaderName::from_static("dpop");
+
 /// Headers in which somebody, somewhere, believes an identity, a method or a path. They never
 /// pass inwards; what we set ourselves is set after they are stripped.
-pub const IDENTITY_HEADERS: [&str; 31] = [
+pub const IDENTITY_HEADERS: [&str; 34] = [
     "client-cert",
     "client-cert-chain",
+    "countersign-signing-chain",
+    "dpop",
     "forwarded",
     "impersonate-group",
     "impersonate-user",
@@ -31,6 +45,7 @@ pub const IDENTITY_HEADERS: [&str; 31] = [
     "remote-user",
     "ssl-client-cert",
     "txn-token",
+    "user-token",
     "workload-identity-token",
     "workload-proof-token",
     "x-authenticated-user",
@@ -68,14 +83,16 @@ pub const IDENTITY_HEADER_PREFIXES: [&str; 8] = [
 ];
 
 /// Headers that lose their meaning when they come twice.
-const SINGLE_VALUED: [&str; 18] = [
+const SINGLE_VALUED: [&str; 24] = [
     "authorization",
     "content-encoding",
     "content-length",
     "content-location",
     "content-range",
     "content-type",
+    "countersign-signing-chain",
     "date",
+    "dpop",
     "expect",
     "from",
     "host",
@@ -86,7 +103,11 @@ const SINGLE_VALUED: [&str; 18] = [
     "proxy-authorization",
     "range",
     "traceparent",
+    "txn-token",
     "user-agent",
+    "user-token",
+    "workload-identity-token",
+    "workload-proof-token",
 ];
 
 /// Headers about one connection (RFC 9110 section 7.6.1).

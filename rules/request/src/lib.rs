@@ -29,8 +29,9 @@ mod route;
 pub use authority::{AUTHORITY_BYTES_MAX, Authority, AuthorityError};
 pub use canonical::{CanonicalRequest, RequestError};
 pub use headers::{
-    HEADER_COUNT_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_BYTES_MAX, HeaderError,
-    IDENTITY_HEADER_PREFIXES, IDENTITY_HEADERS, TXN_TOKEN, is_identity_header, strip_hop_by_hop,
+    DPOP, HEADER_COUNT_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_BYTES_MAX, HeaderError,
+    IDENTITY_HEADER_PREFIXES, IDENTITY_HEADERS, SIGNING_CHAIN, TXN_TOKEN, USER_TOKEN,
+    WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN, is_identity_header, strip_hop_by_hop,
     strip_identity_headers,
 };
 pub use path::{PATH_BYTES_MAX, PATH_SEGMENTS_MAX, PathError};

@@ -200,6 +200,8 @@ impl Deployment {
             address: address.to_string(),
             accepts: vec![Mode::Mtls],
             sends: Mode::Mtls,
+            user_context: Default::default(),
+            wimse: Default::default(),
         });
         let files =
             world.policies.iter().map(|(name, text)| PolicyFile { name: name.clone(), text: text.clone() });
@@ -224,6 +226,10 @@ impl Deployment {
             policies: Policies { generation: world.sequence, files: files.collect() },
             ledger_head: None,
             pseudonym_key: None,
+            token_authorities: Vec::new(),
+            workload_keys: Vec::new(),
+            revoked: Default::default(),
+            sts: None,
         }
     }
 
@@ -395,6 +401,34 @@ struct FakeAgent {
 impl Agent for FakeAgent {
     type SnapshotsStream =
         std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<SignedSnapshot, tonic::Status>> + Send>>;
+
+    type SecretsStream = std::pin::Pin<
+        Box<
+            dyn tokio_stream::Stream<Item = Result<countersign_wire::agent::SecretsResponse, tonic::Status>>
+                + Send,
+        >,
+    >;
+
+    async fn issue_token(
+        &self,
+        _request: tonic::Request<countersign_wire::agent::IssueTokenRequest>,
+    ) -> Result<tonic::Response<countersign_wire::agent::IssueTokenResponse>, tonic::Status> {
+        Err(tonic::Status::unimplemented("no such token is issued"))
+    }
+
+    async fn secrets(
+        &self,
+        _request: tonic::Request<countersign_wire::agent::SecretsRequest>,
+    ) -> Result<tonic::Response<Self::SecretsStream>, tonic::Status> {
+        Err(tonic::Status::unimplemented("there are no secrets"))
+    }
+
+    async fn applied(
+        &self,
+        _request: tonic::Request<countersign_wire::agent::AppliedRequest>,
+    ) -> Result<tonic::Response<countersign_wire::agent::AppliedResponse>, tonic::Status> {
+        Ok(tonic::Response::new(countersign_wire::agent::AppliedResponse {}))
+    }
 
     async fn register(
         &self,

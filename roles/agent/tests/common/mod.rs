@@ -229,6 +229,10 @@ impl Core {
             policies: Policies { generation: 1, files: Vec::new() },
             ledger_head: None,
             pseudonym_key: None,
+            token_authorities: Vec::new(),
+            workload_keys: Vec::new(),
+            revoked: Default::default(),
+            sts: None,
         };
         change(&mut next);
         snapshot::sign(&next, &self.snapshot_key).unwrap()
@@ -299,6 +303,30 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Node for NodeApi {
     type EntriesStream = Answers<EntriesResponse>;
     type SnapshotsStream = Answers<SignedSnapshot>;
+
+    type SecretsStream =
+        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
+
+    async fn issue_token(
+        &self,
+        _request: Request<countersign_wire::node::NodeIssueTokenRequest>,
+    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
+        Err(Status::unimplemented("no such token is issued"))
+    }
+
+    async fn secrets(
+        &self,
+        _request: Request<countersign_wire::node::NodeSecretsRequest>,
+    ) -> Result<Response<Self::SecretsStream>, Status> {
+        Err(Status::unimplemented("there are no secrets"))
+    }
+
+    async fn applied(
+        &self,
+        _request: Request<countersign_wire::node::NodeAppliedRequest>,
+    ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
+        Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
+    }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let JoinRequest { token, csr, .. } = request.into_inner();

@@ -72,6 +72,10 @@ impl World {
             policies: Policies { generation: 1, files: Vec::new() },
             ledger_head: None,
             pseudonym_key: Some("A".repeat(43).into()),
+            token_authorities: Vec::new(),
+            workload_keys: Vec::new(),
+            revoked: Default::default(),
+            sts: None,
         };
         let signed = countersign_sdk::snapshot::sign(&snapshot, &snapshot_key).unwrap();
         Arc::new(World {
@@ -127,6 +131,30 @@ struct Stub {
 #[tonic::async_trait]
 impl Agent for Stub {
     type SnapshotsStream = Pin<Box<dyn Stream<Item = Result<SignedSnapshot, Status>> + Send>>;
+
+    type SecretsStream =
+        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
+
+    async fn issue_token(
+        &self,
+        _request: Request<countersign_wire::agent::IssueTokenRequest>,
+    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
+        Err(Status::unimplemented("no such token is issued"))
+    }
+
+    async fn secrets(
+        &self,
+        _request: Request<countersign_wire::agent::SecretsRequest>,
+    ) -> Result<Response<Self::SecretsStream>, Status> {
+        Err(Status::unimplemented("there are no secrets"))
+    }
+
+    async fn applied(
+        &self,
+        _request: Request<countersign_wire::agent::AppliedRequest>,
+    ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
+        Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
+    }
 
     async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         Err(Status::unimplemented("launching is not part of this rig"))

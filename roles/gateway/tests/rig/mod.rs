@@ -104,6 +104,8 @@ impl Rig {
             address: address.to_string(),
             accepts: vec![Mode::Mtls],
             sends: Mode::Mtls,
+            user_context: Default::default(),
+            wimse: Default::default(),
         };
         self.world.change(|snapshot| {
             snapshot.services.retain(|service| service.name != entry.name);

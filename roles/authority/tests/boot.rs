@@ -213,6 +213,7 @@ async fn runs_on_postgresql_as_it_does_on_sqlite() {
     let mut agent = authority.agent("local").await;
     let csr = countersign_pki::csr::make(&common::new_key(), None).unwrap();
     let ask = countersign_wire::node::NodeIssueRequest {
+        purpose: 0,
         spiffe_id: "spiffe://fleamarket.test/svc/ads".to_owned(),
         csr,
         attestation: String::new(),

@@ -4,7 +4,7 @@
 //! `countersign/v1/snapshot`. Rules of acceptance (DESIGN section 5 point 11): never back within an epoch; an
 //! unknown critical member or another format keeps the old snapshot and turns readiness off.
 
-use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UnixTime};
+use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UnixTime, UserContext, WimseProof};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -223,31 +223,6 @@ pub struct ServiceAddress {
     /// Which WIMSE proof it sends in mode `wimse`.
     #[serde(default)]
     pub wimse: WimseProof,
-}
-
-/// How a service carries its user along.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum UserContext {
-    /// The internal token that came in goes on unchanged (thesis, figure 4.2).
-    #[default]
-    Same,
-    /// The token service issues one for each hop (figure 4.3).
-    PerHop,
-    /// Inside the caller's own signed token (section 4.2.2). Needs a mode that signs one.
-    Nested,
-}
-
-/// Which proof accompanies a workload identity token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum WimseProof {
-    /// A workload proof token (draft-ietf-wimse-wpt): bound to the target.
-    #[default]
-    Token,
-    /// An HTTP message signature (draft-ietf-wimse-http-signature): bound to method, query and body as well, and the
-    /// answer is signed too.
-    HttpSignature,
 }
 
 /// The policies of all targets.

@@ -16,6 +16,7 @@
 mod caller;
 mod decision_id;
 mod id;
+mod mode;
 mod proof;
 mod service_name;
 mod time;
@@ -25,7 +26,8 @@ mod verified;
 pub use caller::{Caller, CertificateFacts, User, Workload};
 pub use decision_id::{DecisionId, DecisionIdError};
 pub use id::{IdError, IdKind, SPIFFE_ID_BYTES_MAX, SpiffeId};
-pub use proof::{Binding, Bound, Freshness, Mode, Possession, Proof, UnknownMode, UserProof, WorkloadProof};
+pub use mode::{Mode, UnknownMode, UserContext, WimseProof};
+pub use proof::{Binding, Bound, Freshness, Possession, Proof, UserProof, WorkloadProof};
 pub use service_name::{SERVICE_NAME_CHARS_MAX, ServiceName, ServiceNameError};
 pub use time::{CLOCK_SKEW, UnixTime};
 pub use trust_domain::{TRUST_DOMAIN_BYTES_MAX, TrustDomain, TrustDomainError};

@@ -1,13 +1,12 @@
 //! How something was proven, as axes and not as a mode name: policies read axes.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 /// What the evidence of one request amounts to. Within each axis, later variants are stronger.
 ///
-/// Policies read axes and never the name of a [`Mode`]: "the request is bound to its body" is what a rule
+/// Policies read axes and never the name of a [`crate::Mode`]: "the request is bound to its body" is what a rule
 /// about orders means, and any mode that does so will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Proof {
@@ -47,6 +46,7 @@ impl Proof {
     }
 }
 
+/// An enum whose variants are ordered and have one name each.
 macro_rules! axis {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -98,6 +98,7 @@ impl WorkloadProof {
         }
     }
 }
+pub(crate) use axis;
 
 axis! {
     /// Something of a request that evidence can be bound to.
@@ -222,69 +223,6 @@ axis! {
     }
 }
 
-axis! {
-    /// The ways in which a caller can prove itself on an edge: what is configured, as opposed to
-    /// [`Proof`], which is what happened.
-    Mode {
-        /// Nothing, plain HTTP.
-        None = "none",
-        /// Opaque random token.
-        Bearer = "bearer",
-        /// Macaroon with caveats.
-        Macaroon = "macaroon",
-        /// Self-signed JWT over TLS.
-        Jwt = "jwt",
-        /// Workload identity token and proof.
-        Wimse = "wimse",
-        /// X.509-SVID in the TLS handshake.
-        Mtls = "mtls",
-        /// Both.
-        MtlsJwt = "mtls+jwt",
-    }
-}
-
-/// There is no mode of this name.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("mode {0:?} does not exist: use one of none, bearer, macaroon, jwt, wimse, mtls, mtls+jwt")]
-pub struct UnknownMode(pub String);
-
-impl Mode {
-    /// May a request that was proven in this mode pass where `accepts` is the floor? Both is as good as either; apart
-    /// from that a mode stands for itself alone.
-    #[must_use]
-    pub fn satisfies(self, accepts: &[Self]) -> bool {
-        accepts.iter().any(|accepted| {
-            self == *accepted || (self == Self::MtlsJwt && matches!(accepted, Self::Mtls | Self::Jwt))
-        })
-    }
-
-    /// Does the caller show a certificate in the TLS handshake?
-    #[must_use]
-    pub const fn shows_certificate(self) -> bool {
-        matches!(self, Self::Mtls | Self::MtlsJwt)
-    }
-
-    /// Reads a mode as [`Mode::as_str`] writes it.
-    ///
-    /// # Errors
-    /// No mode has this name; case counts.
-    pub fn parse(text: &str) -> Result<Self, UnknownMode> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| UnknownMode(text.chars().take(32).collect()))
-    }
-}
-
-impl FromStr for Mode {
-    type Err = UnknownMode;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -325,33 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn both_proofs_are_as_good_as_either_and_nothing_else_is() {
-        assert!(Mode::MtlsJwt.satisfies(&[Mode::Mtls]) && Mode::MtlsJwt.satisfies(&[Mode::Jwt]));
-        assert!(!Mode::Mtls.satisfies(&[Mode::MtlsJwt]) && !Mode::Jwt.satisfies(&[Mode::MtlsJwt]));
-        assert!(!Mode::Mtls.satisfies(&[Mode::Bearer]) && !Mode::Mtls.satisfies(&[]));
-    }
-
-    #[test]
-    fn every_mode_reads_back_what_it_writes() {
-        for mode in Mode::ALL {
-            assert_eq!(Mode::parse(mode.as_str()).unwrap(), *mode);
-        }
-    }
-
-    #[test]
-    fn rejects_an_unknown_mode_and_keeps_the_message_short() {
-        assert_eq!(Mode::parse("MTLS"), Err(UnknownMode("MTLS".into())));
-        let refused = Mode::parse(&"m".repeat(1_000_000)).unwrap_err();
-        assert_eq!(refused, UnknownMode("m".repeat(32)));
-    }
-
-    #[test]
     fn json_names_are_the_names_that_policies_read() {
         for axis in Bound::ALL {
             assert_eq!(serde_json::to_value(axis).unwrap(), axis.as_str());
-        }
-        for mode in Mode::ALL {
-            assert_eq!(serde_json::to_value(mode).unwrap(), mode.as_str());
         }
     }
 }

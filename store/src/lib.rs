@@ -14,7 +14,7 @@
 //! Private keys arrive sealed and leave sealed; passwords arrive hashed; join tokens are kept as hashes.
 //!
 //! One file per column: [`meta`], [`keys`], [`certificates`], [`services`], [`nodes`], [`users`],
-//! [`policies`], [`token_keys`], [`ledger`], [`edges`].
+//! [`policies`], [`revoked`], [`token_keys`], [`ledger`], [`edges`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,6 +37,7 @@ pub mod ledger;
 pub mod meta;
 pub mod nodes;
 pub mod policies;
+pub mod revoked;
 pub mod services;
 pub mod token_keys;
 pub mod users;

@@ -1,7 +1,8 @@
 //! Registration entries: which identities exist, who may launch them, where they are.
 
-use countersign_identity::{Mode, ServiceName, SpiffeId, UnixTime};
+use countersign_identity::{Mode, ServiceName, SpiffeId, UnixTime, UserContext, WimseProof};
 use countersign_ledger::Record;
+use serde::{Deserialize, Serialize};
 
 use crate::ledger::append;
 use crate::row::{Row, json};
@@ -22,6 +23,10 @@ pub struct NewService {
     pub accepts: Vec<Mode>,
     /// The mode in which it calls others.
     pub sends: Mode,
+    /// How it carries its user along.
+    pub user_context: UserContext,
+    /// Which proof it sends in mode `wimse`.
+    pub wimse: WimseProof,
     /// Uids that may launch it.
     pub launch_by: Vec<u32>,
     /// Agents that may hold it; empty means all agents of this trust domain.
@@ -43,18 +48,60 @@ pub struct Service {
     pub accepts: Vec<Mode>,
     /// The mode in which it calls others.
     pub sends: Mode,
+    /// How it carries its user along.
+    pub user_context: UserContext,
+    /// Which proof it sends in mode `wimse`.
+    pub wimse: WimseProof,
     /// Uids that may launch it.
     pub launch_by: Vec<u32>,
     /// Agents that may hold it; empty means all agents of this trust domain.
     pub nodes: Vec<SpiffeId>,
+    /// Set while its floor is lower than it should be.
+    pub lowered: Option<Lowered>,
     /// When it was made.
     pub created_at: UnixTime,
     /// When it last changed.
     pub updated_at: UnixTime,
 }
 
+/// How a service proves itself to others, and what it asks of those who call it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Modes {
+    /// Modes that it accepts: its floor.
+    pub accepts: Vec<Mode>,
+    /// The mode in which it calls others.
+    pub sends: Mode,
+    /// How it carries its user along.
+    pub user_context: UserContext,
+    /// Which proof it sends in mode `wimse`.
+    pub wimse: WimseProof,
+}
+
+/// A floor that was lowered for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lowered {
+    /// When it ends.
+    pub until: UnixTime,
+    /// What comes back then.
+    pub from: Modes,
+}
+
+impl Service {
+    /// Its modes.
+    #[must_use]
+    pub fn modes(&self) -> Modes {
+        Modes {
+            accepts: self.accepts.clone(),
+            sends: self.sends,
+            user_context: self.user_context,
+            wimse: self.wimse,
+        }
+    }
+}
+
 impl Db {
-    /// Stores an entry, or changes the one of the same name (its id and identity stay), and records it.
+    /// Stores an entry, or changes the one of the same name, and records it. Of an entry that exists, id,
+    /// identity and modes stay: those change by [`Db::set_modes`] alone, which knows what lowering a floor needs.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when the identity or the id belongs to another name; those of [`Db::append`];
@@ -67,11 +114,11 @@ impl Db {
     ) -> Result<Service, StoreError> {
         let mut tx = self.begin().await?;
         let row = sqlx::query(
-            "INSERT INTO services (trust_domain, id, name, spiffe_id, address, accepts, sends, launch_by, nodes, \
-             created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10) \
+            "INSERT INTO services (trust_domain, id, name, spiffe_id, address, accepts, sends, user_context, \
+             wimse, launch_by, nodes, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) \
              ON CONFLICT (trust_domain, name) DO UPDATE SET address = excluded.address, \
-             accepts = excluded.accepts, sends = excluded.sends, launch_by = excluded.launch_by, \
-             nodes = excluded.nodes, updated_at = excluded.updated_at \
+             launch_by = excluded.launch_by, nodes = excluded.nodes, updated_at = excluded.updated_at \
              WHERE services.spiffe_id = excluded.spiffe_id RETURNING *",
         )
         .bind(self.domain())
@@ -81,6 +128,8 @@ impl Db {
         .bind(&service.address)
         .bind(json(&service.accepts)?)
         .bind(json(&service.sends)?)
+        .bind(json(&service.user_context)?)
+        .bind(json(&service.wimse)?)
         .bind(json(&service.launch_by)?)
         .bind(json(&service.nodes)?)
         .bind(now.millis())
@@ -91,6 +140,42 @@ impl Db {
         append(&mut tx, self.trust_domain(), records, now).await?;
         tx.commit().await?;
         entry(&Row("services", &row))
+    }
+
+    /// Gives each of the named services its modes, all of them or none, and records it. `lowered` says what comes back
+    /// when; without it a floor that was lowered before stays as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] for a name without an entry; those of [`Db::append`]; any of the database's.
+    pub async fn set_modes(
+        &self,
+        changes: &[(ServiceName, Modes, Option<Lowered>)],
+        records: &[Record],
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for (name, modes, lowered) in changes {
+            let done = sqlx::query(
+                "UPDATE services SET accepts = $1, sends = $2, user_context = $3, wimse = $4, lowered_until = $5, \
+                 lowered_from = $6, updated_at = $7 WHERE trust_domain = $8 AND name = $9",
+            )
+            .bind(json(&modes.accepts)?)
+            .bind(json(&modes.sends)?)
+            .bind(json(&modes.user_context)?)
+            .bind(json(&modes.wimse)?)
+            .bind(lowered.as_ref().map(|lowered| lowered.until.millis()))
+            .bind(lowered.as_ref().map(|lowered| json(&lowered.from)).transpose()?)
+            .bind(now.millis())
+            .bind(self.domain())
+            .bind(name.as_str())
+            .execute(&mut *tx)
+            .await?;
+            if done.rows_affected() == 0 {
+                return Err(StoreError::Missing { what: "service" });
+            }
+        }
+        append(&mut tx, self.trust_domain(), records, now).await?;
+        Ok(tx.commit().await?)
     }
 
     /// The entry of a short name.
@@ -141,11 +226,19 @@ fn entry(row: &Row<'_>) -> Result<Service, StoreError> {
         address: row.text("address")?,
         accepts: row.json("accepts")?,
         sends: row.json("sends")?,
+        user_context: row.json("user_context")?,
+        wimse: row.json("wimse")?,
+        lowered: lowered(row)?,
         launch_by: row.json("launch_by")?,
         nodes: row.json("nodes")?,
         created_at: row.time("created_at")?,
         updated_at: row.time("updated_at")?,
     })
+}
+
+fn lowered(row: &Row<'_>) -> Result<Option<Lowered>, StoreError> {
+    let Some(until) = row.time_or_none("lowered_until")? else { return Ok(None) };
+    Ok(Some(Lowered { until, from: row.json("lowered_from")? }))
 }
 
 const IDENTITY: &str =

@@ -35,6 +35,7 @@ mod ledger;
 mod meta;
 mod opening;
 mod policies;
+mod revoked;
 mod services;
 mod token_keys;
 mod users;

@@ -1,6 +1,6 @@
-use countersign_identity::{Mode, ServiceName};
+use countersign_identity::{Mode, ServiceName, UserContext, WimseProof};
 use countersign_store::StoreError;
-use countersign_store::services::NewService;
+use countersign_store::services::{Lowered, Modes, NewService};
 
 use crate::ground::{Ground, NOW, later};
 
@@ -12,6 +12,8 @@ fn entry(ground: &Ground, name: &str) -> NewService {
         address: "127.0.0.1:7001".to_owned(),
         accepts: vec![Mode::Mtls],
         sends: Mode::Mtls,
+        user_context: UserContext::Same,
+        wimse: WimseProof::Token,
         launch_by: vec![0, 4_294_967_295],
         nodes: vec![ground.id("ads")],
     }
@@ -52,5 +54,36 @@ both! {
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
         let names: Vec<_> = ground.db.services().await.unwrap().into_iter().map(|s| s.name).collect();
         assert_eq!(names, [ServiceName::parse("ads").unwrap()]);
+    }
+
+    async fn registering_again_never_changes_the_modes(ground: &Ground) {
+        ground.db.register_service(&entry(ground, "ads"), &[], NOW).await.unwrap();
+        let mut weaker = entry(ground, "ads");
+        (weaker.accepts, weaker.sends) = (vec![Mode::None], Mode::None);
+        let stored = ground.db.register_service(&weaker, &[], NOW).await.unwrap();
+        assert_eq!((stored.accepts, stored.sends), (vec![Mode::Mtls], Mode::Mtls));
+    }
+
+    async fn modes_change_for_all_named_services_or_for_none_and_say_what_comes_back(ground: &Ground) {
+        let ads = ground.db.register_service(&entry(ground, "ads"), &[], NOW).await.unwrap();
+        let name = |name| ServiceName::parse(name).unwrap();
+        let modes = Modes {
+            accepts: vec![Mode::Jwt, Mode::Mtls],
+            sends: Mode::Jwt,
+            user_context: UserContext::Nested,
+            wimse: WimseProof::HttpSignature,
+        };
+        let lowered = Lowered { until: later(60), from: ads.modes() };
+        let both = [(name("ads"), modes.clone(), Some(lowered.clone())), (name("users"), modes.clone(), None)];
+        let refused = ground.db.set_modes(&both, &[ground.record()], NOW).await;
+        assert!(matches!(refused, Err(StoreError::Missing { .. })), "{refused:?}");
+        assert_eq!(ground.db.service("ads").await.unwrap().unwrap().modes(), ads.modes());
+        assert_eq!(ground.db.log_state().await.unwrap().size(), 0);
+
+        ground.db.set_modes(&both[..1], &[ground.record()], NOW).await.unwrap();
+        let stored = ground.db.service("ads").await.unwrap().unwrap();
+        assert_eq!((stored.modes(), stored.lowered), (modes.clone(), Some(lowered)));
+        ground.db.set_modes(&[(name("ads"), modes, None)], &[], NOW).await.unwrap();
+        assert_eq!(ground.db.service("ads").await.unwrap().unwrap().lowered, None);
     }
 }

@@ -122,7 +122,9 @@ fn a_401_is_given_only_where_presenting_something_could_help() {
     for code in TABLE {
         let entry = code.entry();
         if entry.stage == Stage::Policy {
-            assert_eq!(entry.public.status(), 403, "{code}: known and not allowed");
+            // At a token endpoint RFC 6749 section 5.2 says 400.
+            let oauth = matches!(entry.public, Public::InvalidTarget | Public::UnauthorizedClient);
+            assert_eq!(entry.public.status(), if oauth { 400 } else { 403 }, "{code}: known and not allowed");
         }
         if entry.public.status() == 401 {
             assert!(matches!(entry.stage, Stage::Identity | Stage::Token | Stage::Transport), "{code}");

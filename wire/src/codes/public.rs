@@ -56,6 +56,33 @@ public_codes! {
     /// Name or password.
     LoginFailed "login_failed" 401 "invalid_grant" Unauthenticated
         "Name or password is wrong";
+    /// A client of the token service that is not known.
+    InvalidClient "invalid_client" 401 "invalid_client" Unauthenticated
+        "The client did not authenticate";
+    /// A client that may not do this at all.
+    UnauthorizedClient "unauthorized_client" 400 "unauthorized_client" PermissionDenied
+        "This client may not use this grant";
+    /// A grant that does not exist here.
+    UnsupportedGrantType "unsupported_grant_type" 400 "unsupported_grant_type" InvalidArgument
+        "There is no such grant";
+    /// A token of a type that does not exist here.
+    UnsupportedTokenType "unsupported_token_type" 400 "unsupported_token_type" InvalidArgument
+        "Tokens of this type are not handled here";
+    /// A token that cannot be exchanged: RFC 8693 section 2.2.2 wants this code.
+    ExchangeRefused "exchange_refused" 400 "invalid_request" PermissionDenied
+        "The token cannot be exchanged";
+    /// No token for this target (RFC 8693 section 2.2.2).
+    InvalidTarget "invalid_target" 400 "invalid_target" PermissionDenied
+        "No token is issued for this target";
+    /// More than the grant has.
+    InvalidScope "invalid_scope" 400 "invalid_scope" PermissionDenied
+        "The scope goes beyond what was granted";
+    /// RFC 9449 section 5.
+    InvalidDpopProof "invalid_dpop_proof" 400 "invalid_dpop_proof" Unauthenticated
+        "The DPoP proof does not count";
+    /// RFC 9449 section 8.
+    UseDpopNonce "use_dpop_nonce" 400 "use_dpop_nonce" Unauthenticated
+        "The DPoP proof needs the nonce that comes with this answer";
     /// Known, and not allowed.
     AccessDenied "access_denied" 403 "insufficient_scope" PermissionDenied
         "This caller may not do this";

@@ -106,6 +106,19 @@ codes! {
         "the request asks to leave HTTP"
         "bytes after an upgrade are not requests, so nobody could decide about them"
         "send the request without Upgrade";
+    // Of the token service.
+    1101 GrantUnsupported (Request, UnsupportedGrantType, never, Usage)
+        "the token service does not know this grant"
+        "services exchange tokens here; people log in elsewhere"
+        "send grant_type=urn:ietf:params:oauth:grant-type:token-exchange";
+    1102 ExchangeMalformed (Request, MalformedRequest, never, Usage)
+        "a parameter of the token request is missing, doubled or unfit"
+        "what can be read in two ways is not read at all"
+        "see the error_description, and RFC 8693 section 2.1";
+    1103 TokenTypeUnsupported (Request, UnsupportedTokenType, never, Usage)
+        "tokens of this type cannot be taken back here"
+        "RFC 7009 section 2.2.1"
+        "see which types exist: /.well-known/oauth-authorization-server";
 
     // --- identity and transport --------------------------------------------------------------------------
     2001 CertificateMissing (Identity, AuthenticationRequired, never, Denied)
@@ -287,6 +300,40 @@ codes! {
         "it is good for one agent; if that was not yours, somebody else has joined"
         "look at countersign audit search --kind node_joined, then make a new token";
 
+    // Of the token service; its callers speak OAuth, so each ends in an `error` of RFC 6749, 8693 or 9449.
+    3101 ClientUnknown (Token, InvalidClient, never, Denied)
+        "the client of the token service proved no identity"
+        "a token is given to a workload that is known, never to whoever asks"
+        "connect with an X.509-SVID, or send a client assertion (private_key_jwt) signed by a certified or registered key";
+    3102 ClientAssertionRefused (Token, InvalidClient, never, Denied)
+        "the client assertion does not count"
+        "it must be signed by a certified or registered key of the client, name this issuer alone, and be used once"
+        "see which check failed: countersign explain DECISION";
+    3103 SubjectTokenRefused (Token, ExchangeRefused, never, Denied)
+        "the subject token cannot be exchanged"
+        "only a token that counts here and now, and that was meant for the client, becomes another one"
+        "see which check failed: countersign explain DECISION";
+    3104 ActorTokenRefused (Token, ExchangeRefused, never, Denied)
+        "the actor token does not count, or names another than the client"
+        "nobody acts in the name of somebody who did not ask"
+        "send a JWT-SVID of the client itself, or none: the client is the actor anyway";
+    3105 TargetUnknown (Token, InvalidTarget, never, Denied)
+        "the token is asked for somebody who does not exist"
+        "a token names its one recipient by SPIFFE ID"
+        "compare audience or resource with countersign service list";
+    3106 ScopeWider (Token, InvalidScope, never, Denied)
+        "more scope is asked for than the subject token has"
+        "an exchange narrows, it never widens"
+        "ask for a part of the scope of the subject token, or for none in particular";
+    3107 DpopProofRefused (Token, InvalidDpopProof, never, Denied)
+        "the DPoP proof does not count"
+        "it must be made for this request, now, with the key that the token is to be bound to, and be used once"
+        "see which check failed: countersign explain DECISION";
+    3108 DpopNonceNeeded (Token, UseDpopNonce, later, Denied)
+        "the DPoP proof carries no nonce of ours, or an old one"
+        "a nonce shows that the proof was made just now"
+        "make the proof again with the value of the DPoP-Nonce header";
+
     // --- policy ------------------------------------------------------------------------------------------
     4001 NotPermitted (Policy, AccessDenied, never, Denied)
         "no policy permits this call"
@@ -312,6 +359,15 @@ codes! {
         "this caller may not use this route of the administration"
         "each route is one action, default deny; an application token or a service certificate is never an administrator"
         "use the admin socket as its owner, or a route that your role permits";
+    // Of the token service.
+    4101 ExchangeNotPermitted (Policy, InvalidTarget, never, Denied)
+        "no policy lets this client exchange for this target"
+        "each exchange is decided by sts.cedar, default deny"
+        "permit it in sts.cedar, or see what the nearest rule lacks: countersign explain DECISION";
+    4102 ClientNotPermitted (Policy, UnauthorizedClient, never, Denied)
+        "no policy lets this client use the token service so"
+        "without a rule in sts.cedar nobody exchanges anything"
+        "write sts.cedar, or see what the nearest rule lacks: countersign explain DECISION";
 
     // --- upstream and availability -----------------------------------------------------------------------
     5001 UpstreamUnreachable (Upstream, BadGateway, later, Unreachable)

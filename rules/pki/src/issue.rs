@@ -267,6 +267,19 @@ pub fn issue_workload_server_only(
     issue_svid(issuer, csr, id, Profile::WorkloadServerOnly, ttl, now, serial)
 }
 
+/// Issues a certificate for a key with which `id` signs tokens and requests, and nothing else: TLS refuses it on
+/// both sides. The key is another one than that of its X.509-SVID (RFC 9509).
+pub fn issue_signing(
+    issuer: &Issuer,
+    csr: &Csr,
+    id: &SpiffeId,
+    ttl: LeafTtl,
+    now: UnixTime,
+    serial: [u8; 16],
+) -> Result<Issued, IssueError> {
+    issue_svid(issuer, csr, id, Profile::Signing, ttl, now, serial)
+}
+
 /// Issues an HTTPS server's certificate under the edge root.
 pub fn issue_edge_server(
     issuer: &Issuer,
@@ -373,7 +386,7 @@ pub(crate) struct Signer(pub(crate) KeyPair);
 
 impl rcgen::PublicKeyData for Signer {
     fn der_bytes(&self) -> &[u8] {
-        self.0.public_key().point()
+        self.0.public_key().subject_public_key()
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
@@ -392,7 +405,7 @@ struct Certified<'a>(&'a PublicKey);
 
 impl rcgen::PublicKeyData for Certified<'_> {
     fn der_bytes(&self) -> &[u8] {
-        self.0.point()
+        self.0.subject_public_key()
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {

@@ -33,6 +33,7 @@ pub mod path;
 pub mod pem;
 pub mod profile;
 pub mod revocation;
+pub mod signer;
 pub mod truststore;
 pub mod verify;
 
@@ -42,6 +43,7 @@ mod x509;
 pub use bundle::{Bundle, BundleError, BundleSet};
 pub use revocation::{Crl, CrlError, RevocationReason};
 pub use rustls_pki_types::CertificateDer;
+pub use signer::{Signer, verify_signer};
 pub use verify::{
     Check, CheckName, CheckResult, CrlPolicy, Expectation, PeerError, Usage, Verdict, verify_peer,
 };

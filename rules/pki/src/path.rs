@@ -21,6 +21,8 @@ pub enum Purpose {
     Client,
     /// It accepts connections.
     Server,
+    /// It signs tokens and requests: id-kp-jwt (RFC 9509).
+    Signing,
 }
 
 /// A root that was judged once, when it was taken in.
@@ -38,6 +40,8 @@ pub struct Anchor {
 pub struct Path {
     /// Leaf first; the root has no link of its own.
     pub(crate) links: Vec<Link>,
+    /// The earliest end of all its certificates, the root among them.
+    pub(crate) not_after: UnixTime,
 }
 
 /// One certificate below the root, as revocation needs it.
@@ -189,10 +193,10 @@ pub fn validate(
     let trust_anchors: Vec<TrustAnchor<'_>> = anchors.iter().map(|a| a.trust_anchor.clone()).collect();
     // The finder tries one candidate after the other; what we say against a candidate is remembered here.
     let objection = RefCell::new(None);
-    let links = RefCell::new(Vec::new());
+    let judged = RefCell::new(None);
     let judge_candidate = |candidate: &VerifiedPath<'_>| match judge_path(candidate, anchors, now) {
         Ok(path) => {
-            links.replace(path);
+            judged.replace(Some(path));
             Ok(())
         }
         Err(reason) => {
@@ -208,12 +212,13 @@ pub fn validate(
         match purpose {
             Purpose::Client => webpki::KeyUsage::client_auth(),
             Purpose::Server => webpki::KeyUsage::server_auth(),
+            Purpose::Signing => webpki::KeyUsage::required_if_present(x509::OID_KP_JWT),
         },
         None,
         Some(&judge_candidate),
     );
     match found.map(|_| ()) {
-        Ok(()) => Ok(Path { links: links.into_inner() }),
+        Ok(()) => judged.into_inner().ok_or(PathError::UnknownIssuer),
         Err(error) => Err(objection.into_inner().unwrap_or_else(|| match PathError::from_webpki(&error) {
             PathError::UnknownIssuer if end_entity.issuer().is_empty() => PathError::EmptyName,
             PathError::UnknownIssuer if end_entity.issuer() == end_entity.subject() => PathError::SelfSigned,
@@ -222,12 +227,8 @@ pub fn validate(
     }
 }
 
-/// The links of a candidate, if every certificate on it holds by our own checks too.
-fn judge_path(
-    candidate: &VerifiedPath<'_>,
-    anchors: &[Anchor],
-    now: UnixTime,
-) -> Result<Vec<Link>, PathError> {
+/// The candidate, if every certificate on it holds by our own checks too.
+fn judge_path(candidate: &VerifiedPath<'_>, anchors: &[Anchor], now: UnixTime) -> Result<Path, PathError> {
     let anchor = anchors
         .iter()
         .find(|anchor| {
@@ -252,9 +253,16 @@ fn judge_path(
         return Err(PathError::TooLong);
     }
 
-    let certificates = std::iter::once(&leaf).chain(&authorities);
+    let certificates = || std::iter::once(&leaf).chain(&authorities);
     let issuers = authorities.iter().map(IssuerKey::of).chain([anchor.key.clone()]);
-    Ok(certificates.zip(issuers).map(|(certificate, issuer)| Link::of(certificate, issuer)).collect())
+    let ends = certificates().map(|certificate| x509::validity(certificate).1);
+    Ok(Path {
+        not_after: ends.fold(anchor.not_after, UnixTime::min),
+        links: certificates()
+            .zip(issuers)
+            .map(|(certificate, issuer)| Link::of(certificate, issuer))
+            .collect(),
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,6 +372,11 @@ fn has_leading_period(constraints: &NameConstraints<'_>) -> bool {
 }
 
 impl Anchor {
+    /// Whether a path of before ends here.
+    pub(crate) fn ends(&self, path: &Path) -> bool {
+        path.links.last().is_some_and(|link| link.issuer == self.key)
+    }
+
     fn valid_at(&self, now: UnixTime) -> bool {
         // X.509 counts whole seconds, both ends inclusive.
         (self.not_before.secs()..=self.not_after.secs()).contains(&now.secs())

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | workload root | 10 years | replaced by hand, its key is used a few times a year |
 //! | issuing CA | 90 days | online, so it is replaced by the authority itself long before it ends |
-//! | workload, server only | 1 hour (1 minute to 24 hours) | a stolen key dies before most people notice the theft |
+//! | workload, server only, signing | 1 hour (1 minute to 24 hours) | a stolen key dies before most people notice the theft |
 //! | edge root | 10 years | people install it in their trust stores: replacing it is work for them |
 //! | edge server | 30 days (at most 90) | renewed by the authority, and no client holds on to it |
 //!
@@ -36,6 +36,9 @@ pub enum Profile {
     Workload,
     /// An X.509-SVID for a process that only accepts connections: serverAuth alone.
     WorkloadServerOnly,
+    /// For signing tokens and requests: exactly one URI SAN and id-kp-jwt (RFC 9509) alone, so that neither end of a
+    /// TLS connection accepts it.
+    Signing,
     /// The root for HTTPS at the edge: self-signed, path length 0, name-constrained. Never signs workloads.
     EdgeRoot,
     /// An HTTPS server's certificate: DNS and IP names, serverAuth alone.
@@ -118,6 +121,8 @@ pub const EDGE_SERVER_TTL_DEFAULT: Duration = Duration::from_secs(30 * DAY_SECS)
 pub const EDGE_SERVER_TTL_MAX: Duration = Duration::from_secs(90 * DAY_SECS);
 /// From this share of its life on, a CA is to be replaced.
 pub const LIFE_USED_WARNING: f32 = 0.8;
+/// id-kp-jwt (RFC 9509 section 3): its key signs JSON Web Tokens.
+pub const ID_KP_JWT: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 37];
 /// Names in one edge certificate.
 pub const EDGE_NAMES_MAX: usize = 64;
 const DAY_SECS: u64 = 24 * 3600;
@@ -155,7 +160,7 @@ impl Profile {
         match self {
             Self::WorkloadRoot => Some(1),
             Self::Issuing | Self::EdgeRoot => Some(0),
-            Self::Workload | Self::WorkloadServerOnly | Self::EdgeServer => None,
+            Self::Workload | Self::WorkloadServerOnly | Self::Signing | Self::EdgeServer => None,
         }
     }
 
@@ -173,6 +178,7 @@ impl Profile {
         match self {
             Self::Workload => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
             Self::WorkloadServerOnly | Self::EdgeServer => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Self::Signing => vec![ExtendedKeyUsagePurpose::Other(ID_KP_JWT.to_vec())],
             Self::WorkloadRoot | Self::Issuing | Self::EdgeRoot => Vec::new(),
         }
     }
@@ -199,7 +205,7 @@ impl Profile {
             Self::WorkloadRoot => Some("Countersign workload root"),
             Self::Issuing => Some("Countersign issuing CA"),
             Self::EdgeRoot => Some("Countersign edge root"),
-            Self::Workload | Self::WorkloadServerOnly | Self::EdgeServer => None,
+            Self::Workload | Self::WorkloadServerOnly | Self::Signing | Self::EdgeServer => None,
         }
     }
 

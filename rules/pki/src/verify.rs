@@ -12,7 +12,7 @@ use countersign_identity::{CertificateFacts, IdKind, SpiffeId, UnixTime, Verifie
 use countersign_keys::{constant_time_eq, sha256, sha256_hex};
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName};
 
 use crate::bundle::{Bundle, BundleSet};
 use crate::path::{self, Link, Path, Purpose};
@@ -25,6 +25,8 @@ pub enum Usage {
     Client,
     /// It accepted the connection: serverAuth.
     Server,
+    /// It signed a token or a request: id-kp-jwt (RFC 9509) and nothing else. There is no connection.
+    Signing,
 }
 
 /// Whom we expect.
@@ -106,20 +108,26 @@ pub fn verify_peer(
     crl_policy: CrlPolicy,
 ) -> Verdict {
     let mut passed = Vec::with_capacity(CheckName::ALL.len());
-    let outcome = judge(chain, bundles, now, usage, expected, crl_policy, &mut passed);
-    let failed = outcome.as_ref().err();
-    let checks = CheckName::ALL.map(|name| Check {
-        name,
-        result: match failed {
-            Some(reason) if reason.check() == name => CheckResult::Fail(reason.clone()),
-            _ if passed.contains(&name) => CheckResult::Pass,
-            _ => CheckResult::NotReached,
-        },
-    });
-    Verdict { checks, outcome }
+    let judged = judge(chain, bundles, now, usage, expected, crl_policy, &mut passed);
+    Verdict::of(judged.map(|(workload, _)| workload), &passed)
 }
 
-fn judge(
+impl Verdict {
+    pub(crate) fn of(outcome: Result<Verified<Workload>, PeerError>, passed: &[CheckName]) -> Self {
+        let failed = outcome.as_ref().err();
+        let checks = CheckName::ALL.map(|name| Check {
+            name,
+            result: match failed {
+                Some(reason) if reason.check() == name => CheckResult::Fail(reason.clone()),
+                _ if passed.contains(&name) => CheckResult::Pass,
+                _ => CheckResult::NotReached,
+            },
+        });
+        Self { checks, outcome }
+    }
+}
+
+pub(crate) fn judge(
     chain: &[CertificateDer<'_>],
     bundles: &BundleSet,
     now: UnixTime,
@@ -127,7 +135,7 @@ fn judge(
     expected: Expectation<'_>,
     crl_policy: CrlPolicy,
     passed: &mut Vec<CheckName>,
-) -> Result<Verified<Workload>, PeerError> {
+) -> Result<(Verified<Workload>, Path), PeerError> {
     let (leaf_der, intermediates) = chain.split_first().ok_or(UsageError::NoCertificate)?;
     let too_long = chain.iter().any(|certificate| certificate.len() > CERTIFICATE_BYTES_MAX);
     if chain.len() > CHAIN_CERTIFICATES_MAX || too_long {
@@ -148,6 +156,7 @@ fn judge(
     let purpose = match usage {
         Usage::Client => Purpose::Client,
         Usage::Server => Purpose::Server,
+        Usage::Signing => Purpose::Signing,
     };
     let path =
         path::validate(leaf_der, intermediates, bundle.anchors(), now, purpose).map_err(ChainError::Path)?;
@@ -162,7 +171,7 @@ fn judge(
         thumbprint_sha256_hex: sha256_hex(leaf_der),
         not_after,
     };
-    Ok(Verified::vouch(Workload { id, certificate: Some(certificate) }))
+    Ok((Verified::vouch(Workload { id, certificate: Some(certificate) }), path))
 }
 
 /// Check 1: X509-SVID section 4 on constraints and usages.
@@ -179,14 +188,17 @@ fn check_usage(leaf: &X509Certificate<'_>, usage: Usage) -> Result<(), UsageErro
     if !key_usage.critical || !key_usage.value.digital_signature() {
         return Err(UsageError::NoDigitalSignature);
     }
+    let extended = leaf.extended_key_usage().map_err(|_| UsageError::Malformed)?.map(|usage| usage.value);
     // X509-SVID section 4.4: when the extension is there, it must have both.
-    let extended = leaf.extended_key_usage().map_err(|_| UsageError::Malformed)?;
     let (client, server) =
-        extended.map_or((true, true), |extended| (extended.value.client_auth, extended.value.server_auth));
-    match (client, server, usage) {
-        (true, true, _) => Ok(()),
-        (false, _, Usage::Client) | (false, true, Usage::Server) => Err(UsageError::NoClientAuth),
-        (_, false, _) => Err(UsageError::NoServerAuth),
+        extended.map_or((true, true), |extended| (extended.client_auth, extended.server_auth));
+    match (usage, client, server) {
+        // A key that also opens connections would let one theft serve for both: nothing else may be there.
+        (Usage::Signing, ..) if extended.is_some_and(is_signing_alone) => Ok(()),
+        (Usage::Signing, ..) => Err(UsageError::NotForSigning),
+        (_, true, true) => Ok(()),
+        (Usage::Client, false, _) | (Usage::Server, false, true) => Err(UsageError::NoClientAuth),
+        (_, _, false) => Err(UsageError::NoServerAuth),
     }
 }
 
@@ -202,8 +214,21 @@ fn check_validity(leaf: &X509Certificate<'_>, now: UnixTime) -> Result<UnixTime,
     Ok(not_after)
 }
 
+/// id-kp-jwt, once, and no other purpose.
+fn is_signing_alone(extended: &ExtendedKeyUsage<'_>) -> bool {
+    let named = extended.any
+        || extended.server_auth
+        || extended.client_auth
+        || extended.code_signing
+        || extended.email_protection
+        || extended.time_stamping
+        || extended.ocsp_signing;
+    let [only] = extended.other.as_slice() else { return false };
+    !named && only.as_bytes() == x509::OID_KP_JWT
+}
+
 /// Check 4: each certificate of the path against the CRLs of its own issuer.
-fn check_revocation(
+pub(crate) fn check_revocation(
     path: &Path,
     bundle: &Bundle,
     now: UnixTime,

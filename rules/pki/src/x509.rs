@@ -111,6 +111,8 @@ pub(crate) const OID_NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 30];
 pub(crate) const OID_AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 35];
 pub(crate) const OID_POLICY_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 36];
 pub(crate) const OID_EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
+/// id-kp-jwt, 1.3.6.1.5.5.7.3.37 (RFC 9509 section 3).
+pub(crate) const OID_KP_JWT: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 37];
 
 #[cfg(test)]
 mod tests {

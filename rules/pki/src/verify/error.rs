@@ -69,6 +69,9 @@ pub enum UsageError {
     /// Extended key usage without serverAuth (1.3.6.1.5.5.7.3.1).
     #[error("the peer's certificate is not for server authentication; issue it with the workload profile")]
     NoServerAuth,
+    /// Extended key usage that is not id-kp-jwt (1.3.6.1.5.5.7.3.37) alone.
+    #[error("the certificate is not for signing tokens alone; issue it with the signing profile")]
+    NotForSigning,
 }
 
 /// Check 2.

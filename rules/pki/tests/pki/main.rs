@@ -16,5 +16,6 @@ mod parsers;
 mod peers;
 mod requests;
 mod revocation;
+mod signing;
 mod spiffe;
 mod tampering;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use countersign_keys::{KeyPair, WeakKey};
-use countersign_pki::csr::{Csr, CsrError};
+use countersign_pki::csr::{self, Csr, CsrError};
 use countersign_pki::issue::{self, Root};
 use countersign_pki::pem;
 use countersign_pki::profile::{self, EdgeNames, LeafTtl};
@@ -104,6 +104,39 @@ fn openssl_prints_the_content_that_the_profile_states() {
         "ASN1 OID: prime256v1",
     ] {
         assert!(text.contains(expected), "{expected} is missing: {text}");
+    }
+}
+
+#[test]
+fn openssl_prints_a_signing_certificate_and_refuses_it_for_tls() {
+    let house = house("fleamarket.test");
+    let request = Csr::parse(&csr::make(&key(), None).unwrap()).unwrap();
+    let (id, ttl) = (house.id("ads"), LeafTtl::default());
+    let issued = issue::issue_signing(&house.issuing, &request, &id, ttl, NOW, serial()).unwrap();
+    let folder = folder_with(&[
+        ("root.pem", certificate(house.root.certificate())),
+        ("issuing.pem", certificate(house.issuing.certificate())),
+        ("signing.pem", certificate(&issued.der)),
+    ]);
+    let text = openssl(folder.path(), &["x509", "-in", "signing.pem", "-noout", "-text"]);
+    let Some((_, text)) = text else { return };
+    for expected in [
+        "X509v3 Extended Key Usage: \n                1.3.6.1.5.5.7.3.37\n",
+        "URI:spiffe://fleamarket.test/svc/ads",
+        "X509v3 Key Usage: critical\n                Digital Signature\n",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing: {text}");
+    }
+    let verify = |purpose: &[&str]| {
+        let fixed =
+            ["verify", "-x509_strict", "-attime", AT, "-CAfile", "root.pem", "-untrusted", "issuing.pem"];
+        openssl(folder.path(), &[&fixed[..], purpose, &["signing.pem"]].concat()).unwrap()
+    };
+    let (content, text) = verify(&[]);
+    assert!(content, "the chain itself holds: {text}");
+    for purpose in ["sslclient", "sslserver"] {
+        let (content, text) = verify(&["-purpose", purpose]);
+        assert!(!content && text.contains("unsuitable certificate purpose"), "{purpose}: {text}");
     }
 }
 

@@ -38,6 +38,8 @@ const MAY_VOUCH: &[&str] = &[
     "rules/identity/src/verified.rs",
     "rules/pki/src/verify.rs",
     "rules/token/src/access_token.rs",
+    "rules/token/src/bearer.rs",
+    "rules/token/src/macaroon/service.rs",
     "rules/token/src/txn_token.rs",
     "rules/ledger/src/head.rs",
     "sdk/src/authenticate.rs",

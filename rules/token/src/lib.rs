@@ -28,11 +28,15 @@
 //! ```
 
 pub mod access_token;
+pub mod bearer;
 mod claims;
 pub mod jws;
+pub mod replay;
 pub mod txn_token;
 
 pub use access_token::{AccessToken, AccessTokenError};
+pub use bearer::{BearerEntry, BearerError, BearerHash, BearerHolder, BearerId, BearerKey, BearerToken};
 pub use claims::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, ClaimError};
 pub use jws::JwsError;
+pub use replay::{ReplayCache, ReplayError, ReplayLimits, Sighting};
 pub use txn_token::{TxnToken, TxnTokenError};

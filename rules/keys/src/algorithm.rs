@@ -1,7 +1,9 @@
 //! Which algorithms exist, and which public keys are too weak or too foreign to certify.
 //!
-//! Workloads, authorities and token signers all use ECDSA on P-256 (FIPS 186-5) with SHA-256. A
-//! `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7) with any other key is refused, each for its own reason.
+//! Certificates, and everything of a format of our own, are signed with ECDSA on P-256 (FIPS 186-5) with
+//! SHA-256. A `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7) with any other key is refused, each for its own
+//! reason. Tokens know two algorithms more, and each key has exactly one: it follows from the key, and the token
+//! does not choose.
 
 use crate::der;
 
@@ -11,13 +13,32 @@ use crate::der;
 pub enum Algorithm {
     /// ECDSA on NIST P-256 with SHA-256: certificates, CRLs, `ES256` tokens, our own signatures.
     EcdsaP256,
+    /// Ed25519 (RFC 8032): tokens alone.
+    Ed25519,
+    /// RSASSA-PKCS1-v1_5 with SHA-256 and a modulus of 2048 to 4096 bits: tokens alone, to compare with the
+    /// thesis's form.
+    RsaPkcs1Sha256,
 }
 
 impl Algorithm {
-    /// The name in a JWS header (RFC 7518 section 3.1).
+    /// Every algorithm.
+    pub const ALL: [Self; 3] = [Self::EcdsaP256, Self::Ed25519, Self::RsaPkcs1Sha256];
+
+    /// The name in a JWS header (RFC 7518 section 3.1; RFC 9864 section 2.2).
     pub fn jose_name(self) -> &'static str {
         match self {
             Self::EcdsaP256 => "ES256",
+            Self::Ed25519 => "Ed25519",
+            Self::RsaPkcs1Sha256 => "RS256",
+        }
+    }
+
+    /// The algorithm of this name. `EdDSA` (RFC 8037) is what `Ed25519` was called before RFC 9864; of the two
+    /// curves that it may mean only one is known here.
+    pub fn from_jose_name(name: &str) -> Option<Self> {
+        match name {
+            "EdDSA" => Some(Self::Ed25519),
+            _ => Self::ALL.into_iter().find(|algorithm| algorithm.jose_name() == name),
         }
     }
 }
@@ -101,6 +122,17 @@ mod tests {
     use crate::{KeyPair, PublicKeyError, SystemRandom};
     use base64::Engine as _;
 
+    #[test]
+    fn every_algorithm_reads_back_its_name_and_eddsa_is_ed25519() {
+        for algorithm in Algorithm::ALL {
+            assert_eq!(Algorithm::from_jose_name(algorithm.jose_name()), Some(algorithm));
+        }
+        assert_eq!(Algorithm::from_jose_name("EdDSA"), Some(Algorithm::Ed25519));
+        for foreign in ["none", "HS256", "PS256", "ES384", "es256", "ES256 ", ""] {
+            assert_eq!(Algorithm::from_jose_name(foreign), None);
+        }
+    }
+
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {
         let length = content.len();
         let header = match length {
@@ -133,7 +165,10 @@ mod tests {
     fn accepts_a_p256_key_on_its_curve() {
         let key = KeyPair::generate(&SystemRandom::new()).unwrap();
         assert_eq!(judge(&key.public_key().spki_der()), Ok(Algorithm::EcdsaP256));
-        assert_eq!(judge(&named(der::OID_P256, key.public_key().point())), Ok(Algorithm::EcdsaP256));
+        assert_eq!(
+            judge(&named(der::OID_P256, key.public_key().subject_public_key())),
+            Ok(Algorithm::EcdsaP256)
+        );
     }
 
     #[test]
@@ -164,7 +199,8 @@ mod tests {
 
     #[test]
     fn rejects_points_off_the_curve_compressed_or_infinite() {
-        let good = KeyPair::generate(&SystemRandom::new()).unwrap().public_key().point().to_vec();
+        let good =
+            KeyPair::generate(&SystemRandom::new()).unwrap().public_key().subject_public_key().to_vec();
         let mut off_curve = good.clone();
         off_curve[64] ^= 1;
         let compressed = [&[2 + (good[64] & 1)][..], &good[1..33]].concat();

@@ -33,6 +33,51 @@ pub(crate) fn rsa_modulus_bits(key: &[u8]) -> Option<usize> {
     Some(magnitude.len() * 8 - leading)
 }
 
+/// Modulus and exponent of an `RSAPublicKey`, without leading zeros. Only the one DER encoding of two positive
+/// numbers is read.
+pub(crate) fn rsa_numbers(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (body, end) = read(SEQUENCE, key)?;
+    let (modulus, rest) = read(INTEGER, body)?;
+    let (exponent, rest) = read(INTEGER, rest)?;
+    let numbers = positive(modulus).zip(positive(exponent));
+    numbers.filter(|_| rest.is_empty() && end.is_empty())
+}
+
+fn positive(integer: &[u8]) -> Option<&[u8]> {
+    match integer {
+        [0, rest @ ..] => rest.first().is_some_and(|byte| byte & 0x80 != 0).then_some(rest),
+        [first, ..] => (first & 0x80 == 0).then_some(integer),
+        [] => None,
+    }
+}
+
+/// An `RSAPublicKey` (RFC 8017 appendix A.1.1) of these numbers, which have no leading zeros.
+pub(crate) fn rsa_public_key(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    let number = |magnitude: &[u8]| {
+        let sign = magnitude.first().is_some_and(|byte| byte & 0x80 != 0).then_some(0);
+        element(INTEGER, &sign.into_iter().chain(magnitude.iter().copied()).collect::<Vec<u8>>())
+    };
+    element(SEQUENCE, &[number(modulus), number(exponent)].concat())
+}
+
+/// The `SubjectPublicKeyInfo` of an RSA key (RFC 3279 section 2.3.1).
+pub(crate) fn rsa_spki(rsa_public_key: &[u8]) -> Vec<u8> {
+    let identifier = element(SEQUENCE, &[&element(OBJECT_IDENTIFIER, OID_RSA), &NULL[..]].concat());
+    let bits = element(BIT_STRING, &[&[0], rsa_public_key].concat());
+    element(SEQUENCE, &[identifier, bits].concat())
+}
+
+/// One element; its content is shorter than 64 KiB.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = (content.len() as u16).to_be_bytes();
+    let header = match content.len() {
+        0..=0x7f => vec![tag, low],
+        0x80..=0xff => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    [&header, content].concat()
+}
+
 /// An object identifier's content octets as dotted decimals.
 pub(crate) fn dotted(oid: &[u8]) -> String {
     let mut arcs: Vec<u64> = Vec::new();
@@ -100,6 +145,7 @@ const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OBJECT_IDENTIFIER: u8 = 0x06;
+const NULL: [u8; 2] = [0x05, 0];
 const OID_BYTES_MAX: usize = 64;
 
 pub(crate) const OID_EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
@@ -115,3 +161,7 @@ pub(crate) const P256_SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+
+/// Everything of an Ed25519 `SubjectPublicKeyInfo` before the key (RFC 8410 section 4).
+pub(crate) const ED25519_SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];

@@ -1,7 +1,7 @@
-//! Vectors of others: ECDSA P-256 of Wycheproof, keys of RFC 7520, thumbprints of RFC 7638.
+//! Vectors of others: ECDSA P-256, Ed25519 and RSA of Wycheproof, keys of RFC 7520, thumbprints of RFC 7638.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use countersign_keys::{JwkError, PublicKey, SignatureInvalid};
+use countersign_keys::{Algorithm, JwkError, KeyPair, PublicKey, SignatureInvalid, TokenKeyError};
 use serde_json::Value;
 
 fn read(rel: &str) -> Option<Value> {
@@ -37,6 +37,61 @@ fn verifies_every_wycheproof_signature_on_p256_as_expected() {
 }
 
 #[test]
+fn verifies_every_wycheproof_signature_of_ed25519_and_rsa_as_expected() {
+    for (file, jwk, at_least) in
+        [("ed25519_test", "publicKeyJwk", 150), ("rsa_signature_2048_sha256_test", "keyJwk", 240)]
+    {
+        let Some(vectors) = read(&format!("wycheproof/{file}.json")) else { return };
+        let mut tried = 0;
+        for group in vectors["testGroups"].as_array().unwrap() {
+            let mut jwk = group[jwk].clone();
+            jwk.as_object_mut().unwrap().remove("kid");
+            let key = match PublicKey::from_jwk(&jwk.to_string()) {
+                // RSA with the exponent 3 has too many ways to be used wrongly.
+                Err(JwkError::Key(refused)) => {
+                    assert_eq!(
+                        (refused, jwk["e"].as_str()),
+                        (TokenKeyError::BadRsa { bits: 2048 }, Some("Aw"))
+                    );
+                    continue;
+                }
+                key => key.unwrap(),
+            };
+            for test in group["tests"].as_array().unwrap() {
+                let [message, signature] = ["msg", "sig"].map(|field| unhex(test[field].as_str().unwrap()));
+                // The one "acceptable" signature lacks a NULL that PKCS #1 demands.
+                let expected = if test["result"] == "valid" { Ok(()) } else { Err(SignatureInvalid) };
+                assert_eq!(key.verify_raw(&message, &signature), expected, "{file} {}", test["tcId"]);
+                tried += 1;
+            }
+        }
+        assert!(tried >= at_least, "only {tried} vectors of {file} were found");
+    }
+}
+
+#[test]
+fn signs_with_ed25519_exactly_as_wycheproof_and_openssl_do() {
+    let pem_key = std::process::Command::new("openssl")
+        .args(["genpkey", "-algorithm", "ed25519", "-outform", "DER"])
+        .output()
+        .unwrap();
+    let key = KeyPair::from_token_pkcs8(&pem_key.stdout).unwrap();
+    assert_eq!(key.algorithm(), Algorithm::Ed25519);
+    let dir = countersign_testkit::temp_dir();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("key"), &pem_key.stdout).unwrap();
+    std::fs::write(path("message"), b"message").unwrap();
+    let signed = std::process::Command::new("openssl")
+        .args(["pkeyutl", "-sign", "-rawin", "-keyform", "DER", "-inkey"])
+        .arg(path("key"))
+        .arg("-in")
+        .arg(path("message"))
+        .output()
+        .unwrap();
+    assert_eq!(key.sign_raw(b"message").unwrap(), signed.stdout, "RFC 8032 leaves nothing to chance");
+}
+
+#[test]
 fn reads_wycheproof_keys_alike_from_der_and_jwk() {
     let Some(vectors) = read("wycheproof/ecdsa_secp256r1_sha256_p1363_test.json") else { return };
     for group in vectors["testGroups"].as_array().unwrap() {
@@ -48,11 +103,16 @@ fn reads_wycheproof_keys_alike_from_der_and_jwk() {
 }
 
 #[test]
-fn computes_the_thumbprint_of_rfc_9449() {
+fn computes_the_thumbprints_of_the_rfcs() {
     let Some(examples) = read("ours/rfc-examples.json") else { return };
-    let example = &examples["rfc9449-jkt"];
-    let key = PublicKey::from_jwk(&example["jwk"].to_string()).unwrap();
-    assert_eq!(key.thumbprint(), example["jkt"].as_str().unwrap());
+    for (name, field) in
+        [("rfc9449-jkt", "jkt"), ("rfc7638-3.1", "thumbprint_S256"), ("rfc8037-a", "thumbprint_S256")]
+    {
+        let mut jwk = examples[name]["jwk"].clone();
+        jwk.as_object_mut().unwrap().remove("d");
+        let key = PublicKey::from_jwk(&jwk.to_string()).unwrap();
+        assert_eq!(key.thumbprint(), examples[name][field].as_str().unwrap(), "{name}");
+    }
 }
 
 #[test]
@@ -64,10 +124,8 @@ fn refuses_the_keys_of_rfc_7520_each_for_its_reason() {
     let Some(other_curve) = refused("3_1.ec_public_key") else { return };
     assert_eq!(other_curve, JwkError::OtherKind { kty: "EC".into(), crv: "P-521".into() });
     assert_eq!(refused("3_2.ec_private_key"), Some(JwkError::Private));
-    assert_eq!(
-        refused("3_3.rsa_public_key"),
-        Some(JwkError::OtherKind { kty: "RSA".into(), crv: String::new() })
-    );
+    // A sound key, but its name says nothing about it.
+    assert_eq!(refused("3_3.rsa_public_key"), Some(JwkError::WrongKid));
     // The RSA private key is longer than any key of ours and is not even parsed.
     assert!(matches!(refused("3_4.rsa_private_key"), Some(JwkError::TooLong { .. })));
     assert_eq!(refused("3_5.symmetric_key_mac_computation"), Some(JwkError::Private));

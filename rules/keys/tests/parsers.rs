@@ -5,6 +5,8 @@ use countersign_identity::TrustDomain;
 use countersign_keys::{KeyPair, MasterKey, PublicKey, SealContext, Sealed, SystemRandom, algorithm};
 use proptest::prelude::*;
 
+static RSA: std::sync::LazyLock<KeyPair> = std::sync::LazyLock::new(|| KeyPair::generate_rsa().unwrap());
+
 /// A good public key with some bytes changed: gets further into the parser than noise does.
 fn mutated_spki() -> impl Strategy<Value = Vec<u8>> {
     let good = KeyPair::generate(&SystemRandom::new()).unwrap().public_key().spki_der();
@@ -25,7 +27,10 @@ proptest! {
         let _ = algorithm::judge(&bytes);
         let _ = KeyPair::from_pkcs8(&bytes);
         let _ = MasterKey::from_file_bytes(&bytes);
+        let _ = KeyPair::from_token_pkcs8(&bytes);
         let _ = PublicKey::from_point(&bytes);
+        let _ = PublicKey::from_ed25519(&bytes);
+        let _ = PublicKey::from_rsa_der(&bytes);
         let _ = PublicKey::from_jwk(&String::from_utf8_lossy(&bytes));
     }
 
@@ -35,7 +40,21 @@ proptest! {
     }
 
     #[test]
-    fn jwk_parser_never_panics(json in r#"\{("(kty|crv|x|y|kid|d)":("EC"|"P-256"|"[A-Za-z0-9_-]{0,44}"|[0-9]{1,3}|null),?){0,6}\}"#) {
+    fn a_changed_rsa_key_is_refused_or_written_back_as_it_was_read(changes in proptest::collection::vec((0..270_usize, any::<u8>()), 1..3)) {
+        let mut bytes = RSA.public_key().subject_public_key().to_vec();
+        for (at, value) in changes {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        if let Ok(key) = PublicKey::from_rsa_der(&bytes) {
+            let read = PublicKey::from_jwk(&key.to_jwk()).unwrap();
+            prop_assert_eq!(read.subject_public_key(), &bytes);
+        }
+    }
+
+    #[test]
+    fn jwk_parser_never_panics(json in r#"\{("(kty|crv|x|y|n|e|kid|d)":("EC"|"RSA"|"OKP"|"Ed25519"|"P-256"|"[A-Za-z0-9_-]{0,44}"|[0-9]{1,3}|null),?){0,6}\}"#) {
         let _ = PublicKey::from_jwk(&json);
     }
 

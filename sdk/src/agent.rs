@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use countersign_wire::{
     MESSAGE_BYTES_MAX,
     agent::{
-        IssueRequest, IssueResponse, PublishTokenKeyRequest, RegisterRequest, RegisterResponse,
-        ReportRequest, SignedSnapshot, SnapshotsRequest, agent_client::AgentClient,
+        AppliedRequest, CertificatePurpose, IssueRequest, IssueResponse, IssueTokenRequest,
+        IssueTokenResponse, PublishTokenKeyRequest, RegisterRequest, RegisterResponse, ReportRequest,
+        SecretsRequest, SecretsResponse, SignedSnapshot, SnapshotsRequest, agent_client::AgentClient,
     },
 };
 use thiserror::Error;
@@ -109,12 +110,16 @@ impl AgentApi {
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
-    /// Certifies a key that we made.
+    /// Certifies a key that we made, for this purpose and no other.
     ///
     /// # Errors
     /// See [`AgentError`].
-    pub async fn issue(&self, csr: Vec<u8>) -> Result<IssueResponse, AgentError> {
-        let answer = self.client.clone().issue(IssueRequest { csr, purpose: 0 }).await;
+    pub async fn issue(
+        &self,
+        csr: Vec<u8>,
+        purpose: CertificatePurpose,
+    ) -> Result<IssueResponse, AgentError> {
+        let answer = self.client.clone().issue(IssueRequest { csr, purpose: purpose.into() }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
@@ -129,6 +134,34 @@ impl AgentApi {
         let request = SnapshotsRequest { epoch: epoch.to_owned(), sequence };
         let answer = self.client.clone().snapshots(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
+    }
+
+    /// A token that the authority issues to us.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn issue_token(&self, request: IssueTokenRequest) -> Result<IssueTokenResponse, AgentError> {
+        let answer = self.client.clone().issue_token(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
+    }
+
+    /// What we, and nobody else, need in order to verify tokens that are addressed to us: all of it at once, then
+    /// all of it again after each change.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn secrets(&self) -> Result<tonic::Streaming<SecretsResponse>, AgentError> {
+        let answer = self.client.clone().secrets(SecretsRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
+    }
+
+    /// Tells by which generations we work.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn applied(&self, generations: AppliedRequest) -> Result<(), AgentError> {
+        let answer = self.client.clone().applied(generations).await;
+        answer.map(|_| ()).map_err(|status| self.error(&status))
     }
 
     /// Publishes the public key with which a gateway signs internal tokens.

@@ -6,13 +6,16 @@
 
 mod channel;
 mod pool;
+mod sending;
 mod service;
 mod target;
+mod user;
 
 pub use channel::{Channel, Outgoing, empty, full};
 pub use pool::Pool;
-pub use service::{InternalToken, OutboundRequest, ServiceClient};
+pub use service::{OutboundRequest, ServiceClient};
 pub use target::{EdgeTarget, EdgeUrlError, Target};
+pub use user::InternalToken;
 
 use std::time::Duration;
 

@@ -2,13 +2,11 @@
 
 use std::{
     error::Error as StdError,
-    fmt,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use countersign_keys::Secret;
 use countersign_request::{TXN_TOKEN, strip_identity_headers};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
 use http_body::Body;
@@ -16,38 +14,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::{CallError, Outgoing, Pool, channel::empty, full};
+use super::{CallError, InternalToken, Outgoing, Pool, channel::empty, full};
 use crate::inbound::{Caller, TraceId};
-
-/// An internal token on its way to the next hop: one that was verified with an inbound request, or one
-/// that a gateway has just minted. There is no third way to get one.
-#[derive(Clone)]
-pub struct InternalToken(Secret<String>);
-
-impl InternalToken {
-    /// What a gateway minted, out of an access token that it verified.
-    #[must_use]
-    pub fn minted(token: String) -> Self {
-        Self(Secret::new(token))
-    }
-
-    /// What the door verified.
-    pub(crate) fn verified(token: &str) -> Self {
-        Self(Secret::new(token.to_owned()))
-    }
-
-    fn header(&self) -> Option<HeaderValue> {
-        let mut value = HeaderValue::from_str(self.0.expose()).ok()?;
-        value.set_sensitive(true);
-        Some(value)
-    }
-}
-
-impl fmt::Debug for InternalToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("InternalToken(..)")
-    }
-}
 
 /// A client of one service. Cheap to clone; all clones share one connection.
 #[derive(Clone, Debug)]

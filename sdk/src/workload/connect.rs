@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use countersign_identity::UnixTime;
 use countersign_keys::{KeyPair, SystemRandom};
 use countersign_pki::{CertificateDer, bundle::BundleSet, csr, verify::CrlPolicy};
-use countersign_wire::agent::IssueResponse;
+use countersign_wire::agent::{CertificatePurpose, IssueResponse};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -15,6 +15,7 @@ use crate::{
     clock,
     live::LiveCell,
     outbound::{CallLimits, Pool},
+    renewal,
     snapshot::{Progress, SnapshotKeys},
     spool::{Spool, SpoolLimits},
     tls::{Identity, TrustState},
@@ -180,7 +181,7 @@ impl Inner {
 pub(super) async fn issue(agent: &AgentApi) -> Result<Issued, ConnectError> {
     let key = KeyPair::generate(&SystemRandom::new()).map_err(|_| ConnectError::NoKey)?;
     let request = csr::make(&key, None).map_err(|_| ConnectError::NoKey)?;
-    let answer = agent.issue(request).await?;
+    let answer = agent.issue(request, CertificatePurpose::Tls).await?;
     accept(answer, &key, clock::now())
 }
 
@@ -196,6 +197,6 @@ fn accept(answer: IssueResponse, key: &KeyPair, now: UnixTime) -> Result<Issued,
         return Err(ConnectError::Agent(AgentError::Failed { why }));
     }
     let snapshot_keys = SnapshotKeys::from_jwks(answer.snapshot_keys.iter().map(String::as_str))?;
-    let renew_in = renew::half_of(identity.not_after().since(now));
+    let renew_in = renewal::half_of(identity.not_after().since(now));
     Ok(Issued { identity, snapshot_keys, renew_in })
 }

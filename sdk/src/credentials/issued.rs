@@ -1,0 +1,84 @@
+//! A token that the authority made for one callee: opaque, or a macaroon.
+
+use std::fmt;
+
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_keys::Secret;
+use countersign_wire::agent::{IssueTokenRequest, IssueTokenResponse, TokenKind};
+use http::HeaderValue;
+
+use super::{Credential, CredentialError};
+use crate::{agent::AgentApi, clock, renewal};
+
+/// A token that is shown to one callee. The one before it counts until it expires, so requests that carry it are not
+/// cut off by a renewal.
+pub struct IssuedToken {
+    token: Secret<String>,
+    expires: UnixTime,
+    renew_at: UnixTime,
+}
+
+impl IssuedToken {
+    /// As it came.
+    pub(crate) fn expose(&self) -> &str {
+        self.token.expose()
+    }
+
+    /// When it is over.
+    #[must_use]
+    pub const fn expires(&self) -> UnixTime {
+        self.expires
+    }
+}
+
+pub(super) async fn get(
+    agent: &AgentApi,
+    kind: TokenKind,
+    callee: &SpiffeId,
+) -> Result<IssuedToken, CredentialError> {
+    let request = IssueTokenRequest {
+        kind: kind.into(),
+        audience: callee.to_string(),
+        jwk: String::new(),
+        possession: Vec::new(),
+        more_audiences: Vec::new(),
+    };
+    let answer = agent.issue_token(request).await?;
+    let (expires, renew_at) = times(&answer, clock::now());
+    // What cannot be sent is refused here, once, and not with every request.
+    header(answer.token.clone(), "")?;
+    Ok(IssuedToken { token: Secret::new(answer.token), expires, renew_at })
+}
+
+/// When it is over, and when a new one is due. The life counts from now: our clock and the authority's may differ.
+pub(super) fn times(answer: &IssueTokenResponse, now: UnixTime) -> (UnixTime, UnixTime) {
+    let expires = UnixTime::from_millis(answer.expires_at_ms);
+    (expires, now.saturating_add(renewal::half_of(expires.since(now))))
+}
+
+/// `scheme` (with its blank) and a token as the value of a header that is never logged.
+pub(super) fn header(token: String, scheme: &str) -> Result<HeaderValue, CredentialError> {
+    let unusable = CredentialError::Unusable { why: "its token is empty or does not fit into a header" };
+    if token.is_empty() {
+        return Err(unusable);
+    }
+    let mut value = HeaderValue::try_from(format!("{scheme}{token}")).map_err(|_| unusable)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl Credential for IssuedToken {
+    fn expires(&self) -> UnixTime {
+        self.expires
+    }
+
+    fn renew_at(&self) -> UnixTime {
+        self.renew_at
+    }
+}
+
+impl fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IssuedToken(until {:?})", self.expires)
+    }
+}

@@ -1,0 +1,98 @@
+//! A key of our own that signs requests and nothing else, certified by the authority.
+
+use std::fmt;
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_keys::{KeyPair, SystemRandom, sha256};
+use countersign_pki::csr;
+use countersign_wire::agent::{CertificatePurpose, IssueResponse};
+use http::HeaderValue;
+use rustls::pki_types::CertificateDer;
+
+use super::{Credential, CredentialError};
+use crate::{agent::AgentApi, clock, renewal, tls::Identity};
+
+/// The signing key with what callees need to believe it, prepared once.
+pub struct SigningIdentity {
+    key: KeyPair,
+    chain: HeaderValue,
+    leaf_thumbprint: String,
+    not_after: UnixTime,
+    renew_at: UnixTime,
+}
+
+impl SigningIdentity {
+    /// What signs.
+    #[must_use]
+    pub const fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
+    /// Value of `Countersign-Signing-Chain`: the leaf and its issuer, as byte sequences of RFC 9651.
+    #[must_use]
+    pub const fn chain(&self) -> &HeaderValue {
+        &self.chain
+    }
+
+    /// SHA-256 over the leaf's DER in base64url: the JOSE header `x5t#S256` (RFC 7515 section 4.1.8).
+    #[must_use]
+    pub fn leaf_thumbprint(&self) -> &str {
+        &self.leaf_thumbprint
+    }
+}
+
+pub(super) async fn get(agent: &AgentApi, id: &SpiffeId) -> Result<SigningIdentity, CredentialError> {
+    let key = KeyPair::generate(&SystemRandom::new()).map_err(|_| CredentialError::NoKey)?;
+    let request = csr::make(&key, None).map_err(|_| CredentialError::NoKey)?;
+    let answer = agent.issue(request, CertificatePurpose::Signing).await?;
+    read(answer, key, id, clock::now())
+}
+
+fn read(
+    answer: IssueResponse,
+    key: KeyPair,
+    id: &SpiffeId,
+    now: UnixTime,
+) -> Result<SigningIdentity, CredentialError> {
+    let chain = answer.chain.iter().cloned().map(CertificateDer::from).collect();
+    let certified = Identity::workload(chain, &key)?;
+    if certified.id() != Some(id) {
+        let got = certified.id().map(ToString::to_string).unwrap_or_default();
+        return Err(CredentialError::OtherId { want: id.clone(), got });
+    }
+    let leaf = certified.chain().first().map(|leaf| sha256(leaf)).unwrap_or_default();
+    let not_after = certified.not_after();
+    Ok(SigningIdentity {
+        leaf_thumbprint: URL_SAFE_NO_PAD.encode(leaf),
+        chain: chain_header(&answer.chain)?,
+        key,
+        not_after,
+        renew_at: now.saturating_add(renewal::half_of(not_after.since(now))),
+    })
+}
+
+fn chain_header(chain: &[Vec<u8>]) -> Result<HeaderValue, CredentialError> {
+    let items: Vec<_> = chain.iter().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
+    HeaderValue::try_from(items.join(", "))
+        .map_err(|_| CredentialError::Unusable { why: "its chain does not fit into a header" })
+}
+
+impl Credential for SigningIdentity {
+    fn expires(&self) -> UnixTime {
+        self.not_after
+    }
+
+    fn renew_at(&self) -> UnixTime {
+        self.renew_at
+    }
+}
+
+impl fmt::Debug for SigningIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningIdentity({:?})", self.key)
+    }
+}

@@ -77,6 +77,27 @@ impl Claims {
         }
     }
 
+    /// Its members, where the names are data.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Is there such a member, whatever its value? `null` is a value.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The same without one of its members.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
+    /// The object as JSON text again, for a reader of its own such as that of keys.
+    pub(crate) fn to_json(&self) -> String {
+        Value::Object(self.0.clone()).to_string()
+    }
+
     fn value(&self, name: &'static str) -> Result<&Value, ClaimError> {
         self.0.get(name).ok_or(ClaimError::Missing { name })
     }

@@ -33,6 +33,8 @@ mod claims;
 pub mod jws;
 pub mod replay;
 pub mod txn_token;
+pub mod wit;
+pub mod wpt;
 
 pub use access_token::{AccessToken, AccessTokenError};
 pub use bearer::{BearerEntry, BearerError, BearerHash, BearerHolder, BearerId, BearerKey, BearerToken};
@@ -40,3 +42,5 @@ pub use claims::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, ClaimError};
 pub use jws::JwsError;
 pub use replay::{ReplayCache, ReplayError, ReplayLimits, Sighting};
 pub use txn_token::{TxnToken, TxnTokenError};
+pub use wit::{ConfirmationKey, ProvenWorkload, Unproven, Wit, WitError, WitIssuer, WorkloadUri};
+pub use wpt::{ProofTarget, WptError};

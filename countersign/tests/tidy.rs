@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["sdk", "wire"]),
     ("gateway", &["sdk", "wire"]),
     ("flea-market", &["sdk"]),
+    ("lab", &["sdk", "wire", "token", "pki"]),
     ("countersign", &["authority", "agent", "gateway", "flea-market", "sdk"]),
     ("testkit", &[]),
     ("xtask", &[]),
@@ -41,8 +42,10 @@ const MAY_VOUCH: &[&str] = &[
     "rules/token/src/bearer.rs",
     "rules/token/src/macaroon/service.rs",
     "rules/token/src/txn_token.rs",
+    "rules/token/src/wit.rs",
+    "rules/token/src/http_signature.rs",
     "rules/ledger/src/head.rs",
-    "sdk/src/authenticate.rs",
+    "sdk/src/authenticate/mod.rs",
     // The kernel's word on the uid at the other end of admin.sock.
     "roles/authority/src/http.rs",
 ];

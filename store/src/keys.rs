@@ -76,6 +76,18 @@ impl Db {
         insert_key(&mut connection, self.domain(), key, now).await
     }
 
+    /// Stores keys of purposes that were not there before: all of them, or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when one of them is there already; any of the database's.
+    pub async fn add_keys(&self, keys: &[NewKey], now: UnixTime) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        for key in keys {
+            insert_key(&mut tx, self.domain(), key, now).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     /// From now on this version only verifies.
     ///
     /// # Errors

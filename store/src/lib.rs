@@ -14,7 +14,7 @@
 //! Private keys arrive sealed and leave sealed; passwords arrive hashed; join tokens are kept as hashes.
 //!
 //! One file per column: [`meta`], [`keys`], [`certificates`], [`services`], [`nodes`], [`users`],
-//! [`policies`], [`revoked`], [`token_keys`], [`ledger`], [`edges`].
+//! [`policies`], [`revoked`], [`token_keys`], [`ledger`], [`edges`], [`federation`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,6 +32,7 @@
 
 pub mod certificates;
 pub mod edges;
+pub mod federation;
 pub mod keys;
 pub mod ledger;
 pub mod meta;

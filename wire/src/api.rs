@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod check;
 pub mod edges;
 pub mod explain;
+pub mod federation;
 pub mod nodes;
 pub mod policies;
 pub mod services;

@@ -19,6 +19,17 @@ both! {
         assert_eq!(keys[1].certificate, Some(vec![0x30, 0x00]));
     }
 
+    async fn keys_of_new_purposes_come_all_together_or_not_at_all(ground: &Ground) {
+        let new = [key(&ground.home, "exchange", 1), key(&ground.home, "txn", 1)];
+        ground.db.add_keys(&new, later(5)).await.unwrap();
+        let again = [key(&ground.home, "dpop-nonce", 1), key(&ground.home, "txn", 1)];
+        let refused = ground.db.add_keys(&again, later(6)).await;
+        assert_eq!(refused, Err(StoreError::Conflict { what: "this version of the key" }));
+        let keys = ground.db.keys().await.unwrap();
+        let purposes: Vec<&str> = keys.iter().map(|key| key.purpose.as_str()).collect();
+        assert_eq!(purposes, ["exchange", "issuing-ca", "txn"]);
+    }
+
     async fn a_key_is_retired_once(ground: &Ground) {
         ground.db.retire_key("issuing-ca", 1, later(9)).await.unwrap();
         assert_eq!(ground.db.keys().await.unwrap()[0].retired_at, Some(later(9)));

@@ -28,6 +28,7 @@ mod at_rest;
 mod certificates;
 mod durability;
 mod edges;
+mod federation;
 mod ground;
 mod join;
 mod keys;

@@ -3,14 +3,8 @@ use countersign_store::revoked::{REVOKED_MAX, Revoked, RevokedKind};
 
 use crate::ground::{Ground, NOW, later};
 
-fn row(kind: RevokedKind, id: &str, until: u64) -> Revoked {
-    Revoked {
-        kind,
-        id: id.to_owned(),
-        issued_before: NOW,
-        until: later(until),
-        by: "uid:0".to_owned(),
-    }
+fn row(kind: RevokedKind, id: &str, until: i64) -> Revoked {
+    Revoked { kind, id: id.to_owned(), issued_before: NOW, until: later(until), by: "uid:0".to_owned() }
 }
 
 both! {

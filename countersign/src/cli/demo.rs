@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Subcommand;
+use countersign_identity::Mode;
 use countersign_wire::SecretText;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::cli::At;
 use crate::cli::idp::{access_token, password_in};
+use crate::cli::service::{self, Carries};
 use crate::error::CliError;
 use crate::https::Https;
 use crate::output::{self, Format};
@@ -22,6 +24,14 @@ mod workflow;
 pub enum DemoCommand {
     /// The eight steps of the thesis's section 5.2.1, from one real call
     Workflow,
+    /// Switch how all services prove themselves, while they run
+    Mode {
+        /// none, bearer, macaroon, jwt, wimse, mtls, mtls+jwt
+        #[arg(value_parser = Mode::parse)]
+        mode: Mode,
+        #[command(flatten)]
+        carries: Carries,
+    },
     /// Mixed requests of four users, good and bad, one after the other
     Traffic {
         /// How long
@@ -37,6 +47,7 @@ pub enum DemoCommand {
 pub async fn demo(at: &At, command: DemoCommand) -> Result<(), CliError> {
     match command {
         DemoCommand::Workflow => workflow::workflow(at).await,
+        DemoCommand::Mode { mode, carries } => service::switch_all(at, mode, carries).await,
         DemoCommand::Traffic { seconds } => traffic(at, Duration::from_secs(seconds)).await,
     }
 }

@@ -17,6 +17,7 @@ mod ledger;
 mod overview;
 mod run;
 mod serve;
+pub mod service;
 
 /// Proves who is calling, decides what they may do, and can prove afterwards what happened.
 #[derive(Debug, Parser)]
@@ -72,7 +73,7 @@ enum Command {
     Login(idp::LoginArgs),
     /// Services and their identities
     #[command(subcommand)]
-    Service(overview::ServiceCommand),
+    Service(service::ServiceCommand),
     /// Certificates
     #[command(subcommand)]
     Cert(ca::CertCommand),
@@ -109,7 +110,7 @@ impl Cli {
             Command::Status => overview::status(&at).await,
             Command::Check => overview::check(&at).await,
             Command::Edges => overview::edges(&at).await,
-            Command::Service(command) => overview::service(&at, command).await,
+            Command::Service(command) => service::service(&at, command).await,
             Command::Explain(args) => explain::explain(&at, args).await,
             Command::Inspect(args) => inspect::inspect(&at, args).await,
             Command::Run(args) => run::run(&at, args).await,

@@ -1,12 +1,10 @@
-//! The overview: `status`, `check`, `edges`, `service list|show`.
+//! The overview: `status`, `check`, `edges`.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use clap::Subcommand;
 use countersign_wire::api::check::{CheckLevel, CheckLine, CheckReport};
 use countersign_wire::api::edges::Edge;
-use countersign_wire::api::services::{Service, ServiceDetail};
 use countersign_wire::api::status::Status;
 
 use crate::cli::At;
@@ -14,18 +12,6 @@ use crate::config::Config;
 use crate::error::CliError;
 use crate::output::{self, Format};
 use crate::up::probe;
-
-/// `service …`
-#[derive(Debug, Subcommand)]
-pub enum ServiceCommand {
-    /// Registered services
-    List,
-    /// One service: its identity, who may launch it, its certificates
-    Show {
-        /// Short name
-        name: String,
-    },
-}
 
 /// `status`
 ///
@@ -108,49 +94,6 @@ pub async fn edges(at: &At) -> Result<(), CliError> {
     )?;
     output::line(format!("{count} edges, {denied} with refusals. Why: countersign explain last"));
     Ok(())
-}
-
-/// `service …`
-///
-/// # Errors
-/// Exit 3 where the authority does not answer, 2 for an unknown service.
-pub async fn service(at: &At, command: ServiceCommand) -> Result<(), CliError> {
-    match command {
-        ServiceCommand::List => {
-            let services: Vec<Service> = at.admin.get("/api/v1/services").await?;
-            if at.output == Format::Json {
-                return output::json(&services, false);
-            }
-            output::table(
-                ["NAME", "IDENTITY", "ADDRESS", "ACCEPTS", "SENDS"],
-                services.into_iter().map(|s| {
-                    let accepts: Vec<&str> = s.accepts.iter().map(|m| m.as_str()).collect();
-                    [
-                        s.name.to_string(),
-                        s.spiffe_id.to_string(),
-                        s.address,
-                        accepts.join(","),
-                        s.sends.as_str().to_owned(),
-                    ]
-                }),
-            )
-        }
-        ServiceCommand::Show { name } => {
-            let detail: ServiceDetail = at.admin.get(&format!("/api/v1/services/{name}")).await?;
-            if at.output == Format::Json {
-                return output::json(&detail, false);
-            }
-            output::line(format!("{}   {}", detail.service.name, detail.service.spiffe_id));
-            output::line(format!("  address    {}", detail.service.address));
-            output::line(format!("  launch by  uid {}", join(&detail.launch_by)));
-            output::line(format!("  since      {}", output::moment(detail.created_at)));
-            for c in detail.certificates {
-                let (state, at) = c.revoked_at.map_or(("until", c.not_after), |at| ("revoked", at));
-                output::line(format!("  key        {}  {state} {}", c.serial, output::moment(at)));
-            }
-            Ok(())
-        }
-    }
 }
 
 /// `check`: what the authority finds in itself, and what this machine shows.
@@ -264,10 +207,6 @@ fn files_check(state_dir: &Path) -> CheckLine {
 
 fn line(name: &str, result: CheckLevel, detail: &str, fix: Option<&str>) -> CheckLine {
     CheckLine { name: name.to_owned(), result, detail: detail.to_owned(), fix: fix.map(str::to_owned) }
-}
-
-fn join(uids: &[u32]) -> String {
-    uids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The last part of a SPIFFE ID, for a narrow terminal; `-o json` has all of it.

@@ -31,6 +31,9 @@ pub async fn detach(layout: &Layout, args: &UpArgs) -> Result<(), CliError> {
     if let Some(trust_domain) = &args.trust_domain {
         command.args(["--trust-domain", trust_domain.as_str()]);
     }
+    if let Some(mode) = args.mode {
+        command.args(["--mode", mode.as_str()]).args(args.carries.arguments());
+    }
     if args.ephemeral {
         command.arg("--ephemeral");
     }

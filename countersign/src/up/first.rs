@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use countersign_identity::{ServiceName, UnixTime};
+use countersign_identity::{IdKind, ServiceName, UnixTime};
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_wire::SecretText;
 use countersign_wire::api::Page;
 use countersign_wire::api::certificates::{Bundle, EdgeNames, IssueCertificate, IssuedCertificate};
+use countersign_wire::api::modes::{ModesChanged, SwitchDemo};
 use countersign_wire::api::nodes::{JoinToken, NewJoinToken};
+use countersign_wire::api::services::Service;
 use countersign_wire::api::users::{NewUser, User};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +39,26 @@ const JOIN_TTL: Duration = Duration::from_secs(600);
 pub async fn write_edge_root(layout: &Layout, admin: &Admin) -> Result<(), CliError> {
     let bundle: Bundle = admin.get("/api/v1/bundle").await?;
     write_private(&layout.ca_file(), pem_of("CERTIFICATE", &bundle.edge_roots).as_bytes())
+}
+
+/// Gives every service the modes that `up --mode` names, before any of them runs.
+///
+/// # Errors
+/// Where the authority refuses.
+pub async fn switch_modes(admin: &Admin, wanted: &SwitchDemo) -> Result<(), CliError> {
+    let services: Vec<Service> = admin.get("/api/v1/services").await?;
+    let has_them = |service: &Service| {
+        let is_gateway = matches!(service.spiffe_id.kind(), IdKind::Gateway(_));
+        (is_gateway || service.accepts == [wanted.mode])
+            && service.sends == wanted.mode
+            && service.user_context == wanted.user_context
+            && service.wimse == wanted.wimse
+    };
+    if services.iter().all(has_them) {
+        return Ok(());
+    }
+    let _: ModesChanged = admin.post("/api/v1/demo/mode", wanted).await?;
+    Ok(())
 }
 
 /// Makes the flea market's users, each with a random password that lies 0600 in the state directory.

@@ -183,6 +183,10 @@ impl Layout {
              public_url  = \"https://{authority}\"\n\
              database    = \"sqlite\"\n\
              svid_ttl    = \"1h\"\n\
+             # A demonstration: `countersign demo mode` may switch all services at once, even to mode none. A real\n\
+             # deployment has neither line.\n\
+             demonstration = true\n\
+             strict        = false\n\
              # The key that seals all others. It lies outside the state directory: keep it out of its backups too.\n\
              master_key  = {key}\n\n\
              [policy]\n\
@@ -211,7 +215,8 @@ impl Layout {
         let _ = write!(
             text,
             "\n# Registration entries: who there is, and who may launch it. All services of `up` run under one uid, so\n\
-             # isolation between them is nominal here; on a real machine each has its own.\n\
+             # isolation between them is nominal here; on a real machine each has its own. How they prove themselves is\n\
+             # changed by `countersign service mode`; accepts and sends, if written here, are what a new entry begins with.\n\
              [[service]]\nname      = \"{GATEWAY}\"\n\
              spiffe_id = \"spiffe://{trust_domain}/countersign/gateway/edge\"\nlaunch_by = [{uid}]\n"
         );

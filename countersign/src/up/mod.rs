@@ -4,14 +4,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
-use countersign_identity::TrustDomain;
+use clap::Args;
+use countersign_identity::{Mode, TrustDomain};
+use countersign_wire::api::modes::SwitchDemo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cli::service::{self, Carries};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output;
@@ -44,9 +46,12 @@ pub struct UpArgs {
     /// The trust domain of a new deployment [default: fleamarket.test]
     #[arg(long, value_name = "TD")]
     trust_domain: Option<TrustDomain>,
-    /// How services prove who they are
-    #[arg(long, value_enum, default_value_t = ModeArg::Mtls)]
-    mode: ModeArg,
+    /// How services prove who they are: none, bearer, macaroon, jwt, wimse, mtls, mtls+jwt [default: mtls, or what it
+    /// was]
+    #[arg(long, value_name = "MODE", value_parser = Mode::parse)]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    carries: Carries,
     /// Return when it is ready; it goes on in the background
     #[arg(long)]
     detach: bool,
@@ -61,10 +66,21 @@ pub struct UpArgs {
     in_background: bool,
 }
 
-/// Modes that this version runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ModeArg {
-    Mtls,
+impl UpArgs {
+    /// The modes that every service is to have; none where nothing was said about them.
+    fn modes(&self) -> Result<Option<SwitchDemo>, CliError> {
+        if self.mode.is_none() && self.carries.is_something() {
+            return Err(CliError::usage(
+                "--user-context and --wimse go with a mode",
+                "--mode is missing",
+                "countersign up --mode jwt --user-context nested",
+            ));
+        }
+        if self.mode == Some(Mode::None) {
+            output::note(service::NONE_WARNING);
+        }
+        Ok(self.mode.map(|mode| service::switch(mode, self.carries)))
+    }
 }
 
 /// `down`
@@ -80,7 +96,6 @@ pub struct DownArgs {
 /// # Errors
 /// Exit 2 where settings or keys are wrong, 1 where a process does not become ready.
 pub async fn up(state_dir: &Path, args: UpArgs) -> Result<(), CliError> {
-    let ModeArg::Mtls = args.mode;
     let layout = Layout::open(state_dir)?;
     if args.detach && !args.in_background {
         return detach::detach(&layout, &args).await;
@@ -111,11 +126,12 @@ pub async fn up(state_dir: &Path, args: UpArgs) -> Result<(), CliError> {
 async fn supervise(layout: &Layout, args: &UpArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let config = layout.prepare(args.trust_domain.as_ref())?;
+    let wanted = args.modes()?;
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     let mut orders = StopOrders::listen();
     let outcome = tokio::select! {
-        outcome = start::start_all(layout, &config, &tracker, &stop) => outcome,
+        outcome = start::start_all(layout, &config, wanted.as_ref(), &tracker, &stop) => outcome,
         () = orders.next() => Err(CliError::failed("stopped while starting", "", "")),
     };
     let outcome = match outcome {

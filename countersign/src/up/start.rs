@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use countersign_wire::api::modes::SwitchDemo;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +23,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(15);
 pub async fn start_all(
     layout: &Layout,
     config: &Config,
+    wanted: Option<&SwitchDemo>,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
@@ -31,6 +33,9 @@ pub async fn start_all(
     ready(&mut process, authority.admin).await?;
     tracker.spawn(process.keep(stop.clone()));
 
+    if let Some(wanted) = wanted {
+        first::switch_modes(&admin, wanted).await?;
+    }
     first::write_edge_root(layout, &admin).await?;
     first::make_users(layout, &admin).await?;
     first::certify_gateway(layout, &admin).await?;

@@ -95,16 +95,17 @@ fn entry_of_file(authority: &Authority, entry: &ServiceEntry) -> Result<NewServi
         address: entry.address.map(|address| address.to_string()).unwrap_or_default(),
         accepts: entry.accepts.iter().map(mode).collect::<Result<_, _>>()?,
         sends: mode(&entry.sends)?,
+        user_context: entry.user_context,
+        wimse: entry.wimse,
         launch_by: entry.launch_by.clone(),
         nodes: entry.nodes.iter().map(agent).collect::<Result<_, _>>()?,
     })
 }
 
+/// Modes are left out: an entry begins with those of the file, and lives with those that it was given since.
 fn same(stored: &Service, wanted: &NewService) -> bool {
     stored.spiffe_id == wanted.spiffe_id
         && stored.address == wanted.address
-        && stored.accepts == wanted.accepts
-        && stored.sends == wanted.sends
         && stored.launch_by == wanted.launch_by
         && stored.nodes == wanted.nodes
 }

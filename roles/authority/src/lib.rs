@@ -22,6 +22,7 @@
 mod admin;
 mod admin_table;
 mod api;
+mod applied;
 mod boot;
 mod credentials;
 mod entries;
@@ -32,6 +33,7 @@ mod issuance;
 mod journal;
 mod keys;
 mod master;
+mod modes;
 mod node;
 mod password_desk;
 mod policies;

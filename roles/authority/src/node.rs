@@ -263,8 +263,13 @@ impl Node for NodeApi {
 
     async fn applied(
         &self,
-        _request: Request<countersign_wire::node::NodeAppliedRequest>,
+        request: Request<countersign_wire::node::NodeAppliedRequest>,
     ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
+        let call = Self::call("Applied", &request)?;
+        let agent = self.agent(&call)?;
+        let request = request.into_inner();
+        let entry = self.entry(&call, &agent, &request.spiffe_id).await?;
+        self.authority.applied.note(entry.spiffe_id, request.applied.unwrap_or_default(), clock::now());
         Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
     }
 

@@ -28,6 +28,7 @@ use crate::{
     AuthorityError, Deployment, Settings, admin,
     admin_table::{AdminTable, actions},
     api::{self, ApiError},
+    applied::Applied,
     boot::{self, Booted},
     credentials, entries,
     http::{self, Handshakes},
@@ -111,8 +112,10 @@ fn assemble(
         throttle: login_throttle(),
         quota,
         snapshots: watch::Sender::new(None),
+        applied: Applied::default(),
         entries: watch::Sender::new(0),
         shutdown,
+        switching: tokio::sync::Mutex::new(()),
         publishing: tokio::sync::Mutex::new(()),
     };
     Ok((Arc::new(authority), scribe))

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
+use countersign_identity::{ServiceName, SpiffeId, TrustDomain, UserContext, WimseProof};
 use countersign_pki::profile::LeafTtl;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -44,6 +44,12 @@ pub struct Settings {
     /// `aud` of access tokens; default `https://TRUST_DOMAIN`.
     #[serde(default)]
     pub audience: Option<String>,
+    /// Refuses mode `none` for every service. Without it, plain HTTP without any identity can be switched on.
+    #[serde(default = "yes")]
+    pub strict: bool,
+    /// This deployment is a demonstration: all its modes may be switched at once. Never set it elsewhere.
+    #[serde(default)]
+    pub demonstration: bool,
     /// DNS names and IP addresses of `listen` besides `localhost`, `127.0.0.1`, `::1` and its own address.
     #[serde(default)]
     pub names: Vec<String>,
@@ -73,6 +79,12 @@ pub struct ServiceEntry {
     /// The mode that it sends.
     #[serde(default = "mtls")]
     pub sends: String,
+    /// How it carries its user along: `same`, `per-hop` or `nested`.
+    #[serde(default)]
+    pub user_context: UserContext,
+    /// Which proof it sends in mode `wimse`: `token` or `http-signature`.
+    #[serde(default)]
+    pub wimse: WimseProof,
 }
 
 /// What the authority shares with the other roles of one deployment.
@@ -189,6 +201,10 @@ fn local_node() -> Vec<String> {
 
 fn mtls() -> String {
     "mtls".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn mtls_only() -> Vec<String> {

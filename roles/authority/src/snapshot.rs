@@ -10,13 +10,13 @@ use countersign_ledger::{
 };
 use countersign_pki::{Bundle, BundleSet, Crl};
 use countersign_sdk::clock;
-use countersign_store::{StoreError, certificates::StoredCrl};
+use countersign_store::{StoreError, certificates::StoredCrl, revoked::RevokedKind};
 use countersign_wire::{
     Base64, SecretText,
     json::JsonError,
     snapshot::{
-        AccessTokenKeys, FORMAT, InternalTokenKey, Jwk, LedgerHead, Policies, PolicyFile, ServiceAddress,
-        Snapshot, TrustBundle,
+        AccessTokenKeys, FORMAT, InternalTokenKey, Jwk, LedgerHead, Policies, PolicyFile, Revoked,
+        RevokedToken, RevokedUser, ServiceAddress, Snapshot, TrustBundle,
     },
 };
 
@@ -60,7 +60,8 @@ pub(crate) enum PublishError {
 }
 
 /// Makes the next snapshot and hands it to every stream at once. Our own listeners judge by it first.
-pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result<(), PublishError> {
+/// Returns its number.
+pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result<u64, PublishError> {
     let _one_at_a_time = authority.publishing.lock().await;
     let now = clock::now();
     // First the number, then what it stands for: a greater number of another authority never knows less.
@@ -74,10 +75,10 @@ pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result
     authority.snapshots.send_replace(Some(Arc::new(signed)));
     // A renewal a minute would say nothing that the next change does not say.
     if occasion == Occasion::Change {
-        let (epoch, sequence) = (snapshot.epoch, snapshot.sequence);
+        let epoch = snapshot.epoch;
         authority.journal.note(Event::SnapshotPublished { epoch, sequence });
     }
-    Ok(())
+    Ok(sequence)
 }
 
 /// What a handler does after a change that is already durable: a failure here is logged and mended by upkeep.
@@ -155,25 +156,44 @@ async fn collect(
         pseudonym_key: Some(SecretText::new(keys.pseudonym_text.expose().clone())),
         token_authorities: Vec::new(),
         workload_keys: Vec::new(),
-        revoked: Default::default(),
+        revoked: revoked(authority.db.revocations(now).await?),
         sts: None,
     })
 }
 
-/// Those that can be called: a gateway is an identity and no callee.
+/// Those that have modes: services, which can be called, and gateways, which only call and have no address.
 async fn services(authority: &Authority) -> Result<Vec<ServiceAddress>, StoreError> {
     let all = authority.db.services().await?;
-    let callable = all.into_iter().filter(|service| matches!(service.spiffe_id.kind(), IdKind::Service(_)));
+    let listed = all.into_iter().filter(|service| match service.spiffe_id.kind() {
+        IdKind::Service(_) => !service.address.is_empty(),
+        kind => matches!(kind, IdKind::Gateway(_)),
+    });
     let address = |service: countersign_store::services::Service| ServiceAddress {
         name: service.name,
         spiffe_id: service.spiffe_id,
         address: service.address,
         accepts: service.accepts,
         sends: service.sends,
-        user_context: Default::default(),
-        wimse: Default::default(),
+        user_context: service.user_context,
+        wimse: service.wimse,
     };
-    Ok(callable.filter(|service| !service.address.is_empty()).map(address).collect())
+    Ok(listed.map(address).collect())
+}
+
+fn revoked(rows: Vec<countersign_store::revoked::Revoked>) -> Revoked {
+    let mut revoked = Revoked::default();
+    for row in rows {
+        let token = RevokedToken { id: row.id.clone(), until: row.until };
+        match row.kind {
+            RevokedKind::Token => revoked.tokens.push(token),
+            RevokedKind::Key => revoked.keys.push(token),
+            RevokedKind::User => {
+                let RevokedToken { id, until } = token;
+                revoked.users.push(RevokedUser { id, issued_before: row.issued_before, until });
+            }
+        }
+    }
+    revoked
 }
 
 fn jwk(key: &KeyPair) -> Result<Jwk, JsonError> {

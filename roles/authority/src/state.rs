@@ -18,7 +18,10 @@ use countersign_wire::agent::SignedSnapshot;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Settings, admin_table::AdminTable, journal::Journal, keys::Keys, password_desk::PasswordDesk};
+use crate::{
+    Settings, admin_table::AdminTable, applied::Applied, journal::Journal, keys::Keys,
+    password_desk::PasswordDesk,
+};
 
 /// The running authority. Shared as `Arc`; nothing in it is locked across a wait but `publishing`.
 pub(crate) struct Authority {
@@ -49,10 +52,14 @@ pub(crate) struct Authority {
     pub(crate) quota: Quota<IpAddr>,
     /// The newest snapshot; `None` until the first one.
     pub(crate) snapshots: watch::Sender<Option<Arc<SignedSnapshot>>>,
+    /// What each workload works by.
+    pub(crate) applied: Applied,
     /// Grows with every change of a registration entry.
     pub(crate) entries: watch::Sender<u64>,
     /// Cancelled when the process ends: streams that would never end by themselves end with it.
     pub(crate) shutdown: CancellationToken,
+    /// One change of modes at a time.
+    pub(crate) switching: tokio::sync::Mutex<()>,
     /// One CRL and one snapshot at a time.
     pub(crate) publishing: tokio::sync::Mutex<()>,
 }

@@ -16,6 +16,7 @@ use crate::{
     api::status::{life_used, warnings},
     credentials,
     keys::{self, Sealer},
+    modes,
     revocations::{self, CRL_LIFE},
     snapshot::{self, Occasion},
     state::Authority,
@@ -67,6 +68,8 @@ impl Keeper {
         self.step("issuing CA", issuing);
         let lists = self.look_after_lists(now).await;
         self.step("revocation lists", lists);
+        let restored = modes::restore(&self.authority, now).await;
+        self.step("floors", restored);
         let tidied = self.tidy(now).await;
         self.step("tidying", tidied);
         self.rounds = self.rounds.wrapping_add(1);
@@ -163,7 +166,8 @@ impl Keeper {
         if lists_are_due(&self.authority, now).await? {
             revocations::publish_crls(&self.authority).await.map(drop)
         } else {
-            Ok(snapshot::publish(&self.authority, Occasion::Renewal).await?)
+            snapshot::publish(&self.authority, Occasion::Renewal).await?;
+            Ok(())
         }
     }
 
@@ -171,6 +175,7 @@ impl Keeper {
         let db = &self.authority.db;
         // What was revoked stays at least until no list has to name it (lesson 54).
         db.tidy_certificates(now, CERTIFICATES_KEPT.max(CRL_LIFE_MAX)).await?;
+        db.forget_revocations(now).await?;
         db.tidy_join_tokens(now).await.map(drop)
     }
 }

@@ -194,12 +194,75 @@ pub enum Event {
         /// End of its validity.
         expires: UnixTime,
     },
+    /// A token with which a workload proves itself was issued.
+    WorkloadTokenIssued {
+        /// `wit`, `jwt-svid`, `bearer`, `macaroon` or `discharge`.
+        what: String,
+        /// Its public id.
+        id: String,
+        /// Whom it speaks for.
+        owner: SpiffeId,
+        /// Where it counts; empty where it says nothing about that.
+        audience: Vec<String>,
+        /// Who had it issued: an agent, or an administrator.
+        issued_by: String,
+        /// The token whose place it takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<String>,
+        /// End of its validity.
+        expires: UnixTime,
+    },
+    /// A key was registered for a workload, so that its proofs need no certificate.
+    WorkloadKeyRegistered {
+        /// Whose key.
+        owner: SpiffeId,
+        /// RFC 7638 thumbprint.
+        kid: String,
+        /// `signing` or `encryption`.
+        purpose: String,
+        /// Who did it.
+        registered_by: String,
+    },
+    /// A registered key was withdrawn.
+    WorkloadKeyWithdrawn {
+        /// Whose key.
+        owner: SpiffeId,
+        /// RFC 7638 thumbprint.
+        kid: String,
+        /// Who did it.
+        withdrawn_by: String,
+    },
     /// A public key for verifying internal tokens was published.
     TokenKeyPublished {
         /// Whose key.
         owner: SpiffeId,
         /// RFC 7638 thumbprint.
         kid: String,
+    },
+    /// A service got other modes.
+    ModesChanged {
+        /// Short name.
+        service: String,
+        /// What it accepts now.
+        accepts: Vec<String>,
+        /// What it sends now.
+        sends: String,
+        /// How it carries its user along.
+        user_context: String,
+        /// Set where its floor was lowered: until when.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lowered_until: Option<UnixTime>,
+        /// Who did it.
+        changed_by: String,
+    },
+    /// Something was taken back before it expired.
+    TokenRevoked {
+        /// What `id` names: `token`, `user` or `key`.
+        what: String,
+        /// `jti`, pseudonym of the user, or `kid`.
+        id: String,
+        /// Who did it.
+        revoked_by: String,
     },
     /// A request was decided.
     Decision(Box<Decision>),

@@ -1,6 +1,6 @@
 //! `/api/v1/services`.
 
-use countersign_identity::{Mode, ServiceName, SpiffeId, UnixTime};
+use countersign_identity::{Mode, ServiceName, SpiffeId, UnixTime, UserContext, WimseProof};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,6 +23,18 @@ pub struct Service {
     /// The mode in which it calls others.
     #[schema(value_type = String)]
     pub sends: Mode,
+    /// How it carries its user along.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub user_context: UserContext,
+    /// Which proof it sends in mode `wimse`.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub wimse: WimseProof,
+    /// Set while its floor is lowered: when that ends, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
+    pub lowered_until: Option<UnixTime>,
 }
 
 /// A registered service with the link from its identity to its keys (`service show`).

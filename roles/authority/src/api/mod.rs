@@ -4,8 +4,10 @@ pub(crate) mod ca;
 pub(crate) mod idp;
 pub(crate) mod ledger;
 pub(crate) mod metadata;
+pub(crate) mod modes;
 pub(crate) mod nodes;
 pub(crate) mod policy;
+pub(crate) mod revocations;
 pub(crate) mod status;
 
 use std::{sync::Arc, time::Duration};
@@ -56,6 +58,10 @@ fn all() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(nodes::services, nodes::register))
         .routes(routes!(nodes::service))
         .routes(routes!(nodes::join_token))
+        .routes(routes!(modes::change))
+        .routes(routes!(modes::lower))
+        .routes(routes!(modes::switch_demo))
+        .routes(routes!(revocations::list, revocations::revoke))
         .routes(routes!(ca::bundle))
         .routes(routes!(ca::crl))
         .routes(routes!(ca::list, ca::issue))

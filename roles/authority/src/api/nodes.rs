@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use countersign_identity::SpiffeId;
+use countersign_identity::{SpiffeId, UserContext, WimseProof};
 use countersign_keys::{SystemRandom, hash::hex, random_bytes, sha256};
 use countersign_ledger::Event;
 use countersign_sdk::clock;
@@ -20,7 +20,7 @@ use countersign_wire::{
 };
 
 use super::{ApiError, Body, PathParam, ca};
-use crate::{entries, http::Actor, journal::Change, settings::LOCAL_NODE, snapshot, state::Authority};
+use crate::{entries, http::Actor, journal::Change, modes, settings::LOCAL_NODE, snapshot, state::Authority};
 
 /// How long a join token counts, unless the request says otherwise.
 const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(600);
@@ -74,6 +74,8 @@ pub(crate) async fn register(
     let before = authority.db.service(body.name.as_str()).await?;
     let local = SpiffeId::agent(&authority.trust_domain, LOCAL_NODE)
         .map_err(|error| ApiError::internal("the local node has no name", &error))?;
+    modes::check(&authority, &modes_of(&body))
+        .map_err(|why| ApiError::because(Code::ParameterInvalid, why))?;
     let entry = stored::NewService {
         id: entries::new_id()?,
         name: body.name,
@@ -81,6 +83,8 @@ pub(crate) async fn register(
         address: body.address,
         accepts: body.accepts,
         sends: body.sends,
+        user_context: UserContext::default(),
+        wimse: WimseProof::default(),
         launch_by: body.launch_by,
         nodes: before.map_or_else(|| vec![local], |entry| entry.nodes),
     };
@@ -89,13 +93,26 @@ pub(crate) async fn register(
     Ok(Json(describe(entry)))
 }
 
-fn describe(entry: stored::Service) -> Service {
+/// A new service may begin with any floor that the deployment allows; one that exists keeps its own.
+fn modes_of(body: &NewService) -> stored::Modes {
+    stored::Modes {
+        accepts: body.accepts.clone(),
+        sends: body.sends,
+        user_context: UserContext::default(),
+        wimse: WimseProof::default(),
+    }
+}
+
+pub(crate) fn describe(entry: stored::Service) -> Service {
     Service {
         name: entry.name,
         spiffe_id: entry.spiffe_id,
         address: entry.address,
         accepts: entry.accepts,
         sends: entry.sends,
+        user_context: entry.user_context,
+        wimse: entry.wimse,
+        lowered_until: entry.lowered.map(|lowered| lowered.until),
     }
 }
 

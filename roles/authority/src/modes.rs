@@ -1,0 +1,190 @@
+//! Changing how services prove themselves to each other while they run.
+//!
+//! A switch is three steps: every callee accepts the new mode as well, every caller sends it, every callee accepts
+//! nothing else. Each step waits until all running workloads say that they work by it, so no request is refused on
+//! the way. A switch that is cut off is finished by upkeep: what it leads to is written down with its first step.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign_identity::{Mode, ServiceName, SpiffeId, UnixTime};
+use countersign_ledger::Event;
+use countersign_sdk::clock;
+use countersign_store::{
+    StoreError,
+    services::{Lowered, Modes, Service},
+};
+
+use crate::{journal::Change, snapshot, state::Authority};
+
+/// How long one step waits for those who run.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests that were made under the old mode and have not arrived yet.
+const SETTLE: Duration = Duration::from_millis(750);
+/// A switch that is older than this was cut off.
+const SWITCH_MAX: Duration = Duration::from_secs(120);
+
+/// What a service is to have at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) name: ServiceName,
+    pub(crate) modes: Modes,
+    /// Set where this lowers a floor for a while.
+    pub(crate) lowered: Option<Lowered>,
+}
+
+/// Switches all of them together. Returns the workloads that did not confirm the last step.
+pub(crate) async fn switch(
+    authority: &Arc<Authority>,
+    wanted: Vec<Wanted>,
+    by: &str,
+) -> Result<Vec<SpiffeId>, StoreError> {
+    let _one_at_a_time = authority.switching.lock().await;
+    let now = clock::now();
+    let mut widened = Vec::with_capacity(wanted.len());
+    for want in &wanted {
+        let missing = StoreError::Missing { what: "service" };
+        let held = authority.db.service(want.name.as_str()).await?.ok_or(missing)?;
+        let accepts = union(&held.accepts, &want.modes.accepts);
+        // Should we end here, this is what comes.
+        let coming = Lowered { until: now.saturating_add(SWITCH_MAX), from: want.modes.clone() };
+        widened.push((want, Modes { accepts, ..held.modes() }, coming));
+    }
+    let step = |modes: &dyn Fn(&Wanted, &Modes) -> Modes| -> Vec<Step> {
+        let one = |(want, held, coming): &(&Wanted, Modes, Lowered)| {
+            (want.name.clone(), modes(want, held), Some(coming.clone()))
+        };
+        widened.iter().map(one).collect()
+    };
+    take(authority, step(&|_, held| held.clone()), by).await?;
+    take(authority, step(&|want, held| Modes { accepts: held.accepts.clone(), ..want.modes.clone() }), by)
+        .await?;
+    if authority.applied.anybody_since(now) {
+        tokio::time::sleep(SETTLE).await;
+    }
+    let last = wanted.into_iter().map(|want| (want.name, want.modes, want.lowered)).collect();
+    take(authority, last, by).await
+}
+
+/// Brings back the floors whose time is over, and finishes switches that were cut off.
+pub(crate) async fn restore(authority: &Arc<Authority>, now: UnixTime) -> Result<(), StoreError> {
+    let over = |service: Service| {
+        let lowered = service.lowered.filter(|lowered| lowered.until <= now)?;
+        Some(Wanted { name: service.name, modes: lowered.from, lowered: None })
+    };
+    let wanted: Vec<Wanted> = authority.db.services().await?.into_iter().filter_map(over).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(services = wanted.len(), "floors that were lowered come back");
+    switch(authority, wanted, "upkeep").await.map(drop)
+}
+
+/// Can a service have these modes here at all?
+pub(crate) fn check(authority: &Authority, modes: &Modes) -> Result<(), String> {
+    let Modes { accepts, sends, user_context, .. } = modes;
+    if accepts.is_empty() {
+        return Err("a service that accepts no mode can never be called: name at least one".to_owned());
+    }
+    if accepts.iter().enumerate().any(|(place, mode)| accepts.iter().take(place).any(|other| other == mode)) {
+        return Err("a mode is named twice".to_owned());
+    }
+    if authority.settings.strict && (accepts.contains(&Mode::None) || *sends == Mode::None) {
+        return Err("mode none proves nothing, and authority.strict refuses it".to_owned());
+    }
+    if !user_context.works_in(*sends) {
+        return Err(format!(
+            "a nested user travels inside a token that the caller signs, and mode {sends} has none: send jwt or mtls+jwt"
+        ));
+    }
+    Ok(())
+}
+
+/// Is the weakest way in weaker than it was?
+pub(crate) fn lowers(held: &[Mode], wanted: &[Mode]) -> bool {
+    wanted.iter().min() < held.iter().min()
+}
+
+type Step = (ServiceName, Modes, Option<Lowered>);
+
+/// One step: durable, told to everybody, and confirmed by those who run.
+async fn take(authority: &Arc<Authority>, step: Vec<Step>, by: &str) -> Result<Vec<SpiffeId>, StoreError> {
+    let events = step.iter().map(|(name, modes, lowered)| event(name, modes, lowered.as_ref(), by)).collect();
+    authority
+        .journal
+        .with(events, |db, records| async move {
+            db.set_modes(&step, &records, clock::now()).await.map(Change::Recorded)
+        })
+        .await?;
+    match snapshot::publish(authority, snapshot::Occasion::Change).await {
+        Ok(sequence) => Ok(confirmed(authority, sequence).await),
+        Err(error) => {
+            tracing::error!(%error, "no snapshot could be made; upkeep tries again and finishes the switch");
+            Err(StoreError::Busy)
+        }
+    }
+}
+
+/// Waits for everybody who runs; returns who did not confirm.
+async fn confirmed(authority: &Authority, sequence: u64) -> Vec<SpiffeId> {
+    let mut news = authority.applied.subscribe();
+    let deadline = tokio::time::Instant::now() + CONFIRM_TIMEOUT;
+    loop {
+        let behind = authority.applied.behind(&authority.epoch, sequence, clock::now());
+        if behind.is_empty() {
+            return behind;
+        }
+        match tokio::time::timeout_at(deadline, news.changed()).await {
+            Ok(Ok(())) => {}
+            _ => return behind,
+        }
+    }
+}
+
+fn event(name: &ServiceName, modes: &Modes, lowered: Option<&Lowered>, by: &str) -> Event {
+    Event::ModesChanged {
+        service: name.to_string(),
+        accepts: modes.accepts.iter().map(|mode| mode.as_str().to_owned()).collect(),
+        sends: modes.sends.as_str().to_owned(),
+        user_context: modes.user_context.as_str().to_owned(),
+        lowered_until: lowered.map(|lowered| lowered.until),
+        changed_by: by.to_owned(),
+    }
+}
+
+fn union(held: &[Mode], wanted: &[Mode]) -> Vec<Mode> {
+    let fresh = wanted.iter().filter(|mode| !held.contains(mode));
+    held.iter().chain(fresh).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::serve::testing;
+
+    #[test]
+    fn a_floor_is_as_low_as_its_weakest_mode() {
+        assert!(lowers(&[Mode::Mtls], &[Mode::Mtls, Mode::Bearer]));
+        assert!(lowers(&[Mode::MtlsJwt, Mode::Jwt], &[Mode::None]));
+        assert!(!lowers(&[Mode::Jwt], &[Mode::Mtls]) && !lowers(&[Mode::Jwt, Mode::Mtls], &[Mode::Jwt]));
+    }
+
+    #[tokio::test]
+    async fn a_lowered_floor_comes_back_when_its_time_is_over_and_so_ends_a_switch_that_was_cut_off() {
+        let (_dir, authority) = testing::authority().await;
+        let service = authority.db.services().await.unwrap().remove(0);
+        let (now, before) = (clock::now(), service.modes());
+        let low = Modes { accepts: vec![Mode::Jwt], ..before.clone() };
+        let until = now.saturating_add(Duration::from_secs(60));
+        let lowered = Some(Lowered { until, from: before.clone() });
+        let wanted = Wanted { name: service.name.clone(), modes: low.clone(), lowered };
+        switch(&authority, vec![wanted], "uid:0").await.unwrap();
+
+        restore(&authority, now).await.unwrap();
+        let held = authority.db.service(service.name.as_str()).await.unwrap().unwrap();
+        assert_eq!(held.modes(), low);
+        restore(&authority, until).await.unwrap();
+        let held = authority.db.service(service.name.as_str()).await.unwrap().unwrap();
+        assert_eq!((held.modes(), held.lowered), (before, None));
+    }
+}

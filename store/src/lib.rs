@@ -30,9 +30,11 @@
 //! # Ok(()) }
 //! ```
 
+pub mod bearer;
 pub mod certificates;
 pub mod edges;
 pub mod federation;
+pub mod issued_tokens;
 pub mod keys;
 pub mod ledger;
 pub mod meta;
@@ -42,6 +44,7 @@ pub mod revoked;
 pub mod services;
 pub mod token_keys;
 pub mod users;
+pub mod workload_keys;
 
 mod db;
 mod error;

@@ -25,11 +25,13 @@ macro_rules! both {
 }
 
 mod at_rest;
+mod bearer;
 mod certificates;
 mod durability;
 mod edges;
 mod federation;
 mod ground;
+mod issued_tokens;
 mod join;
 mod keys;
 mod ledger;
@@ -40,3 +42,4 @@ mod revoked;
 mod services;
 mod token_keys;
 mod users;
+mod workload_keys;

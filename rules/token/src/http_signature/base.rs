@@ -1,0 +1,116 @@
+//! The signature base (RFC 9421 section 2.5) of the components that the profile knows.
+
+use std::fmt::Write as _;
+
+use http::HeaderMap;
+
+use super::{Answered, Request, Response, SignatureError};
+
+/// A message, as far as a signature covers it.
+pub(super) enum Message<'a> {
+    Request(&'a Request<'a>),
+    Response(&'a Response<'a>, &'a Answered<'a>),
+}
+
+/// A component identifier (RFC 9421 section 2): a derived component or a header field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Component {
+    pub(super) name: &'static str,
+    /// Parameter `req`: of the request, in the signature of a response.
+    pub(super) of_request: bool,
+}
+
+impl Message<'_> {
+    pub(super) fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Request(request) => request.headers,
+            Self::Response(response, _) => response.headers,
+        }
+    }
+
+    /// Exactly what a signature of this message has to cover.
+    pub(super) fn components(&self) -> Result<Vec<Component>, SignatureError> {
+        if !self.headers().contains_key(WIT) {
+            return Err(SignatureError::NoWit);
+        }
+        let (derived, fields): (&[Component], &[&'static str]) = match self {
+            Self::Request(_) => (&[METHOD, TARGET], &REQUEST_FIELDS),
+            Self::Response(..) => (&[STATUS, METHOD.of_request(), TARGET.of_request()], &RESPONSE_FIELDS),
+        };
+        let present = fields.iter().filter(|name| self.headers().contains_key(**name));
+        Ok(derived.iter().copied().chain(present.map(|name| Component::new(name))).collect())
+    }
+
+    /// Those of [`Message::components`] that carry tokens of a user.
+    pub(super) fn tokens(&self) -> Vec<String> {
+        let tokens = ["authorization", TXN_TOKEN, USER_TOKEN];
+        let Self::Request(request) = self else { return Vec::new() };
+        tokens.into_iter().filter(|name| request.headers.contains_key(*name)).map(str::to_owned).collect()
+    }
+
+    /// The value of a component (RFC 9421 sections 2.1 and 2.2).
+    fn value(&self, component: Component) -> Result<String, SignatureError> {
+        let (method, target) = match self {
+            Self::Request(request) => (request.method, request.target),
+            Self::Response(_, answered) => (answered.method, answered.target),
+        };
+        match (component.name, self) {
+            ("@method", _) => Ok(method.to_owned()),
+            ("@request-target", _) => Ok(target.to_owned()),
+            ("@status", Self::Response(response, _)) => Ok(response.status.to_string()),
+            (name, _) => field_value(self.headers(), name),
+        }
+    }
+}
+
+impl Component {
+    const fn new(name: &'static str) -> Self {
+        Self { name, of_request: false }
+    }
+
+    const fn of_request(self) -> Self {
+        Self { of_request: true, ..self }
+    }
+}
+
+/// One line for each component, and the parameters, exactly as `input` spells them, at the end.
+pub(super) fn signature_base(
+    message: &Message<'_>,
+    components: &[Component],
+    input: &str,
+) -> Result<String, SignatureError> {
+    let mut base = String::new();
+    for component in components {
+        let of_request = if component.of_request { ";req" } else { "" };
+        // Writing into a String does not fail.
+        let _ = writeln!(base, "\"{}\"{of_request}: {}", component.name, message.value(*component)?);
+    }
+    let _ = write!(base, "\"@signature-params\": {input}");
+    Ok(base)
+}
+
+/// All lines of a field, each without the white space around it, joined.
+pub(super) fn field_value(headers: &HeaderMap, name: &'static str) -> Result<String, SignatureError> {
+    let mut joined = String::new();
+    for (index, value) in headers.get_all(name).iter().enumerate() {
+        let text = value.to_str().map_err(|_| SignatureError::NotText { name })?;
+        if index > 0 {
+            joined.push_str(", ");
+        }
+        joined.push_str(text.trim_matches([' ', '\t']));
+    }
+    Ok(joined)
+}
+
+/// Fields that a signed request covers when they are there. `User-Token` is ours: a token of the user must not be
+/// exchanged on the way either.
+const REQUEST_FIELDS: [&str; 6] =
+    ["content-type", "content-digest", "authorization", TXN_TOKEN, USER_TOKEN, WIT];
+const RESPONSE_FIELDS: [&str; 3] = ["content-type", "content-digest", WIT];
+
+const METHOD: Component = Component::new("@method");
+const TARGET: Component = Component::new("@request-target");
+const STATUS: Component = Component::new("@status");
+pub(super) const WIT: &str = "workload-identity-token";
+const TXN_TOKEN: &str = "txn-token";
+const USER_TOKEN: &str = "user-token";

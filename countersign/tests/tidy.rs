@@ -43,7 +43,6 @@ const MAY_VOUCH: &[&str] = &[
     "rules/token/src/macaroon/service.rs",
     "rules/token/src/txn_token.rs",
     "rules/token/src/wit.rs",
-    "rules/token/src/http_signature.rs",
     "rules/ledger/src/head.rs",
     "sdk/src/authenticate/mod.rs",
     // The kernel's word on the uid at the other end of admin.sock.

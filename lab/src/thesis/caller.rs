@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use countersign_keys::SignError;
 use countersign_pki::CertificateDer;
-use http::{Method, Request, StatusCode, Uri, header::AUTHORIZATION};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -41,6 +41,8 @@ pub struct Attempt {
 pub struct Reply {
     /// Its status.
     pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
 }
@@ -160,10 +162,10 @@ impl Connection {
         let request = request.body(Full::from(body)).map_err(|error| lost(error.to_string()))?;
         let sending = async {
             let response = self.requests.send_request(request).await.map_err(|e| lost(e.to_string()))?;
-            let status = response.status();
+            let (status, headers) = (response.status(), response.headers().clone());
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| lost(error.to_string()))?.to_bytes();
-            Ok(Reply { status, body })
+            Ok(Reply { status, headers, body })
         };
         timeout(CALL_MAX, sending).await.map_err(|_| CallError::TimedOut)?
     }

@@ -142,7 +142,6 @@ fn moment(at: UnixTime) -> Result<OffsetDateTime, ClosedPkiError> {
     OffsetDateTime::from_unix_timestamp(at.secs()).map_err(|_| ClosedPkiError::Failed)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failed(_: rcgen::Error) -> ClosedPkiError {
     ClosedPkiError::Failed
 }

@@ -40,13 +40,13 @@ use std::sync::Arc;
 use countersign_identity::UnixTime;
 
 pub use algorithm::{DanglingElse, Request, Verdict, validate_request};
-pub use caller::{Attempt, CallError, Connection, HttpClientFactory, Reply};
+pub use caller::{ANSWER_BYTES_MAX, Attempt, CallError, Connection, HttpClientFactory, Reply};
 pub use certificate::{sha1_thumbprint, subject};
 pub use closed_pki::{ClosedPki, ClosedPkiError, ServiceIdentity};
 pub use listener::{ClientCertificate, ListenError, Listener};
 pub use middleware::{AuthenticatedRequest, JwtAuthentication, JwtAuthenticationMiddleware};
 pub use token::{JwtCreatorService, TokenCreatorService};
-pub use validation::{JwtValidationService, TokenValidationService};
+pub use validation::{ISSUERS_MAX, JwtValidationService, TokenValidationService};
 
 /// What the time is: the services of the thesis have no argument for it.
 pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;

@@ -10,8 +10,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::UnixTime;
 use countersign_keys::{KeyPair, SystemRandom};
 use countersign_lab::thesis::{
-    ClosedPki, ClosedPkiError, JwtValidationService, TokenCreatorService, TokenValidationService,
-    sha1_thumbprint, subject, system_clock,
+    ClosedPki, ClosedPkiError, ISSUERS_MAX, JwtValidationService, TokenCreatorService,
+    TokenValidationService, sha1_thumbprint, subject, system_clock,
     token::{Claims, Header, parse},
 };
 
@@ -126,6 +126,25 @@ fn a_certificate_without_an_rsa_key_cannot_be_put_into_the_trust_store() {
     assert!(!service2.put_into_truststore(&vec![0x30, 0].into()));
     assert!(!service2.contains_issuer_in_truststore(SERVICE1));
     assert_eq!(subject(&cast().service1_p256.chain[0]).as_deref(), Some(SERVICE1));
+}
+
+#[test]
+fn the_trust_store_takes_as_many_issuers_as_its_limit_and_no_more() {
+    let service2 = JwtValidationService::new(SERVICE2.to_owned(), system_clock());
+    let (pki, key) = (&cast().pki, &cast().service1.key);
+    let now = countersign_sdk::clock::now();
+    let mut certificates = (0..=ISSUERS_MAX).map(|number| {
+        let label = format!("service-{number}");
+        pki.certify(&label, key.clone(), now, std::time::Duration::from_secs(60)).unwrap()
+    });
+    assert!(certificates.by_ref().take(ISSUERS_MAX).all(|one| service2.put_into_truststore(&one.chain[0])));
+    let one_past = certificates.next().unwrap();
+    assert!(!service2.put_into_truststore(&one_past.chain[0]));
+    let known = pki.certify("service-0", key.clone(), now, std::time::Duration::from_secs(60)).unwrap();
+    assert!(
+        service2.put_into_truststore(&known.chain[0]),
+        "a known subject's next certificate takes no more room"
+    );
 }
 
 #[test]

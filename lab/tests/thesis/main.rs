@@ -6,3 +6,4 @@ mod exchange;
 mod handshake;
 mod listings;
 mod rig;
+mod weaknesses;

@@ -159,8 +159,26 @@ fn union(held: &[Mode], wanted: &[Mode]) -> Vec<Mode> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use countersign_identity::{UserContext, WimseProof};
+
     use super::*;
     use crate::serve::testing;
+
+    async fn registered(authority: &Arc<Authority>) -> Service {
+        let entry = countersign_store::services::NewService {
+            id: "s_1".to_owned(),
+            name: ServiceName::parse("ads").unwrap(),
+            spiffe_id: SpiffeId::service(&authority.trust_domain, "ads").unwrap(),
+            address: "127.0.0.1:7091".to_owned(),
+            accepts: vec![Mode::Mtls],
+            sends: Mode::Mtls,
+            user_context: UserContext::Same,
+            wimse: WimseProof::Token,
+            launch_by: Vec::new(),
+            nodes: Vec::new(),
+        };
+        crate::entries::register(authority, entry, "uid:0").await.unwrap()
+    }
 
     #[test]
     fn a_floor_is_as_low_as_its_weakest_mode() {
@@ -172,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn a_lowered_floor_comes_back_when_its_time_is_over_and_so_ends_a_switch_that_was_cut_off() {
         let (_dir, authority) = testing::authority().await;
-        let service = authority.db.services().await.unwrap().remove(0);
+        let service = registered(&authority).await;
         let (now, before) = (clock::now(), service.modes());
         let low = Modes { accepts: vec![Mode::Jwt], ..before.clone() };
         let until = now.saturating_add(Duration::from_secs(60));

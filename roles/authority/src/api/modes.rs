@@ -40,6 +40,7 @@ pub(crate) async fn change(
         user_context: body.user_context.unwrap_or(held.user_context),
         wimse: body.wimse.unwrap_or(held.wimse),
     };
+    possible(&authority, &wanted)?;
     if modes::lowers(&held.accepts, &wanted.accepts) {
         let why = format!("this lowers the floor of {name}: that is a change of its own, with an end");
         return Err(ApiError::because(Code::ParameterInvalid, why));
@@ -91,6 +92,10 @@ pub(crate) async fn switch_demo(
     switched(&authority, all, &by).await
 }
 
+fn possible(authority: &Authority, modes: &Modes) -> Result<(), ApiError> {
+    modes::check(authority, modes).map_err(|why| ApiError::because(Code::ParameterInvalid, why))
+}
+
 async fn switched(
     authority: &Arc<Authority>,
     changes: Vec<(Service, Modes, Option<Lowered>)>,
@@ -98,7 +103,7 @@ async fn switched(
 ) -> Result<Json<ModesChanged>, ApiError> {
     let mut wanted = Vec::with_capacity(changes.len());
     for (service, modes, lowered) in changes {
-        modes::check(authority, &modes).map_err(|why| ApiError::because(Code::ParameterInvalid, why))?;
+        possible(authority, &modes)?;
         // Nobody calls a gateway over these edges: it only sends.
         let is_gateway = matches!(service.spiffe_id.kind(), IdKind::Gateway(_));
         let modes = if is_gateway { Modes { accepts: service.accepts, ..modes } } else { modes };

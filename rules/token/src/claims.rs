@@ -98,6 +98,11 @@ impl Claims {
         Value::Object(self.0.clone()).to_string()
     }
 
+    /// All members, for a format whose fields come in several encodings.
+    pub(crate) const fn members(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     fn value(&self, name: &'static str) -> Result<&Value, ClaimError> {
         self.0.get(name).ok_or(ClaimError::Missing { name })
     }

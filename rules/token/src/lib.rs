@@ -31,6 +31,7 @@ pub mod access_token;
 pub mod bearer;
 mod claims;
 pub mod jws;
+pub mod macaroon;
 pub mod replay;
 pub mod txn_token;
 pub mod wit;

@@ -20,7 +20,11 @@ use countersign_keys::{
     random_bytes,
 };
 use countersign_pki::{pem, profile::EdgeNames};
-use countersign_store::{Db, StoreError, meta::Founding};
+use countersign_store::{
+    Db, StoreError,
+    keys::{NewKey, SealedKey},
+    meta::Founding,
+};
 
 use crate::{
     AuthorityError, Deployment, Settings,
@@ -57,12 +61,41 @@ pub(crate) async fn boot(
     };
     check_canary(&master, home, &meta.canary)
         .map_err(|error| wrong_key(&settings.master_key, home, error))?;
-    let keys = keys::open(home, &master, &db.keys().await?, now)?;
+    let keys = open_keys(&db, home, &master, now).await?;
     // From here on the master key is the right one, and things may be written.
     place.keep_canary(&meta.canary)?;
     let ca = pem::encode("CERTIFICATE", keys.edge_root.certificate());
     write_private(&deployment.state_dir.join("ca.pem"), ca.as_bytes())?;
     Ok(Booted { db, master, keys, epoch: meta.epoch })
+}
+
+/// Opens every key. A database of an earlier version gets those that it lacks, once all others have opened.
+async fn open_keys(
+    db: &Db,
+    home: &TrustDomain,
+    master: &MasterKey,
+    now: UnixTime,
+) -> Result<Keys, AuthorityError> {
+    let rng = SystemRandom::new();
+    let mut rows = db.keys().await?;
+    let missing = keys::missing(&Sealer { trust_domain: home, master, rng: &rng }, &rows)?;
+    if missing.is_empty() {
+        return keys::open(home, master, &rows, now);
+    }
+    rows.extend(missing.iter().map(|key| stored(key, now)));
+    let keys = keys::open(home, master, &rows, now)?;
+    match db.add_keys(&missing, now).await {
+        Ok(()) => Ok(keys),
+        // Another authority on the same PostgreSQL was quicker: its keys are ours.
+        Err(StoreError::Conflict { .. }) => keys::open(home, master, &db.keys().await?, now),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A new key as it will lie in the database.
+fn stored(key: &NewKey, now: UnixTime) -> SealedKey {
+    let NewKey { purpose, version, sealed, public, certificate } = key.clone();
+    SealedKey { purpose, version, sealed, public, certificate, created_at: now, retired_at: None }
 }
 
 /// What the edge root may ever certify: our own listener, the deployment's names, and loopback.

@@ -7,9 +7,14 @@
 //! | `edge-root` | signs HTTPS certificates of gateways and of this API | the newest |
 //! | `snapshot` | signs snapshots | all |
 //! | `access-token` | signs users' access tokens | all |
+//! | `exchange` | signs what the token service issues by exchange | all |
+//! | `txn` | signs transaction tokens that the token service issues | all |
+//! | `dpop-nonce` | makes the nonces that DPoP proofs must carry | the newest |
 //! | `ledger` | signs heads of the ledger | all |
 //! | `pepper` | goes into every password hash | all |
 //! | `pseudonym` | turns user ids into pseudonyms | the newest |
+//!
+//! A database of an earlier version lacks the purposes of [`ADDED_SINCE`]: they are made at the next start.
 
 use std::sync::Arc;
 
@@ -37,6 +42,21 @@ const ACCESS_TOKEN: &str = "access-token";
 const LEDGER: &str = "ledger";
 const PEPPER: &str = "pepper";
 const PSEUDONYM: &str = "pseudonym";
+const EXCHANGE: &str = "exchange";
+const TXN: &str = "txn";
+const DPOP_NONCE: &str = "dpop-nonce";
+
+/// Purposes that the first version did not have, with what is made for each.
+const ADDED_SINCE: [(&str, Material); 3] =
+    [(EXCHANGE, Material::KeyPair), (TXN, Material::KeyPair), (DPOP_NONCE, Material::Secret)];
+
+/// What a purpose needs.
+#[derive(Clone, Copy)]
+enum Material {
+    KeyPair,
+    /// 32 random bytes.
+    Secret,
+}
 
 /// Every key, open. Private halves never leave this process.
 pub(crate) struct Keys {
@@ -48,6 +68,9 @@ pub(crate) struct Keys {
     pub(crate) edge_root: Arc<Issuer>,
     pub(crate) snapshot: Signing,
     pub(crate) access_token: Signing,
+    pub(crate) exchange: Signing,
+    pub(crate) txn: Signing,
+    pub(crate) dpop_nonce: Secret<[u8; 32]>,
     pub(crate) ledger: Signing,
     pub(crate) peppers: Peppers,
     pub(crate) pseudonym: PseudonymKey,
@@ -102,7 +125,19 @@ pub(crate) fn make(
     for purpose in [PEPPER, PSEUDONYM] {
         keys.push(sealer.seal(purpose, 1, &random::<32>(rng)?)?);
     }
+    keys.extend(missing(sealer, &[])?);
     Ok(keys)
+}
+
+/// The first version of every key that the database of an earlier version cannot have. What the first version had
+/// already is never made again: where that is missing, something was lost.
+pub(crate) fn missing(sealer: &Sealer<'_>, rows: &[SealedKey]) -> Result<Vec<NewKey>, AuthorityError> {
+    let lacks = |purpose: &str| rows.iter().all(|row| row.purpose != purpose);
+    let make = |(purpose, material): (&str, Material)| match material {
+        Material::KeyPair => sealer.key_pair(purpose, 1, &new_key(sealer.rng)?),
+        Material::Secret => sealer.seal(purpose, 1, &random::<32>(sealer.rng)?),
+    };
+    ADDED_SINCE.into_iter().filter(|(purpose, _)| lacks(purpose)).map(make).collect()
 }
 
 /// The next version of the issuing CA, to be stored before it signs.
@@ -164,6 +199,9 @@ pub(crate) fn open(
         edge_root: Arc::new(opener.issuer(opener.newest(EDGE_ROOT)?)?),
         snapshot: opener.signing(SNAPSHOT)?,
         access_token: opener.signing(ACCESS_TOKEN)?,
+        exchange: opener.signing(EXCHANGE)?,
+        txn: opener.signing(TXN)?,
+        dpop_nonce: Secret::new(opener.bytes(opener.newest(DPOP_NONCE)?)?),
         ledger: opener.signing(LEDGER)?,
         peppers: opener.peppers()?,
         pseudonym_text: Secret::new(URL_SAFE_NO_PAD.encode(pseudonym)),
@@ -305,6 +343,20 @@ mod tests {
                 rows.iter().filter(|row| row.purpose != missing.purpose).cloned().collect();
             assert_eq!(damaged_name(open(&home(), &master, &rest, NOW)), missing.purpose);
         }
+    }
+
+    #[test]
+    fn a_database_of_an_earlier_version_gets_the_keys_that_it_lacks_and_no_others() {
+        let (rng, home) = (SystemRandom::new(), home());
+        let (master, mut rows) = made();
+        let names = |keys: &[NewKey]| keys.iter().map(|key| key.purpose.clone()).collect::<Vec<_>>();
+        let sealer = Sealer { trust_domain: &home, master: &master, rng: &rng };
+        assert!(missing(&sealer, &rows).unwrap().is_empty());
+        rows.retain(|row| row.purpose != LEDGER && row.purpose != TXN && row.purpose != DPOP_NONCE);
+        let made_now = missing(&sealer, &rows).unwrap();
+        assert_eq!(names(&made_now), [TXN, DPOP_NONCE]);
+        rows.extend(made_now.into_iter().map(stored));
+        assert_eq!(damaged_name(open(&home, &master, &rows, NOW)), LEDGER);
     }
 
     #[test]

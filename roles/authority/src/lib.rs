@@ -27,6 +27,7 @@ mod boot;
 mod credentials;
 mod entries;
 mod error;
+mod federation;
 mod http;
 mod ingest;
 mod issuance;

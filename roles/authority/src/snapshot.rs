@@ -16,11 +16,16 @@ use countersign_wire::{
     json::JsonError,
     snapshot::{
         AccessTokenKeys, FORMAT, InternalTokenKey, Jwk, LedgerHead, Policies, PolicyFile, Revoked,
-        RevokedToken, RevokedUser, ServiceAddress, Snapshot, TrustBundle,
+        RevokedToken, RevokedUser, ServiceAddress, Snapshot, Sts, TokenAuthority, TrustBundle,
     },
 };
 
-use crate::state::Authority;
+use crate::{
+    api::TOKEN_ENDPOINT,
+    federation::{self, Peer},
+    keys::Keys,
+    state::Authority,
+};
 
 /// How long a snapshot is fresh. As long as a workload's certificate: with the authority down, both end together.
 const FRESH: Duration = Duration::from_secs(3600);
@@ -67,9 +72,10 @@ pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result
     // First the number, then what it stands for: a greater number of another authority never knows less.
     let sequence = authority.db.next_snapshot_sequence().await?;
     let crls = authority.db.crls().await?;
-    authority.trust.set_bundles(bundle_set(authority, &crls)?);
+    let peers = federation::peers(authority).await?;
+    authority.trust.set_bundles(bundle_set(authority, &crls, &peers)?);
     let head = sign_head(authority, now).await?;
-    let snapshot = collect(authority, sequence, crls, head, now).await?;
+    let snapshot = collect(authority, sequence, crls, peers, head, now).await?;
     let signed = countersign_sdk::snapshot::sign(&snapshot, authority.keys.load().snapshot.current())?;
     tracing::debug!(sequence = snapshot.sequence, ?occasion, "snapshot published");
     authority.snapshots.send_replace(Some(Arc::new(signed)));
@@ -89,12 +95,16 @@ pub(crate) async fn publish_change(authority: &Authority) {
 }
 
 /// By what our own listeners judge: the same roots and lists that all others get.
-pub(crate) fn bundle_set(authority: &Authority, crls: &[StoredCrl]) -> Result<BundleSet, PublishError> {
+pub(crate) fn bundle_set(
+    authority: &Authority,
+    crls: &[StoredCrl],
+    peers: &[Peer],
+) -> Result<BundleSet, PublishError> {
     let crls: Vec<Crl> =
         crls.iter().map(|crl| Crl::read(&crl.der)).collect::<Result<_, _>>().map_err(bundle_error)?;
     let root = authority.keys.load().workload_root.certificate().clone();
     let bundle = Bundle::new(authority.trust_domain.clone(), vec![root], crls).map_err(bundle_error)?;
-    Ok([bundle].into_iter().collect())
+    Ok(std::iter::once(bundle).chain(peers.iter().filter_map(|peer| peer.bundle.clone())).collect())
 }
 
 /// Signs the head of the ledger as it is now, and keeps it.
@@ -115,6 +125,7 @@ async fn collect(
     authority: &Authority,
     sequence: u64,
     crls: Vec<StoredCrl>,
+    peers: Vec<Peer>,
     head: SignedHead,
     now: UnixTime,
 ) -> Result<Snapshot, PublishError> {
@@ -129,11 +140,13 @@ async fn collect(
         issued_at: now,
         valid_until: now.saturating_add(FRESH),
         critical: Vec::new(),
-        bundles: vec![TrustBundle {
+        bundles: std::iter::once(TrustBundle {
             trust_domain: authority.trust_domain.clone(),
             roots: vec![Base64(keys.workload_root.certificate().to_vec())],
             crls: crls.into_iter().map(|crl| Base64(crl.der)).collect(),
-        }],
+        })
+        .chain(peers.iter().filter_map(Peer::trust_bundle))
+        .collect(),
         access_token: AccessTokenKeys {
             issuer: authority.issuer.clone(),
             audience: authority.audience.clone(),
@@ -142,6 +155,11 @@ async fn collect(
         internal_token_keys: token_keys
             .into_iter()
             .map(|key| Ok(InternalTokenKey { owner: key.owner, jwk: Jwk::from_text(&key.jwk)? }))
+            .chain(
+                keys.txn
+                    .all()
+                    .map(|key| Ok(InternalTokenKey { owner: authority.id.clone(), jwk: jwk(key)? })),
+            )
             .collect::<Result<_, JsonError>>()?,
         services: services(authority).await?,
         policies: Policies {
@@ -154,10 +172,27 @@ async fn collect(
         },
         ledger_head: Some(head_on_the_wire(head)),
         pseudonym_key: Some(SecretText::new(keys.pseudonym_text.expose().clone())),
-        token_authorities: Vec::new(),
+        token_authorities: std::iter::once(token_authority(authority, &keys)?)
+            .chain(peers.into_iter().map(|peer| peer.tokens))
+            .collect(),
         workload_keys: Vec::new(),
         revoked: revoked(authority.db.revocations(now).await?),
-        sts: None,
+        sts: Some(Sts {
+            issuer: authority.issuer.clone(),
+            token_endpoint: format!("{}{TOKEN_ENDPOINT}", authority.issuer),
+            roots: vec![Base64(keys.edge_root.certificate().to_vec())],
+        }),
+    })
+}
+
+/// Keys with which we sign tokens about our own members.
+pub(crate) fn token_authority(authority: &Authority, keys: &Keys) -> Result<TokenAuthority, JsonError> {
+    Ok(TokenAuthority {
+        trust_domain: authority.trust_domain.clone(),
+        issuer: authority.issuer.clone(),
+        jwt_svid: Vec::new(),
+        wit: Vec::new(),
+        exchange: keys.exchange.all().map(jwk).collect::<Result<_, _>>()?,
     })
 }
 
@@ -244,7 +279,7 @@ mod tests {
             next_update: now,
             entries: 0,
         };
-        let refused = bundle_set(&authority, &[broken]).unwrap_err();
+        let refused = bundle_set(&authority, &[broken], &[]).unwrap_err();
         assert!(matches!(refused, PublishError::Bundle { .. }), "{refused}");
     }
 

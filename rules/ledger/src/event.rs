@@ -264,6 +264,35 @@ pub enum Event {
         /// Who did it.
         revoked_by: String,
     },
+    /// A token was exchanged for another one.
+    TokenExchanged {
+        /// Who asked, and now holds it.
+        client: SpiffeId,
+        /// Pseudonym of the user whom both tokens speak of, or the SPIFFE ID of a workload.
+        subject: String,
+        /// Type that was issued, without its `urn:ietf:params:oauth:token-type:`.
+        issued: String,
+        /// For whom.
+        audience: String,
+        /// `jti` of the new token, or `txn` where it has none.
+        id: String,
+        /// Workloads that acted for the subject so far, the first one first.
+        actors: Vec<String>,
+        /// End of its validity.
+        expires: UnixTime,
+        /// The policy that permitted it.
+        policy: String,
+    },
+    /// Another trust domain is recognised by another bundle, or no longer.
+    FederationChanged {
+        /// Which.
+        trust_domain: String,
+        /// Number of its bundle; `None` if it is recognised no longer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sequence: Option<u64>,
+        /// Who did it.
+        changed_by: String,
+    },
     /// A request was decided.
     Decision(Box<Decision>),
     /// Refusals before authentication, counted; the first of each kind is a [`Event::Decision`] as well.

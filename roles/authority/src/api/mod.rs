@@ -1,6 +1,7 @@
 //! The routes of `/api/v1`, one file per column, and what all of them share: errors and bodies.
 
 pub(crate) mod ca;
+pub(crate) mod federation;
 pub(crate) mod idp;
 pub(crate) mod ledger;
 pub(crate) mod metadata;
@@ -31,6 +32,9 @@ use utoipa::{OpenApi, openapi::OpenApi as Document};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{error::store_code, state::Authority};
+
+/// Where tokens are exchanged, below the issuer (RFC 8414).
+pub(crate) const TOKEN_ENDPOINT: &str = "/oauth2/token";
 
 /// What the document says besides the routes.
 #[derive(OpenApi)]
@@ -64,6 +68,9 @@ fn all() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(revocations::list, revocations::revoke))
         .routes(routes!(ca::bundle))
         .routes(routes!(ca::crl))
+        .routes(routes!(federation::own))
+        .routes(routes!(federation::list, federation::take))
+        .routes(routes!(federation::end))
         .routes(routes!(ca::list, ca::issue))
         .routes(routes!(ca::revoke))
         .routes(routes!(idp::list, idp::add))
@@ -142,19 +149,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let media_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        if !media_type.is_some_and(is_json) {
-            return Err(Code::MediaTypeUnsupported.into());
-        }
-        let limited = Limited::new(request.into_body(), json::BODY_BYTES_MAX);
-        let bytes =
-            limited.collect().await.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => Code::BodyTooLarge.into(),
-                None => ApiError::because(Code::BodyMalformed, "the body ended before it was complete"),
-            })?;
-        let read = json::from_slice(&bytes.to_bytes(), json::BODY_BYTES_MAX);
-        read.map(Self).map_err(|error| ApiError::because(Code::BodyMalformed, error.to_string()))
+        read_json(request, json::BODY_BYTES_MAX).await.map(Self)
     }
+}
+
+/// Reads a JSON body of at most `max` bytes.
+pub(crate) async fn read_json<T: DeserializeOwned>(request: Request, max: usize) -> Result<T, ApiError> {
+    let media_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !media_type.is_some_and(is_json) {
+        return Err(Code::MediaTypeUnsupported.into());
+    }
+    let limited = Limited::new(request.into_body(), max);
+    let bytes = limited.collect().await.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Code::BodyTooLarge.into(),
+        None => ApiError::because(Code::BodyMalformed, "the body ended before it was complete"),
+    })?;
+    let read = json::from_slice(&bytes.to_bytes(), max);
+    read.map_err(|error| ApiError::because(Code::BodyMalformed, error.to_string()))
 }
 
 fn is_json(media_type: &[u8]) -> bool {

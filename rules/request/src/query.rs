@@ -33,7 +33,7 @@ pub enum QueryError {
     /// An encoded NUL.
     #[error("query encodes a NUL byte")]
     EncodedNul,
-    /// A parameter whose value would be a credential.
+    /// A parameter whose value would be a credential, or is one under another name.
     #[error("query carries a token: send it in the Authorization header")]
     Token,
 }
@@ -55,10 +55,21 @@ pub(crate) fn canonical(raw: &str) -> Result<String, QueryError> {
         }
         if let Some(value) = value {
             query.push('=');
-            write_canonical(value, &mut query)?;
+            if is_token(&write_canonical(value, &mut query)?) {
+                return Err(QueryError::Token);
+            }
         }
     }
     Ok(query)
+}
+
+/// Does it look like a token of any kind of ours? A compact JWS (RFC 7515 section 7.1) or JWE (RFC 7516 section 7.1)
+/// begins with an encoded `{"`; a bearer token with its prefix for scanners.
+fn is_token(value: &str) -> bool {
+    let parts = value.split('.').count();
+    let encoded = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let compact = value.starts_with("eyJ") && matches!(parts, 3 | 5) && value.chars().all(encoded);
+    compact || value.starts_with("csb_")
 }
 
 /// Writes a name or a value, and returns what it decodes to.
@@ -105,6 +116,20 @@ mod tests {
             assert_eq!(canonical(query), Err(QueryError::Token), "{query}");
         }
         assert!(canonical("access_tokens=x&q=access_token").is_ok());
+    }
+
+    #[test]
+    fn rejects_a_token_under_whatever_name() {
+        for value in
+            ["eyJhbGciOiJFUzI1NiJ9.e30.c2ln", "eyJ%68bGciOiJub25lIn0.e30.", "eyJh.a.b.c.d", "csb_0123"]
+        {
+            assert_eq!(canonical(&format!("q=1&x={value}")), Err(QueryError::Token), "{value}");
+        }
+        for value in
+            ["eyJ", "eyJ.a", "a.b.c", "eyJ.a b.c".replace(' ', "%20").as_str(), "eyJa.b.c.d", "CSB_1"]
+        {
+            assert!(canonical(&format!("x={value}")).is_ok(), "{value}");
+        }
     }
 
     #[test]

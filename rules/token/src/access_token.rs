@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     claims::{ClaimError, Claims},
     jws::{self, JwsError, printable},
+    typ::TokenKind,
 };
 
 /// What an access token says.
@@ -51,7 +52,7 @@ impl AccessToken {
             roles: &self.roles,
         })
         .map_err(|_| AccessTokenError::Claim(ClaimError::NotJson))?;
-        let token = jws::sign(key, ACCESS_TOKEN_TYP, &claims)?;
+        let token = jws::sign_as(TokenKind::AccessToken, key, &claims)?;
         // What we would not accept ourselves never leaves.
         read(&claims)?;
         Ok(token)
@@ -67,10 +68,7 @@ impl AccessToken {
         now: UnixTime,
         key_of: impl FnOnce(&str) -> Option<PublicKey>,
     ) -> Result<Verified<User>, AccessTokenError> {
-        let unverified = jws::parse(token)?;
-        if unverified.typ != ACCESS_TOKEN_TYP {
-            return Err(AccessTokenError::WrongKind { typ: printable(&unverified.typ) });
-        }
+        let unverified = jws::parse_as(TokenKind::AccessToken, token)?;
         let key = key_of(&unverified.kid)
             .ok_or_else(|| AccessTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
         let Read { token, audiences, issued_at } = read(unverified.verify(&key)?)?;
@@ -149,7 +147,7 @@ struct WireClaims<'a> {
 pub enum AccessTokenError {
     /// Not a token at all, or its signature does not fit.
     #[error(transparent)]
-    Jws(#[from] JwsError),
+    Jws(JwsError),
     /// A token of another kind.
     #[error("a token of type {typ:?} is not an access token; log in to get one")]
     WrongKind {
@@ -197,7 +195,16 @@ pub enum AccessTokenError {
     },
 }
 
+impl From<JwsError> for AccessTokenError {
+    fn from(error: JwsError) -> Self {
+        match error {
+            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
+            other => Self::Jws(other),
+        }
+    }
+}
+
 /// The `typ` of access tokens (RFC 9068 section 2.1).
-pub const ACCESS_TOKEN_TYP: &str = "at+jwt";
+pub const ACCESS_TOKEN_TYP: &str = TokenKind::AccessToken.typ();
 /// How long an access token lives at most; login gives out ten minutes.
 pub const ACCESS_TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(3600);

@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, fmt};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::UnixTime;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -57,6 +58,15 @@ impl Claims {
         }
     }
 
+    /// A SHA-256, or another 32 bytes, in canonical base64url.
+    pub(crate) fn sha256(&self, name: &'static str) -> Result<[u8; 32], ClaimError> {
+        URL_SAFE_NO_PAD
+            .decode(self.string(name)?)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(ClaimError::WrongType { name, want: "32 bytes in canonical base64url" })
+    }
+
     /// An array of strings, none of them empty.
     pub(crate) fn strings(&self, name: &'static str) -> Result<Vec<&str>, ClaimError> {
         let wrong = ClaimError::WrongType { name, want: "an array of strings" };
@@ -105,6 +115,15 @@ impl Claims {
 
     fn value(&self, name: &'static str) -> Result<&Value, ClaimError> {
         self.0.get(name).ok_or(ClaimError::Missing { name })
+    }
+}
+
+/// A member that may be absent. One that is there and wrong stays wrong.
+pub(crate) fn optional<T>(member: Result<T, ClaimError>) -> Result<Option<T>, ClaimError> {
+    match member {
+        Ok(value) => Ok(Some(value)),
+        Err(ClaimError::Missing { .. }) => Ok(None),
+        Err(wrong) => Err(wrong),
     }
 }
 

@@ -1,22 +1,64 @@
 //! A strict compact JWS (RFC 7515 section 3.1, profiled by RFC 8725) of our own.
 //!
 //! Accepted is exactly one form: three parts of canonical base64url, a header with `alg`, `kid` and `typ`
-//! and nothing else, and the one algorithm of the key that `kid` names. The header never chooses how it is
-//! verified: no `none`, no HMAC, no `jku`, `jwk`, `x5u`, `x5c`, `crit`, `b64`, `zip`.
+//! and nothing else but what its kind is known to need ([`TokenKind`]), and the one algorithm of the key that
+//! `kid` names. The header never chooses how it is verified: no `none`, no HMAC, no `jku`, `x5u`, `x5c`, `crit`,
+//! `b64`, `zip`. A `jwk` stands in a DPoP proof alone, where it says which key is held and not whose it is.
 //! Why not a library: `docs/decisions/002-own-compact-jws.md`.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use countersign_keys::{Algorithm, KeyPair, PublicKey, SignError};
+use countersign_keys::{Algorithm, JwkError, KeyPair, PublicKey, SignError};
+use serde_json::{Value, json};
 
-use crate::claims::{ClaimError, Claims};
+use crate::{
+    claims::{ClaimError, Claims},
+    typ::{HeaderForm, TokenKind},
+};
 
-/// Signs `claims_json` as a token of type `typ` by `key`, whose RFC 7638 thumbprint becomes the `kid`.
-pub fn sign(key: &KeyPair, typ: &str, claims_json: &[u8]) -> Result<String, JwsError> {
-    let header = serde_json::json!({
-        "alg": key.algorithm().jose_name(),
-        "kid": key.public_key().thumbprint(),
-        "typ": typ,
-    });
+/// Signs `claims_json` as a token of `kind` by `key`, whose RFC 7638 thumbprint becomes the `kid`; in a DPoP proof
+/// the key itself stands there.
+pub fn sign_as(kind: TokenKind, key: &KeyPair, claims_json: &[u8]) -> Result<String, JwsError> {
+    seal(kind, key, header(kind, key), claims_json)
+}
+
+/// Signs as [`sign_as`], and names the certificate of the key by the SHA-256 of its DER (RFC 7515 section 4.1.8).
+pub fn sign_certified(
+    kind: TokenKind,
+    key: &KeyPair,
+    certificate_sha256: &[u8; 32],
+    claims_json: &[u8],
+) -> Result<String, JwsError> {
+    let mut header = header(kind, key);
+    if let Some(members) = header.as_object_mut() {
+        members.insert("x5t#S256".into(), URL_SAFE_NO_PAD.encode(certificate_sha256).into());
+    }
+    seal(kind, key, header, claims_json)
+}
+
+fn header(kind: TokenKind, key: &KeyPair) -> Value {
+    let (alg, typ) = (key.algorithm().jose_name(), kind.typ());
+    match kind.form() {
+        HeaderForm::Embedded => json!({ "alg": alg, "jwk": bare_jwk(key.public_key()), "typ": typ }),
+        HeaderForm::Keyless => json!({ "alg": alg, "typ": typ }),
+        HeaderForm::Plain | HeaderForm::Certified | HeaderForm::Svid => {
+            json!({ "alg": alg, "kid": key.public_key().thumbprint(), "typ": typ })
+        }
+    }
+}
+
+/// The members that make the key, and none that only name it: strangers expect no more in a header.
+fn bare_jwk(key: &PublicKey) -> Value {
+    let mut jwk: Value = serde_json::from_str(&key.to_jwk()).unwrap_or_default();
+    if let Some(members) = jwk.as_object_mut() {
+        members.retain(|name, _| !matches!(name.as_str(), "alg" | "kid" | "use"));
+    }
+    jwk
+}
+
+fn seal(kind: TokenKind, key: &KeyPair, header: Value, claims_json: &[u8]) -> Result<String, JwsError> {
+    if !kind.allows(key.algorithm()) {
+        return Err(JwsError::ForbiddenAlgorithm { alg: key.algorithm().jose_name().into() });
+    }
     let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(claims_json, &mut token);
@@ -34,17 +76,24 @@ pub fn sign(key: &KeyPair, typ: &str, claims_json: &[u8]) -> Result<String, JwsE
 pub struct Unverified<'a> {
     /// Algorithm that the header claims.
     pub alg: Algorithm,
-    /// Which key is said to have signed.
+    /// Which key is said to have signed: in a DPoP proof the thumbprint of its `jwk`, in a workload proof token
+    /// mostly empty.
     pub kid: String,
-    /// Which kind of token it says it is, lower case and without `application/`.
+    /// Which kind of token it says it is, lower case and without `application/`. A JWT-SVID may say nothing.
     pub typ: String,
+    /// The SHA-256 of the certificate that is said to name the key's owner.
+    pub certificate_sha256: Option<[u8; 32]>,
+    /// The key that the proof says it is made with: that somebody holds it is all that it can prove.
+    pub jwk: Option<PublicKey>,
+    alg_name: String,
+    form: HeaderForm,
     signing_input: &'a str,
     payload: Vec<u8>,
     signature: Vec<u8>,
 }
 
-/// Reads a compact JWS of at most [`TOKEN_BYTES_MAX`].
-pub fn parse(token: &str) -> Result<Unverified<'_>, JwsError> {
+/// Reads a compact JWS of at most [`TOKEN_BYTES_MAX`] that says it is of `kind`.
+pub fn parse_as(kind: TokenKind, token: &str) -> Result<Unverified<'_>, JwsError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(JwsError::TooLarge { bytes: token.len() });
     }
@@ -54,27 +103,86 @@ pub fn parse(token: &str) -> Result<Unverified<'_>, JwsError> {
         return Err(JwsError::NotThreeParts);
     }
     let header = Claims::parse(&decode(header)?).map_err(JwsError::Header)?;
-    if let Some(member) = header.names().find(|name| !HEADER_MEMBERS.contains(name)) {
+    let form = kind.form();
+    let typ = match form {
+        HeaderForm::Svid => optional(header.string("typ"))?,
+        _ => Some(header.string("typ").map_err(JwsError::Header)?),
+    };
+    let typ = typ.map(bounded).transpose()?.map(|typ| media_type(&typ)).unwrap_or_default();
+    if !kind.is_called(&typ) {
+        return Err(JwsError::OtherKind { typ: printable(&typ), want: kind.typ() });
+    }
+    if let Some(member) = header.names().find(|name| !form.members().contains(name)) {
         return Err(JwsError::ForbiddenMember { member: printable(member) });
     }
-    let alg = header.string("alg").map_err(JwsError::Header)?;
+    let alg_name = header.string("alg").map_err(JwsError::Header)?;
+    let alg = Algorithm::from_jose_name(alg_name)
+        .filter(|alg| kind.allows(*alg))
+        .ok_or_else(|| JwsError::ForbiddenAlgorithm { alg: printable(alg_name) })?;
+    let jwk = match form {
+        HeaderForm::Embedded => Some(key_in(&header)?),
+        _ => None,
+    };
+    let kid = match (&jwk, form) {
+        (Some(key), _) => key.thumbprint(),
+        (None, HeaderForm::Keyless) => {
+            optional(header.string("kid"))?.map(bounded).transpose()?.unwrap_or_default()
+        }
+        (None, _) => bounded(header.string("kid").map_err(JwsError::Header)?)?,
+    };
     Ok(Unverified {
-        alg: algorithm(alg).ok_or_else(|| JwsError::ForbiddenAlgorithm { alg: printable(alg) })?,
-        kid: bounded(header.string("kid").map_err(JwsError::Header)?)?,
-        typ: media_type(&bounded(header.string("typ").map_err(JwsError::Header)?)?),
+        alg,
+        kid,
+        typ,
+        certificate_sha256: optional(header.sha256("x5t#S256"))?,
+        jwk,
+        alg_name: alg_name.to_owned(),
+        form,
         signing_input,
         payload: decode(payload)?,
         signature: decode(signature)?,
     })
 }
 
+fn optional<T>(member: Result<T, ClaimError>) -> Result<Option<T>, JwsError> {
+    crate::claims::optional(member).map_err(JwsError::Header)
+}
+
+fn key_in(header: &Claims) -> Result<PublicKey, JwsError> {
+    let jwk = header.object("jwk").map_err(JwsError::Header)?;
+    PublicKey::from_jwk(&jwk.to_json()).map_err(JwsError::Jwk)
+}
+
 impl Unverified<'_> {
+    /// `alg` as the header spells it: of Ed25519 there are two spellings.
+    pub fn alg_name(&self) -> &str {
+        &self.alg_name
+    }
+
+    /// The payload of a token that nobody has vouched for yet: for finding a key, and for nothing else.
+    pub(crate) fn unverified_payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     /// Verifies the signature with the key that the caller found for [`Unverified::kid`], and gives the
     /// payload's bytes. The key decides about the algorithm; the header had to agree.
     pub fn verify(&self, key: &PublicKey) -> Result<&[u8], JwsError> {
-        // A look-up that ignores the kid would let any key of the set speak for any other.
-        if self.kid != key.thumbprint() {
+        // A look-up that ignores the kid would let any key of the set speak for any other. Only where evidence
+        // beside the token names the key, the token need not.
+        // And foreign trust domains name the keys in their bundles as they like.
+        let named = match self.form {
+            HeaderForm::Keyless => self.kid.is_empty() || key.is_named(&self.kid),
+            HeaderForm::Svid => true,
+            HeaderForm::Plain | HeaderForm::Certified | HeaderForm::Embedded => key.is_named(&self.kid),
+        };
+        if !named {
             return Err(JwsError::WrongKey);
+        }
+        if self.alg != key.algorithm() {
+            return Err(JwsError::WrongAlgorithm {
+                alg: self.alg.jose_name(),
+                key: key.algorithm().jose_name(),
+            });
         }
         key.verify_raw(self.signing_input.as_bytes(), &self.signature).map_err(|_| JwsError::BadSignature)?;
         Ok(&self.payload)
@@ -84,10 +192,6 @@ impl Unverified<'_> {
 /// Canonical base64url only: no padding, no white space, no stray bits in the last character.
 fn decode(part: &str) -> Result<Vec<u8>, JwsError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::NotBase64Url)
-}
-
-fn algorithm(name: &str) -> Option<Algorithm> {
-    [Algorithm::EcdsaP256].into_iter().find(|algorithm| algorithm.jose_name() == name)
 }
 
 /// RFC 7515 section 4.1.9: compared without case, and `application/` may be left out.
@@ -126,14 +230,22 @@ pub enum JwsError {
     /// The header is no strict JSON object, or lacks `alg`, `kid` or `typ`.
     #[error("the token's header is not acceptable: {0}")]
     Header(#[source] ClaimError),
-    /// A header member beyond `alg`, `kid` and `typ`.
-    #[error("the token's header has the member {member:?}; only alg, kid and typ are allowed")]
+    /// A token of another kind.
+    #[error("a token of type {typ:?} was sent where one of type {want:?} belongs")]
+    OtherKind {
+        /// What it says it is, lower case.
+        typ: String,
+        /// What it had to be.
+        want: &'static str,
+    },
+    /// A header member that tokens of this kind do not have.
+    #[error("the token's header has the member {member:?}, which tokens of its kind do not have")]
     ForbiddenMember {
         /// Its name.
         member: String,
     },
     /// An algorithm that no key of ours has, `none` among them.
-    #[error("the token's algorithm {alg:?} is not one of ours, use ES256")]
+    #[error("the token's algorithm {alg:?} is not one for tokens of its kind, use ES256")]
     ForbiddenAlgorithm {
         /// What it says.
         alg: String,
@@ -147,6 +259,17 @@ pub enum JwsError {
     /// The key that was looked up is not the one that `kid` names.
     #[error("the key at hand is not the one that the token names")]
     WrongKey,
+    /// The key that was looked up has another algorithm than the header says.
+    #[error("the token says {alg}, but the key that it names is one for {key}")]
+    WrongAlgorithm {
+        /// What the header says.
+        alg: &'static str,
+        /// What the key is for.
+        key: &'static str,
+    },
+    /// The `jwk` in a proof is no public key of ours.
+    #[error("the key in the token's header is not acceptable: {0}")]
+    Jwk(#[source] JwkError),
     /// The signature does not fit.
     #[error("the token's signature does not fit")]
     BadSignature,
@@ -159,4 +282,3 @@ pub enum JwsError {
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest `kid` and `typ`.
 pub const HEADER_VALUE_BYTES_MAX: usize = 128;
-const HEADER_MEMBERS: [&str; 3] = ["alg", "kid", "typ"];

@@ -30,18 +30,22 @@
 pub mod access_token;
 pub mod bearer;
 mod claims;
+pub mod http_signature;
 pub mod jws;
 pub mod macaroon;
 pub mod replay;
 pub mod txn_token;
+pub mod typ;
 pub mod wit;
 pub mod wpt;
 
 pub use access_token::{AccessToken, AccessTokenError};
 pub use bearer::{BearerEntry, BearerError, BearerHash, BearerHolder, BearerId, BearerKey, BearerToken};
 pub use claims::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, ClaimError};
+pub use http_signature::SignatureError;
 pub use jws::JwsError;
 pub use replay::{ReplayCache, ReplayError, ReplayLimits, Sighting};
 pub use txn_token::{TxnToken, TxnTokenError};
+pub use typ::TokenKind;
 pub use wit::{ConfirmationKey, ProvenWorkload, Unproven, Wit, WitError, WitIssuer, WorkloadUri};
 pub use wpt::{ProofTarget, WptError};

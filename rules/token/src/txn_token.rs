@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     claims::{ClaimError, Claims},
     jws::{self, JwsError, printable},
+    typ::TokenKind,
 };
 
 /// What a transaction token says.
@@ -57,7 +58,7 @@ impl TxnToken {
             tctx: WireContext { name: &self.name, roles: &self.roles },
         })
         .map_err(|_| TxnTokenError::Claim(ClaimError::NotJson))?;
-        let token = jws::sign(key, TXN_TOKEN_TYP, &claims)?;
+        let token = jws::sign_as(TokenKind::TxnToken, key, &claims)?;
         // What we would not accept ourselves never leaves.
         read(&claims)?;
         Ok(token)
@@ -73,10 +74,7 @@ impl TxnToken {
         now: UnixTime,
         key_of: impl FnOnce(&str) -> Option<(PublicKey, SpiffeId)>,
     ) -> Result<Verified<User>, TxnTokenError> {
-        let unverified = jws::parse(token)?;
-        if unverified.typ != TXN_TOKEN_TYP {
-            return Err(TxnTokenError::WrongKind { typ: printable(&unverified.typ) });
-        }
+        let unverified = jws::parse_as(TokenKind::TxnToken, token)?;
         let (key, owner) = key_of(&unverified.kid)
             .ok_or_else(|| TxnTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
         if !may_issue(&owner, trust_domain) {
@@ -179,7 +177,7 @@ struct WireContext<'a> {
 pub enum TxnTokenError {
     /// Not a token at all, or its signature does not fit.
     #[error(transparent)]
-    Jws(#[from] JwsError),
+    Jws(JwsError),
     /// A token of another kind.
     #[error("a token of type {typ:?} is not a transaction token; send the one that the gateway made")]
     WrongKind {
@@ -241,7 +239,16 @@ pub enum TxnTokenError {
     },
 }
 
+impl From<JwsError> for TxnTokenError {
+    fn from(error: JwsError) -> Self {
+        match error {
+            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
+            other => Self::Jws(other),
+        }
+    }
+}
+
 /// The `typ` of transaction tokens.
-pub const TXN_TOKEN_TYP: &str = "txntoken+jwt";
+pub const TXN_TOKEN_TYP: &str = TokenKind::TxnToken.typ();
 /// How long a transaction token lives at most.
 pub const TXN_TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(300);

@@ -19,6 +19,7 @@ pub use subject::{Subject, WorkloadUri};
 use crate::{
     claims::{ClaimError, Claims},
     jws::{self, JwsError, printable},
+    typ::TokenKind,
 };
 
 /// What a workload identity token says.
@@ -102,7 +103,7 @@ impl<S: Subject> Wit<S> {
             }
         }
         let claims = claims.to_string();
-        let token = jws::sign(key, WIT_TYP, claims.as_bytes())?;
+        let token = jws::sign_as(TokenKind::Wit, key, claims.as_bytes())?;
         // What we would not accept ourselves never leaves.
         if !S::permits(key.algorithm()) {
             return Err(WitError::ForbiddenAlgorithm { alg: key.algorithm().jose_name().to_owned() });
@@ -120,10 +121,7 @@ impl<S: Subject> Wit<S> {
         now: UnixTime,
         issuer_of: impl FnOnce(&str) -> Option<WitIssuer>,
     ) -> Result<Unproven<S>, WitError> {
-        let unverified = jws::parse(token)?;
-        if unverified.typ != WIT_TYP {
-            return Err(WitError::WrongKind { typ: printable(&unverified.typ) });
-        }
+        let unverified = jws::parse_as(TokenKind::Wit, token)?;
         let issuer = issuer_of(&unverified.kid)
             .ok_or_else(|| WitError::UnknownKey { kid: printable(&unverified.kid) })?;
         if !S::permits(issuer.key.algorithm()) {
@@ -291,7 +289,7 @@ fn judge_times<S>(read: &Read<S>, now: UnixTime) -> Result<(), WitError> {
 pub enum WitError {
     /// Not a token at all, or its issuer's signature does not fit.
     #[error(transparent)]
-    Jws(#[from] JwsError),
+    Jws(JwsError),
     /// A token of another kind.
     #[error("a token of type {typ:?} is not a workload identity token; send one of type {WIT_TYP}")]
     WrongKind {
@@ -371,8 +369,17 @@ pub enum WitError {
 
 /// The draft that this file follows.
 pub const WIT_DRAFT: &str = "draft-ietf-wimse-workload-creds-03";
+impl From<JwsError> for WitError {
+    fn from(error: JwsError) -> Self {
+        match error {
+            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
+            other => Self::Jws(other),
+        }
+    }
+}
+
 /// `typ` of a WIT.
-pub const WIT_TYP: &str = "wit+jwt";
+pub const WIT_TYP: &str = TokenKind::Wit.typ();
 /// Longest validity of a WIT. Ours live an hour; the draft says "on the order of hours".
 pub const WIT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest id of a proof: `jti` of a WPT, `nonce` of a signature.

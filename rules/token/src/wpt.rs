@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     claims::{ClaimError, Claims},
     jws::{self, JwsError, printable},
+    typ::TokenKind,
     wit::{PROOF_ID_BYTES_MAX, ProofFacts, ProvenWorkload, Subject, Unproven},
 };
 
@@ -70,7 +71,7 @@ pub fn mint(
             claims.insert(name.to_owned(), value);
         }
     }
-    Ok(jws::sign(key, WPT_TYP, claims.to_string().as_bytes())?)
+    Ok(jws::sign_as(TokenKind::Wpt, key, claims.to_string().as_bytes())?)
 }
 
 /// Verifies a proof against the WIT that came with it and against what the callee knows of the request.
@@ -82,11 +83,8 @@ pub fn verify<S: Subject>(
     target: &ProofTarget<'_>,
     now: UnixTime,
 ) -> Result<Verified<ProvenWorkload<S>>, WptError> {
-    let unverified = jws::parse(token)?;
-    if unverified.typ != WPT_TYP {
-        return Err(WptError::WrongKind { typ: printable(&unverified.typ) });
-    }
-    let (got, want) = (unverified.alg.jose_name(), wit.confirmation().alg());
+    let unverified = jws::parse_as(TokenKind::Wpt, token)?;
+    let (got, want) = (unverified.alg_name(), wit.confirmation().alg());
     if got != want {
         return Err(WptError::WrongAlgorithm { got: printable(got), want: printable(want) });
     }
@@ -212,7 +210,7 @@ fn hash(token: &str) -> String {
 pub enum WptError {
     /// Not a token at all, or not signed with the key that the WIT names.
     #[error(transparent)]
-    Jws(#[from] JwsError),
+    Jws(JwsError),
     /// A token of another kind.
     #[error("a token of type {typ:?} is not a workload proof token; send one of type {WPT_TYP}")]
     WrongKind {
@@ -299,8 +297,17 @@ pub enum WptError {
 
 /// The draft that this file follows.
 pub const WPT_DRAFT: &str = "draft-ietf-wimse-wpt-02";
+impl From<JwsError> for WptError {
+    fn from(error: JwsError) -> Self {
+        match error {
+            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
+            other => Self::Jws(other),
+        }
+    }
+}
+
 /// `typ` of a WPT.
-pub const WPT_TYP: &str = "wpt+jwt";
+pub const WPT_TYP: &str = TokenKind::Wpt.typ();
 /// Longest life of a WPT that we make.
 pub const WPT_LIFETIME_MAX: Duration = Duration::from_secs(60);
 /// How long a WPT lives unless somebody says otherwise.

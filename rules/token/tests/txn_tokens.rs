@@ -7,7 +7,7 @@ use common::{NOW, at, forge, header, key, payload, reissue};
 use countersign_identity::{CLOCK_SKEW, Possession, SpiffeId, TrustDomain, UnixTime, User, Verified};
 use countersign_keys::KeyPair;
 use countersign_token::{
-    ClaimError, JwsError, TxnToken, TxnTokenError,
+    ClaimError, JwsError, TokenKind, TxnToken, TxnTokenError,
     txn_token::{self, TXN_TOKEN_LIFETIME_MAX, TXN_TOKEN_TYP},
 };
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ fn the_token_on_the_wire_is_that_of_the_draft() {
         "sub": "u_1", "scope": "fleamarket", "req_wl": id, "tctx": { "name": "alice", "roles": ["buyer"] },
     });
     assert_eq!(payload(&token), expected);
-    assert_eq!(countersign_token::jws::parse(&token).unwrap().typ, "txntoken+jwt");
+    assert_eq!(countersign_token::jws::parse_as(TokenKind::TxnToken, &token).unwrap().typ, "txntoken+jwt");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What the tests of all token kinds share: a key, and forgeries of any form.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::sync::LazyLock;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::UnixTime;
 use countersign_keys::{KeyPair, SystemRandom};
@@ -10,6 +12,15 @@ pub(crate) const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 
 pub(crate) fn key() -> KeyPair {
     KeyPair::generate(&SystemRandom::new()).unwrap()
+}
+
+/// One key of each algorithm, in the order of `Algorithm::ALL`. Made once: RSA takes its time.
+pub(crate) fn keys_of_every_algorithm() -> [KeyPair; 3] {
+    static KEYS: LazyLock<[KeyPair; 3]> = LazyLock::new(|| {
+        let ed25519 = KeyPair::generate_ed25519(&SystemRandom::new()).unwrap();
+        [key(), ed25519, KeyPair::generate_rsa().unwrap()]
+    });
+    KEYS.clone()
 }
 
 pub(crate) fn at(seconds: i64) -> UnixTime {
@@ -31,7 +42,8 @@ pub(crate) fn reissue(key: &KeyPair, typ: &str, token: &str, change: impl FnOnce
 }
 
 pub(crate) fn header(key: &KeyPair, typ: &str) -> String {
-    json!({ "alg": "ES256", "kid": key.public_key().thumbprint(), "typ": typ }).to_string()
+    json!({ "alg": key.algorithm().jose_name(), "kid": key.public_key().thumbprint(), "typ": typ })
+        .to_string()
 }
 
 pub(crate) fn payload(token: &str) -> Value {

@@ -23,6 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod agreement;
 pub mod algorithm;
 mod der;
 pub mod domain;
@@ -36,6 +37,7 @@ pub mod random;
 pub mod ring;
 pub mod secret;
 
+pub use agreement::{AgreementError, AgreementJwkError, AgreementKey, AgreementPublicKey};
 pub use algorithm::{Algorithm, WeakKey};
 pub use domain::domain;
 pub use envelope::{OpenError, SealContext, SealError, Sealed};

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use countersign_identity::TrustDomain;
-use countersign_keys::{KeyPair, MasterKey, PublicKey, SealContext, Sealed, SystemRandom, algorithm};
+use countersign_keys::{AgreementKey, AgreementPublicKey, KeyPair, MasterKey, PublicKey, SealContext, Sealed, SystemRandom, algorithm};
 use proptest::prelude::*;
 
 static RSA: std::sync::LazyLock<KeyPair> = std::sync::LazyLock::new(|| KeyPair::generate_rsa().unwrap());
@@ -32,6 +32,8 @@ proptest! {
         let _ = PublicKey::from_ed25519(&bytes);
         let _ = PublicKey::from_rsa_der(&bytes);
         let _ = PublicKey::from_jwk(&String::from_utf8_lossy(&bytes));
+        let _ = AgreementPublicKey::from_jwk(&String::from_utf8_lossy(&bytes));
+        let _ = AgreementKey::from_pkcs8(&bytes);
     }
 
     #[test]
@@ -56,6 +58,8 @@ proptest! {
     #[test]
     fn jwk_parser_never_panics(json in r#"\{("(kty|crv|x|y|n|e|kid|d)":("EC"|"RSA"|"OKP"|"Ed25519"|"P-256"|"[A-Za-z0-9_-]{0,44}"|[0-9]{1,3}|null),?){0,6}\}"#) {
         let _ = PublicKey::from_jwk(&json);
+        let _ = AgreementPublicKey::from_jwk(&json);
+        let _ = AgreementPublicKey::from_ephemeral_jwk(&json);
     }
 
     #[test]

@@ -100,7 +100,13 @@ fn what_a_caller_sees_tells_nothing_that_only_the_operator_may_know() {
             Code::CertificateIdentity,
             Code::TrustDomainForeign,
         ],
-        &[Code::UpstreamUnreachable, Code::UpstreamProtocol, Code::UpstreamIdentity, Code::UpstreamUnknown],
+        &[
+            Code::UpstreamUnreachable,
+            Code::UpstreamProtocol,
+            Code::UpstreamIdentity,
+            Code::UpstreamUnknown,
+            Code::AnswerUnproven,
+        ],
     ];
     for group in alike {
         let answers: BTreeSet<Vec<u8>> =

@@ -402,6 +402,22 @@ codes! {
         "something failed that should not have"
         "this is a defect or a broken machine, not your request"
         "look for the decision id in the log and report it";
+    5101 CredentialAbsent (Upstream, Unavailable, later, Unreachable)
+        "there is nothing to prove ourselves with to the service behind"
+        "what is sent in this mode comes through the agent from the authority, and it did not come"
+        "check that the agent reaches the authority: countersign check; see what is sent: countersign service list";
+    5102 UserNotExchanged (Upstream, Unavailable, later, Unreachable)
+        "the user's token could not be exchanged for the service behind"
+        "a token for another hop never goes in its place, so the call was refused"
+        "check that the authority's token service can be reached: countersign check";
+    5103 UserRefused (Upstream, AccessDenied, never, Denied)
+        "the token service refused to let this user go on to the service behind"
+        "it sees each hop, and decides each by policy"
+        "see why: countersign audit search --kind token_exchanged, and sts.cedar";
+    5104 AnswerUnproven (Upstream, BadGateway, never, Denied)
+        "the answer of the service behind does not prove who gave it to what"
+        "in this mode answers are signed, and this one was not, or by another, or was changed"
+        "look at the log of the service, and at what stands between";
 
     // --- control plane -----------------------------------------------------------------------------------
     6001 AuthorityUnreachable (System, Unavailable, later, Unreachable)

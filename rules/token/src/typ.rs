@@ -71,9 +71,9 @@ impl TokenKind {
     /// Which members its header has.
     pub(crate) const fn form(self) -> HeaderForm {
         match self {
-            Self::AccessToken | Self::TxnToken | Self::Wit | Self::ClientAssertion => HeaderForm::Plain,
+            Self::AccessToken | Self::TxnToken | Self::ClientAssertion => HeaderForm::Plain,
             Self::Service => HeaderForm::Certified,
-            Self::JwtSvid => HeaderForm::Svid,
+            Self::JwtSvid | Self::Wit => HeaderForm::Svid,
             Self::Wpt => HeaderForm::Keyless,
             Self::Dpop => HeaderForm::Embedded,
         }
@@ -96,7 +96,8 @@ pub(crate) enum HeaderForm {
     Embedded,
     /// `alg`, `typ` and perhaps `kid`: the key is named by the evidence beside it.
     Keyless,
-    /// `alg`, `kid` and perhaps `typ`.
+    /// `alg`, `kid` and, if its kind can go without, perhaps `typ`; the `kid` is whatever a trust domain calls its
+    /// key.
     Svid,
 }
 

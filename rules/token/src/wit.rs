@@ -47,7 +47,9 @@ pub struct ConfirmationKey {
 /// Who may sign WITs: found by the `kid` of the token among the keys for WITs, and no others.
 #[derive(Clone, Debug)]
 pub struct WitIssuer {
-    /// The key that `kid` names.
+    /// The `kid` under which the trust domain publishes the key: with us its thumbprint, elsewhere anything.
+    pub kid: String,
+    /// That key.
     pub key: PublicKey,
     /// The trust domain that the key speaks for, and the only one.
     pub trust_domain: TrustDomain,
@@ -126,6 +128,10 @@ impl<S: Subject> Wit<S> {
             .ok_or_else(|| WitError::UnknownKey { kid: printable(&unverified.kid) })?;
         if !S::permits(issuer.key.algorithm()) {
             return Err(WitError::ForbiddenAlgorithm { alg: issuer.key.algorithm().jose_name().to_owned() });
+        }
+        // A look-up that ignores the kid would let any key of the set speak for any other.
+        if unverified.kid != issuer.kid {
+            return Err(JwsError::WrongKey.into());
         }
         let read = read::<S>(unverified.verify(&issuer.key)?)?;
         if read.wit.subject.trust_domain() != &issuer.trust_domain {
@@ -367,8 +373,6 @@ pub enum WitError {
     },
 }
 
-/// The draft that this file follows.
-pub const WIT_DRAFT: &str = "draft-ietf-wimse-workload-creds-03";
 impl From<JwsError> for WitError {
     fn from(error: JwsError) -> Self {
         match error {
@@ -378,6 +382,8 @@ impl From<JwsError> for WitError {
     }
 }
 
+/// The draft that this file follows.
+pub const WIT_DRAFT: &str = "draft-ietf-wimse-workload-creds-03";
 /// `typ` of a WIT.
 pub const WIT_TYP: &str = TokenKind::Wit.typ();
 /// Longest validity of a WIT. Ours live an hour; the draft says "on the order of hours".

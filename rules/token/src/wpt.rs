@@ -295,8 +295,6 @@ pub enum WptError {
     },
 }
 
-/// The draft that this file follows.
-pub const WPT_DRAFT: &str = "draft-ietf-wimse-wpt-02";
 impl From<JwsError> for WptError {
     fn from(error: JwsError) -> Self {
         match error {
@@ -306,6 +304,8 @@ impl From<JwsError> for WptError {
     }
 }
 
+/// The draft that this file follows.
+pub const WPT_DRAFT: &str = "draft-ietf-wimse-wpt-02";
 /// `typ` of a WPT.
 pub const WPT_TYP: &str = TokenKind::Wpt.typ();
 /// Longest life of a WPT that we make.

@@ -3,8 +3,9 @@
 /// The trust domain that [`POLICIES`] are written for.
 pub const TRUST_DOMAIN: &str = "fleamarket.test";
 
-/// The services that have rules, each with its file; `gateway` holds the coarse ones.
-pub const POLICIES: [(&str, &str); 7] = [
+/// The services that have rules, each with its file; `gateway` holds the coarse ones, `sts` says who may exchange
+/// tokens for whom.
+pub const POLICIES: [(&str, &str); 8] = [
     ("gateway", include_str!("../policies/gateway.cedar")),
     ("ads", include_str!("../policies/ads.cedar")),
     ("users", include_str!("../policies/users.cedar")),
@@ -12,6 +13,7 @@ pub const POLICIES: [(&str, &str); 7] = [
     ("media", include_str!("../policies/media.cedar")),
     ("subscriptions", include_str!("../policies/subscriptions.cedar")),
     ("reports", include_str!("../policies/reports.cedar")),
+    ("sts", include_str!("../policies/sts.cedar")),
 ];
 
 /// What exists outside, and which service it leads to.

@@ -143,6 +143,27 @@ fn removing_the_fine_rule_leaves_nobody_in() {
 }
 
 #[test]
+fn a_service_exchanges_tokens_for_those_whom_it_calls_and_for_nobody_else() {
+    let policies = shipped();
+    let td = TrustDomain::parse("fleamarket.test").unwrap();
+    let calls = [("ads", "users"), ("ads", "subscriptions"), ("chat", "users"), ("reports", "ads")];
+    let services = ["ads", "users", "chat", "media", "subscriptions", "reports"];
+    for target in services {
+        let route = format!("/exchange/{target}");
+        assert!(may(&policies, &through(&gateway(), Some("buyer")), "sts", "POST", &route));
+        assert!(!may(&policies, &through(&gateway(), None), "sts", "POST", &route), "for nobody");
+        for client in services {
+            let client_id = through(&SpiffeId::service(&td, client).unwrap(), Some("buyer"));
+            let expected = calls.contains(&(client, target));
+            assert_eq!(may(&policies, &client_id, "sts", "POST", &route), expected, "{client} for {target}");
+        }
+    }
+    for stated in ["/txn/self-signed", "/txn/unsigned-json"] {
+        assert!(!may(&policies, &through(&gateway(), Some("buyer")), "sts", "POST", stated), "{stated}");
+    }
+}
+
+#[test]
 fn no_service_is_called_by_a_service_that_has_no_business_there() {
     let policies = shipped();
     let td = TrustDomain::parse("fleamarket.test").unwrap();

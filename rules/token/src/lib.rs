@@ -30,6 +30,7 @@
 pub mod access_token;
 pub mod bearer;
 mod claims;
+pub mod dpop;
 pub mod http_signature;
 pub mod jwe;
 pub mod jws;
@@ -43,6 +44,7 @@ pub mod wpt;
 pub use access_token::{AccessToken, AccessTokenError};
 pub use bearer::{BearerEntry, BearerError, BearerHash, BearerHolder, BearerId, BearerKey, BearerToken};
 pub use claims::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, ClaimError};
+pub use dpop::{DpopError, DpopNonces, DpopProof, DpopTarget, DpopUri, NonceError};
 pub use http_signature::SignatureError;
 pub use jwe::JweError;
 pub use jws::JwsError;

@@ -4,8 +4,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -18,6 +16,8 @@ use tokio_rustls::TlsConnector;
 use crate::cli::{At, read_input};
 use crate::error::CliError;
 use crate::output::{self, Format};
+
+mod token;
 
 const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,14 +52,14 @@ pub async fn inspect(at: &At, args: InspectArgs) -> Result<(), CliError> {
 }
 
 fn describe(bytes: &[u8]) -> Result<Vec<Value>, CliError> {
-    if let Some(token) = compact_jws(bytes) {
+    if let Some(token) = token::describe(bytes) {
         return Ok(vec![token]);
     }
     let found = countersign_pki::inspect::describe(bytes).map_err(|e| {
         CliError::usage(
             "nothing that is known was found",
             e,
-            "PEM or DER of a certificate, CSR or CRL, or a JWT",
+            "PEM or DER of a certificate, CSR or CRL, a JWT or JWE, a macaroon, or a bearer token",
         )
     })?;
     found
@@ -69,21 +69,6 @@ fn describe(bytes: &[u8]) -> Result<Vec<Value>, CliError> {
                 .map_err(|e| CliError::failed("a description cannot be written", e, "report this"))
         })
         .collect()
-}
-
-/// A JWT's parts, decoded and not verified: the signature needs a key that this command does not have.
-fn compact_jws(bytes: &[u8]) -> Option<Value> {
-    let text = std::str::from_utf8(bytes).ok()?.trim();
-    let parts: Vec<&str> = text.split('.').collect();
-    let [header, payload, _] = parts.as_slice() else { return None };
-    let part =
-        |text: &str| -> Option<Value> { serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok() };
-    Some(serde_json::json!({
-        "kind": "jwt",
-        "verified": "no: the signature was not checked",
-        "header": part(header)?,
-        "claims": part(payload)?,
-    }))
 }
 
 fn print(value: &Value, indent: usize) {
@@ -207,15 +192,6 @@ impl ServerCertVerifier for AcceptAnyCertificateForInspectionOnly {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn a_token_is_shown_and_said_to_be_unverified() {
-        let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
-        let token = format!("{}.{}.AAAA\n", part("{\"alg\":\"ES256\"}"), part("{\"sub\":\"u_1\"}"));
-        let shown = describe(token.as_bytes()).unwrap();
-        assert_eq!(shown[0]["claims"]["sub"], "u_1");
-        assert!(shown[0]["verified"].as_str().unwrap().starts_with("no"));
-    }
 
     #[test]
     fn garbage_is_refused_with_exit_code_2() {

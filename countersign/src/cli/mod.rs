@@ -18,6 +18,7 @@ mod overview;
 mod run;
 mod serve;
 pub mod service;
+mod token;
 
 /// Proves who is calling, decides what they may do, and can prove afterwards what happened.
 #[derive(Debug, Parser)]
@@ -74,6 +75,9 @@ enum Command {
     /// Services and their identities
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    /// Tokens: mint, exchange, narrow, discharge, take back
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Certificates
     #[command(subcommand)]
     Cert(ca::CertCommand),
@@ -111,6 +115,7 @@ impl Cli {
             Command::Check => overview::check(&at).await,
             Command::Edges => overview::edges(&at).await,
             Command::Service(command) => service::service(&at, command).await,
+            Command::Token(command) => token::token(&at, command).await,
             Command::Explain(args) => explain::explain(&at, args).await,
             Command::Inspect(args) => inspect::inspect(&at, args).await,
             Command::Run(args) => run::run(&at, args).await,

@@ -64,6 +64,7 @@
 pub mod accept;
 pub mod agent;
 pub mod authenticate;
+mod bounded;
 pub mod clock;
 pub mod credentials;
 pub mod inbound;

@@ -7,13 +7,12 @@
 use bytes::Bytes;
 use countersign_request::{Authority, CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::RequestBody;
-use countersign_sdk::outbound::{CallError, Outgoing};
+use countersign_sdk::outbound::{Answer, CallError, Outgoing};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
 use crate::headers::{Rules, clean_response, forwarded_headers};
@@ -71,7 +70,7 @@ pub(crate) fn forwarded(request: &CanonicalRequest, arrival: &Arrival) -> Header
 
 /// The answer that goes to the client: no hop, no product, no internal name or token.
 pub(crate) fn outbound_answer(
-    answer: Response<Incoming>,
+    answer: Response<Answer>,
     rules: [&Rules; 2],
     target: &str,
     limits: BodyLimits,
@@ -87,7 +86,7 @@ pub(crate) fn outbound_answer(
 }
 
 /// Does the service demand evidence from the gateway, rather than answer the user?
-pub(crate) fn is_internal_challenge(answer: &Response<Incoming>) -> bool {
+pub(crate) fn is_internal_challenge(answer: &Response<Answer>) -> bool {
     let ours = |value: &HeaderValue| {
         value.as_bytes().get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
     };

@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use countersign_sdk::{
     Caller, Workload,
-    outbound::{CallLimits, InternalToken, Pool, ServiceClient},
+    outbound::{Answer, CallLimits, InternalToken, Pool, ServiceClient},
 };
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http2};
@@ -128,7 +128,7 @@ impl Next {
     async fn pass_on(&self, caller: Option<&Caller>) -> Bytes {
         let answer = match self {
             Self::Nobody => return Bytes::from_static(PREVIEW.as_bytes()),
-            Self::Bare(address, kept) => bare(*address, kept.clone()).await,
+            Self::Bare(address, kept) => bare(*address, kept.clone()).await.map(Answer::from),
             Self::Service(workload, name, connections) => {
                 let mut client = client(workload, name, *connections);
                 if let Some(caller) = caller {
@@ -155,7 +155,8 @@ fn client(workload: &Workload, name: &str, connections: Connections) -> ServiceC
         Connections::Kept => workload.client(name),
         Connections::New => {
             let (trust, live) = (Arc::clone(workload.trust()), Arc::clone(workload.live_cell()));
-            Pool::new(trust, live, CallLimits::default()).client(name)
+            let credentials = workload.credentials().clone();
+            Pool::new(trust, live, credentials, CallLimits::default()).client(name)
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::Secret;
+use countersign_token::macaroon::{AttenuateError, HeldMacaroon, Narrowing};
 use countersign_wire::agent::{IssueTokenRequest, IssueTokenResponse, TokenKind};
 use http::HeaderValue;
 
@@ -13,15 +14,27 @@ use crate::{agent::AgentApi, clock, renewal};
 /// A token that is shown to one callee. The one before it counts until it expires, so requests that carry it are not
 /// cut off by a renewal.
 pub struct IssuedToken {
-    token: Secret<String>,
+    token: Token,
     expires: UnixTime,
     renew_at: UnixTime,
 }
 
+enum Token {
+    Opaque(Secret<String>),
+    Macaroon(HeldMacaroon),
+}
+
 impl IssuedToken {
-    /// As it came.
-    pub(crate) fn expose(&self) -> &str {
-        self.token.expose()
+    /// The value of `Authorization` for one request. An opaque token is what it is; of a macaroon leaves only a copy that
+    /// is good for this request and for seconds.
+    ///
+    /// # Errors
+    /// The macaroon cannot be narrowed any more.
+    pub(crate) fn authorization(&self, to: &Narrowing<'_>) -> Result<String, AttenuateError> {
+        match &self.token {
+            Token::Opaque(token) => Ok(format!("Bearer {}", token.expose())),
+            Token::Macaroon(held) => Ok(format!("Macaroon {}", held.present(to)?)),
+        }
     }
 
     /// When it is over.
@@ -45,9 +58,21 @@ pub(super) async fn get(
     };
     let answer = agent.issue_token(request).await?;
     let (expires, renew_at) = times(&answer, clock::now());
-    // What cannot be sent is refused here, once, and not with every request.
-    header(answer.token.clone(), "")?;
-    Ok(IssuedToken { token: Secret::new(answer.token), expires, renew_at })
+    Ok(IssuedToken { token: Token::read(kind, answer.token)?, expires, renew_at })
+}
+
+impl Token {
+    /// What cannot be shown is refused here, once, and not with every request.
+    fn read(kind: TokenKind, token: String) -> Result<Self, CredentialError> {
+        if kind == TokenKind::Macaroon {
+            let held = HeldMacaroon::parse(&token);
+            return held
+                .map(Self::Macaroon)
+                .map_err(|_| CredentialError::Unusable { why: "it is no macaroon" });
+        }
+        header(&token)?;
+        Ok(Self::Opaque(Secret::new(token)))
+    }
 }
 
 /// When it is over, and when a new one is due. The life counts from now: our clock and the authority's may differ.
@@ -56,13 +81,13 @@ pub(super) fn times(answer: &IssueTokenResponse, now: UnixTime) -> (UnixTime, Un
     (expires, now.saturating_add(renewal::half_of(expires.since(now))))
 }
 
-/// `scheme` (with its blank) and a token as the value of a header that is never logged.
-pub(super) fn header(token: String, scheme: &str) -> Result<HeaderValue, CredentialError> {
+/// A token as the value of a header that is never logged.
+pub(super) fn header(token: &str) -> Result<HeaderValue, CredentialError> {
     let unusable = CredentialError::Unusable { why: "its token is empty or does not fit into a header" };
     if token.is_empty() {
         return Err(unusable);
     }
-    let mut value = HeaderValue::try_from(format!("{scheme}{token}")).map_err(|_| unusable)?;
+    let mut value = HeaderValue::try_from(token).map_err(|_| unusable)?;
     value.set_sensitive(true);
     Ok(value)
 }

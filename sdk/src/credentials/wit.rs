@@ -46,7 +46,7 @@ pub(super) async fn get(agent: &AgentApi, id: &SpiffeId) -> Result<WitIdentity, 
     };
     let answer = agent.issue_token(request).await?;
     let (expires, renew_at) = issued::times(&answer, clock::now());
-    Ok(WitIdentity { key, token: issued::header(answer.token, "")?, expires, renew_at })
+    Ok(WitIdentity { key, token: issued::header(&answer.token)?, expires, renew_at })
 }
 
 impl Credential for WitIdentity {

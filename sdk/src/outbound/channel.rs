@@ -32,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{CallError, CallLimits, Target};
+use super::{CallError, CallLimits, Target, proof::Proof};
 use crate::{
     clock,
     tls::{H2, HandshakeError, HandshakeRefusal, Identity, Peer, TrustState},
@@ -72,20 +72,42 @@ struct Open {
     send: SendRequest<Outgoing>,
     peer: Option<Arc<Peer>>,
     own: Option<Arc<Identity>>,
+    /// What proofs bind to, so that they die with the connection.
+    exporter: Option<[u8; EXPORTER_BYTES]>,
 }
 
-impl Channel {
-    /// Leads to `target`; connects with the first request.
-    #[must_use]
-    pub fn new(target: Target, limits: CallLimits) -> Self {
-        Self(Arc::new(Inner {
+impl Inner {
+    fn new(target: Target, limits: CallLimits) -> Self {
+        Self {
             target,
             limits,
             open: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max.min(Semaphore::MAX_PERMITS))),
             connections: AtomicU64::new(0),
-        }))
+        }
+    }
+}
+
+impl Open {
+    /// Without anybody proven.
+    const fn bare(send: SendRequest<Outgoing>) -> Self {
+        Self { send, peer: None, own: None, exporter: None }
+    }
+}
+
+impl Channel {
+    /// Leads to `target`; connects with the first request.
+    #[must_use]
+    pub fn new(target: Target, limits: CallLimits) -> Self {
+        Self(Arc::new(Inner::new(target, limits)))
+    }
+
+    /// Another way to the same callee: both together have no more requests in progress than this one may.
+    pub(super) fn beside(&self, target: Target) -> Self {
+        let mut inner = Inner::new(target, self.0.limits);
+        inner.in_flight = Arc::clone(&self.0.in_flight);
+        Self(Arc::new(inner))
     }
 
     /// Sends a request. Scheme and authority of its URI are replaced by those of the target.
@@ -96,11 +118,20 @@ impl Channel {
     /// # Errors
     /// See [`CallError`]; none of them means that the callee did nothing, except that it was never reached.
     pub async fn send(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
+        self.send_proven(request, &Proof::none()).await
+    }
+
+    /// As [`Channel::send`], with `proof` of who we are: made anew for each connection that the request is sent on.
+    pub(super) async fn send_proven(
+        &self,
+        request: Request<Outgoing>,
+        proof: &Proof,
+    ) -> Result<Response<Incoming>, CallError> {
         let _turn = Arc::clone(&self.0.in_flight)
             .try_acquire_owned()
             .map_err(|_| CallError::Overloaded { place: self.place() })?;
         let request = self.aimed(request)?;
-        match timeout(self.0.limits.answer, self.exchange(request)).await {
+        match timeout(self.0.limits.answer, self.exchange(request, proof)).await {
             Ok(answer) => answer,
             Err(_) => Err(CallError::TimedOut { place: self.place() }),
         }
@@ -133,14 +164,22 @@ impl Channel {
         Ok(request)
     }
 
-    async fn exchange(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
+    async fn exchange(
+        &self,
+        request: Request<Outgoing>,
+        proof: &Proof,
+    ) -> Result<Response<Incoming>, CallError> {
         let mut request = request;
         let mut again = true;
         loop {
             let open = self.ready().await?;
+            let nonce = proof.sign(&mut request, open.exporter.as_ref(), clock::now())?;
             let mut send = open.send.clone();
             match send.try_send_request(request).await {
-                Ok(answer) => return Ok(answer),
+                Ok(mut answer) => {
+                    nonce.map(|nonce| answer.extensions_mut().insert(nonce));
+                    return Ok(answer);
+                }
                 Err(mut error) => {
                     self.forget(&open);
                     match error.take_message() {
@@ -180,7 +219,7 @@ impl Channel {
         }
         if let Target::Workload { connector, .. } = &self.0.target {
             let believed = open.peer.as_ref().is_some_and(|peer| peer.workload(clock::now()).is_ok());
-            if !believed || !is_still_ours(open.own.as_ref(), connector.trust()) {
+            if !believed || !is_still_ours(open.own.as_ref(), connector.shown().as_ref()) {
                 return None;
             }
         }
@@ -197,13 +236,19 @@ impl Channel {
     async fn connect(&self) -> Result<Open, CallError> {
         match &self.0.target {
             Target::Workload { address, connector, .. } => {
-                let own = connector.trust().load().identity().cloned();
+                let own = connector.shown();
                 let tcp = self.tcp(address).await?;
                 let (stream, peer) = connector.connect(tcp).await.map_err(|source| self.refused(source))?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
+                let session = stream.get_ref().1;
+                let exporter = session.export_keying_material([0; EXPORTER_BYTES], EXPORTER_LABEL, None).ok();
                 let trust = Arc::clone(connector.trust());
                 let send = self.http2(stream, Some((Arc::clone(&peer), trust))).await?;
-                Ok(Open { send, peer: Some(peer), own })
+                Ok(Open { send, peer: Some(peer), own, exporter })
+            }
+            Target::Plain { address, .. } => {
+                let tcp = self.tcp(address).await?;
+                Ok(Open::bare(self.http2(tcp, None).await?))
             }
             Target::Edge(edge) => {
                 let tcp = self.tcp(&edge.address).await?;
@@ -212,11 +257,11 @@ impl Channel {
                     self.refused(HandshakeRefusal::Protocol { why: error.to_string() }.into())
                 })?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
-                Ok(Open { send: self.http2(stream, None).await?, peer: None, own: None })
+                Ok(Open::bare(self.http2(stream, None).await?))
             }
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
-                Ok(Open { send: self.http2(stream, None).await?, peer: None, own: None })
+                Ok(Open::bare(self.http2(stream, None).await?))
             }
         }
     }
@@ -308,9 +353,9 @@ where
     }
 }
 
-/// Is this the identity that we would show now?
-fn is_still_ours(own: Option<&Arc<Identity>>, trust: &TrustState) -> bool {
-    match (own, trust.peek().identity()) {
+/// Is what was shown what we would show now?
+fn is_still_ours(own: Option<&Arc<Identity>>, now: Option<&Arc<Identity>>) -> bool {
+    match (own, now) {
         (Some(shown), Some(now)) => Arc::ptr_eq(shown, now),
         (None, None) => true,
         _ => false,
@@ -356,6 +401,9 @@ impl fmt::Debug for Channel {
     }
 }
 
+/// The channel binding `tls-exporter` (RFC 9266).
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+const EXPORTER_BYTES: usize = 32;
 const PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
 const PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);

@@ -4,26 +4,35 @@
 //! [`tower_service::Service`], so gRPC clients take it as it is. [`ServiceClient`] is what services use:
 //! a callee by its registered name, with the user's context carried along.
 
+mod answer;
+mod body;
 mod channel;
+mod exchange;
 mod pool;
+mod proof;
 mod sending;
 mod service;
 mod target;
 mod user;
 
+pub use answer::Answer;
 pub use channel::{Channel, Outgoing, empty, full};
+pub use exchange::ExchangeError;
 pub use pool::Pool;
+pub(crate) use sending::Sending;
 pub use service::{OutboundRequest, ServiceClient};
 pub use target::{EdgeTarget, EdgeUrlError, Target};
 pub use user::InternalToken;
 
 use std::time::Duration;
 
+use countersign_identity::Mode;
+use countersign_request::RequestError;
 use countersign_wire::codes::Code;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::tls::HandshakeError;
+use crate::{credentials::CredentialError, tls::HandshakeError};
 
 /// Limits of calls to one callee. In TOML, durations are whole milliseconds; each has a default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -107,6 +116,38 @@ pub enum CallError {
     /// The request has no usable path.
     #[error("request has no usable target: give a path such as /users/7")]
     BadRequest,
+    /// The callee would refuse to read it; what carries a token in its query does not leave at all.
+    #[error("request was not sent, because its callee could not read it in one way: {source}")]
+    Ambiguous {
+        /// Why.
+        source: RequestError,
+    },
+    /// The body that was to be sent broke off.
+    #[error("body of the request broke off: {why}")]
+    Body {
+        /// Why.
+        why: String,
+    },
+    /// There is nothing to prove ourselves with.
+    #[error("no credential for mode {mode}: {source}")]
+    Credential {
+        /// What our entry says that we send.
+        mode: Mode,
+        /// Why there is none.
+        source: CredentialError,
+    },
+    /// The user cannot go along, and without the user the call is another one.
+    #[error("user cannot go along: {source}")]
+    UserContext {
+        /// Why.
+        source: ExchangeError,
+    },
+    /// The proof of who we are could not be made.
+    #[error("request could not be signed: {why}")]
+    Proof {
+        /// Why.
+        why: String,
+    },
 }
 
 impl CallError {
@@ -119,7 +160,11 @@ impl CallError {
             Self::UnknownService { .. } => Code::UpstreamUnknown,
             Self::Handshake { .. } => Code::UpstreamIdentity,
             Self::Stale => Code::SnapshotStale,
-            Self::BadRequest => Code::Internal,
+            Self::BadRequest | Self::Ambiguous { .. } | Self::Proof { .. } => Code::Internal,
+            Self::Body { .. } => Code::RequestTimeout,
+            Self::Credential { .. } => Code::CredentialAbsent,
+            Self::UserContext { source: ExchangeError::Refused { .. } } => Code::UserRefused,
+            Self::UserContext { .. } => Code::UserNotExchanged,
             Self::Unreachable { .. } | Self::Broken { .. } => Code::UpstreamUnreachable,
         }
     }

@@ -7,14 +7,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use countersign_request::{TXN_TOKEN, strip_identity_headers};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONTENT_TYPE};
+use countersign_request::{CanonicalRequest, strip_identity_headers};
+use countersign_token::http_signature::{SIGNATURE, SIGNATURE_INPUT};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+    uri::PathAndQuery,
+};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use tokio::time::timeout;
 use tower_service::Service;
 
-use super::{CallError, InternalToken, Outgoing, Pool, channel::empty, full};
+use super::{
+    Answer, CallError, InternalToken, Outgoing, Pool, channel::empty, full, pool::Call, proof::Proof,
+};
 use crate::inbound::{Caller, TraceId};
 
 /// A client of one service. Cheap to clone; all clones share one connection.
@@ -85,31 +92,63 @@ impl ServiceClient {
 
     /// Sends a request whose body may be a stream; so may the answer's.
     ///
-    /// Identity headers of `request` are removed: what goes out is what this client was given, never what a
-    /// header says.
+    /// Identity headers of `request` are removed: what goes out is what this client was given and what proves who we are,
+    /// never what a header says.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn send(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, CallError> {
-        let channel = self.pool.channel(&self.service)?;
-        strip_identity_headers(request.headers_mut());
-        for (name, value) in &self.forwarded {
-            request.headers_mut().insert(name, value.clone());
+    pub async fn send(&self, request: Request<Outgoing>) -> Result<Response<Answer>, CallError> {
+        let call = self.pool.call(&self.service)?;
+        match timeout(self.pool.limits().answer, self.prove_and_send(&call, request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::TimedOut { place: self.service.clone() }),
         }
-        if let Some(token) = self.token.as_ref().and_then(InternalToken::header) {
-            request.headers_mut().insert(TXN_TOKEN, token);
+    }
+
+    async fn prove_and_send(
+        &self,
+        call: &Call,
+        mut request: Request<Outgoing>,
+    ) -> Result<Response<Answer>, CallError> {
+        let target = canonical(&request, &self.service)?;
+        *request.uri_mut() = target.into();
+        self.dress(request.headers_mut());
+        let (credentials, exchanger) = (self.pool.credentials(), self.pool.exchanger());
+        let (request, proof) =
+            Proof::gather(call, request, self.token.as_ref(), credentials, exchanger).await?;
+        let answer = call.channel().send_proven(request, &proof).await?;
+        Ok(answer.map(Answer::from))
+    }
+
+    fn dress(&self, headers: &mut HeaderMap) {
+        strip_identity_headers(headers);
+        for name in [AUTHORIZATION.as_str(), SIGNATURE, SIGNATURE_INPUT] {
+            headers.remove(name);
+        }
+        for (name, value) in &self.forwarded {
+            headers.insert(name, value.clone());
         }
         if let Some(trace) = self.trace {
-            trace.set(request.headers_mut());
+            trace.set(headers);
         }
-        channel.send(request).await
     }
 
     /// Connections made to this service so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        self.pool.channel(&self.service).map_or(0, |channel| channel.connections())
+        self.pool.connections(&self.service)
     }
+}
+
+/// Path and query exactly as the callee will read them, which is what a proof is bound to. What it would refuse to read,
+/// a token in the query among it, never leaves.
+fn canonical(request: &Request<Outgoing>, service: &str) -> Result<PathAndQuery, CallError> {
+    let path = request.uri().path_and_query().cloned().ok_or(CallError::BadRequest)?;
+    let uri = Uri::builder().scheme("https").authority(service).path_and_query(path).build();
+    let uri = uri.map_err(|_| CallError::BadRequest)?;
+    let read = CanonicalRequest::parse(request.method(), &uri, &HeaderMap::new(), Version::HTTP_2);
+    let read = read.map_err(|source| CallError::Ambiguous { source })?;
+    PathAndQuery::try_from(read.path_and_query()).map_err(|_| CallError::BadRequest)
 }
 
 /// gRPC clients take a [`ServiceClient`] as their transport.
@@ -118,7 +157,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    type Response = Response<Incoming>;
+    type Response = Response<Answer>;
     type Error = CallError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, CallError>> + Send>>;
 
@@ -165,7 +204,7 @@ impl OutboundRequest {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn send(self) -> Result<Response<Incoming>, CallError> {
+    pub async fn send(self) -> Result<Response<Answer>, CallError> {
         self.client.send(self.request?).await
     }
 }

@@ -13,7 +13,7 @@ use crate::tls::{Connector, HandshakeError, TrustState, edge_client_config, show
 /// The other end of a channel.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// A workload over mTLS: `address` is `host:port`, and the connector knows whom to expect.
+    /// A workload over TLS: `address` is `host:port`, and the connector knows whom to expect and what to show.
     Workload {
         /// `host:port`.
         address: String,
@@ -21,6 +21,13 @@ pub enum Target {
         authority: String,
         /// Who we are and whom we expect.
         connector: Connector,
+    },
+    /// Whoever listens there, over plain HTTP/2: nobody is proven on either side (mode `none`).
+    Plain {
+        /// `host:port`.
+        address: String,
+        /// Value of `:authority`: the callee's short name.
+        authority: String,
     },
     /// An HTTPS server with a name in DNS or an IP address.
     Edge(EdgeTarget),
@@ -84,7 +91,9 @@ impl Target {
     #[must_use]
     pub fn place(&self) -> String {
         match self {
-            Self::Workload { address, authority, .. } => format!("{authority} at {address}"),
+            Self::Workload { address, authority, .. } | Self::Plain { address, authority } => {
+                format!("{authority} at {address}")
+            }
             Self::Edge(edge) => edge.address.clone(),
             Self::Unix(path) => path.display().to_string(),
         }
@@ -93,6 +102,7 @@ impl Target {
     pub(super) fn scheme_and_authority(&self) -> (&'static str, &str) {
         match self {
             Self::Workload { authority, .. } => ("https", authority),
+            Self::Plain { authority, .. } => ("http", authority),
             Self::Edge(edge) => ("https", &edge.authority),
             Self::Unix(_) => ("http", "localhost"),
         }

@@ -1,9 +1,17 @@
 //! On whose behalf we call: the user's token that goes along.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+use countersign_identity::UserContext;
 use countersign_keys::Secret;
 use http::HeaderValue;
+
+use super::{
+    CallError,
+    exchange::{ExchangeError, Exchanger, HopToken, Presenter},
+    sending::Sending,
+};
+use crate::live::Live;
 
 /// An internal token on its way to the next hop: one that was verified with an inbound request, or one
 /// that a gateway has just minted. There is no third way to get one.
@@ -20,6 +28,46 @@ pub(crate) enum Reach {
     TrustDomain,
     /// Us alone, to whom it was issued: it can only be exchanged for another.
     ThisHop,
+}
+
+/// How the user goes along with one request.
+#[derive(Clone, Debug)]
+pub(super) enum Carried {
+    /// There is none.
+    Nobody,
+    /// Unchanged, in `Txn-Token`.
+    Same(InternalToken),
+    /// Issued for this hop, in `User-Token`.
+    Hop(Arc<HopToken>),
+    /// Inside our own signed token.
+    Nested(InternalToken),
+}
+
+impl Carried {
+    /// Carries `token` to the callee in the way that our entry names. A token that was issued for us alone is
+    /// exchanged in any case: nobody else would take it.
+    pub(super) async fn of(
+        token: Option<&InternalToken>,
+        sending: Sending,
+        exchanger: &Exchanger,
+        (live, presenter): (&Live, Presenter<'_>),
+    ) -> Result<Self, CallError> {
+        let Some(token) = token else { return Ok(Self::Nobody) };
+        match (sending.user, token.reach) {
+            (UserContext::Same, Reach::TrustDomain) => Ok(Self::Same(token.clone())),
+            (UserContext::Nested, Reach::TrustDomain) if sending.user.works_in(sending.mode) => {
+                Ok(Self::Nested(token.clone()))
+            }
+            // Nothing of ours is signed that it could be put into, and unprotected it must not go.
+            (UserContext::Nested, Reach::TrustDomain) => {
+                Err(CallError::UserContext { source: ExchangeError::NothingToNestIn { mode: sending.mode } })
+            }
+            (UserContext::PerHop, _) | (_, Reach::ThisHop) => {
+                let hop = exchanger.exchange(token, live, presenter).await;
+                hop.map(Self::Hop).map_err(|source| CallError::UserContext { source })
+            }
+        }
+    }
 }
 
 impl InternalToken {
@@ -46,12 +94,14 @@ impl InternalToken {
     pub(crate) const fn reach(&self) -> Reach {
         self.reach
     }
+}
 
-    pub(crate) fn header(&self) -> Option<HeaderValue> {
-        let mut value = HeaderValue::from_str(self.token.expose()).ok()?;
-        value.set_sensitive(true);
-        Some(value)
-    }
+/// A token as the value of a header that is never logged.
+pub(super) fn header(token: &str) -> Result<HeaderValue, CallError> {
+    let mut value = HeaderValue::from_str(token)
+        .map_err(|_| CallError::Proof { why: "a token does not fit into a header".to_owned() })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl fmt::Debug for InternalToken {

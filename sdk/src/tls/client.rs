@@ -25,7 +25,7 @@ use super::{
     peer::Peer,
     provider,
     server::{HandshakeError, owned},
-    state::{Trust, TrustState},
+    state::{Identity, Trust, TrustState},
 };
 use crate::clock;
 
@@ -53,13 +53,26 @@ impl Expected {
 pub struct Connector {
     trust: Arc<TrustState>,
     expected: Expected,
+    shows: bool,
 }
 
 impl Connector {
     /// Shows an identity of `trust`, if it has one, to a server that must be `expected`.
     #[must_use]
     pub const fn new(trust: Arc<TrustState>, expected: Expected) -> Self {
-        Self { trust, expected }
+        Self { trust, expected, shows: true }
+    }
+
+    /// Shows no certificate: whoever we are is proven by each request, or not at all. The server is judged as before.
+    #[must_use]
+    pub const fn showing_none(mut self) -> Self {
+        self.shows = false;
+        self
+    }
+
+    /// Which identity it would show now.
+    pub(crate) fn shown(&self) -> Option<Arc<Identity>> {
+        self.trust.peek().identity().filter(|_| self.shows).cloned()
     }
 
     /// Who we are and whom we recognise.
@@ -103,10 +116,14 @@ impl Connector {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?;
-        let mut config = builder
+        let builder = builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(judge) as Arc<dyn ServerCertVerifier>)
-            .with_client_cert_resolver(Arc::new(Wardrobe(self.trust.load())));
+            .with_custom_certificate_verifier(Arc::clone(judge) as Arc<dyn ServerCertVerifier>);
+        let mut config = if self.shows {
+            builder.with_client_cert_resolver(Arc::new(Wardrobe(self.trust.load())))
+        } else {
+            builder.with_no_client_auth()
+        };
         config.alpn_protocols = vec![H2.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;

@@ -13,6 +13,7 @@ use super::{ConnectError, Health, Inner, Workload, renew, target_of, watch};
 use crate::{
     agent::{AgentApi, AgentError},
     clock,
+    credentials::Credentials,
     live::LiveCell,
     outbound::{CallLimits, Pool},
     renewal,
@@ -101,7 +102,8 @@ impl Builder {
         let live = LiveCell::new(live);
 
         let spool = Spool::open(self.spool_directory(&target), id.clone(), self.spool_limits)?;
-        let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), self.calls);
+        let credentials = Credentials::new(id.clone(), agent.clone());
+        let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), credentials.clone(), self.calls);
         let inner = Inner {
             id,
             target,
@@ -110,6 +112,7 @@ impl Builder {
             agent,
             spool,
             pool,
+            credentials,
             health: Arc::new(Health::default()),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -162,6 +165,8 @@ impl Inner {
         };
         self.until_shutdown(renewing);
         self.until_shutdown(watching.run());
+        self.until_shutdown(self.credentials.clone().keep(Arc::clone(&self.live)));
+        self.until_shutdown(self.acknowledging().run());
         let shipping = Arc::clone(&self.spool).ship(self.agent.clone(), self.shutdown.clone());
         self.tasks.spawn(shipping);
     }

@@ -4,6 +4,7 @@
 //! first snapshot. From then on two tasks run: one renews the certificate at half its life, one takes every
 //! newer snapshot. Both swap what handshakes and requests read, so nothing is interrupted.
 
+mod applied;
 mod connect;
 mod renew;
 mod serve;
@@ -22,6 +23,7 @@ pub use serve::Serve;
 use crate::{
     agent::{AgentApi, AgentError, socket_of_environment},
     clock,
+    credentials::Credentials,
     inbound::Inbound,
     live::{CompileError, Freshness, Live, LiveCell},
     outbound::{Pool, ServiceClient},
@@ -42,6 +44,7 @@ struct Inner {
     agent: AgentApi,
     spool: Arc<Spool>,
     pool: Pool,
+    credentials: Credentials,
     health: Arc<Health>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -195,7 +198,14 @@ impl Workload {
         Inbound::new(self.0.target.clone(), Arc::clone(&self.0.live), Arc::clone(&self.0.spool))
     }
 
-    /// A client of a registered service: connects over mTLS with the first call, expects exactly that service.
+    /// What we prove ourselves with, besides our certificate.
+    #[must_use]
+    pub fn credentials(&self) -> &Credentials {
+        &self.0.credentials
+    }
+
+    /// A client of a registered service: connects with the first call, expects exactly that service, and proves who we
+    /// are in the mode that the newest snapshot names for us.
     #[must_use]
     pub fn client(&self, service: &str) -> ServiceClient {
         self.0.pool.client(service)

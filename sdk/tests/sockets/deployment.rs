@@ -543,7 +543,11 @@ pub(crate) fn get_request(path: &str) -> http::Request<countersign_sdk::outbound
     http::Request::get(path).body(countersign_sdk::outbound::empty()).unwrap()
 }
 
-pub(crate) async fn text(response: http::Response<hyper::body::Incoming>) -> String {
+pub(crate) async fn text<B>(response: http::Response<B>) -> String
+where
+    B: http_body::Body,
+    B::Error: std::fmt::Debug,
+{
     use http_body_util::BodyExt;
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }

@@ -1,0 +1,325 @@
+//! The user's token for one hop alone: exchanged at the token service (RFC 8693), and kept as long as it is good.
+//!
+//! This is the one call to the authority on the path of a request, so it has a time limit and a stated verdict: without an
+//! answer, or with a refusal, the call is refused. It never goes out with the token of another hop instead.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use countersign_identity::{Mode, SpiffeId, UnixTime};
+use countersign_keys::{KeyPair, Secret, sha256};
+use countersign_wire::{json, snapshot::Sts};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::{CallError, CallLimits, Channel, EdgeTarget, InternalToken, Target, full, user::Reach};
+use crate::{bounded::Bounded, clock, live::Live, tls::TrustState};
+
+/// The token service as we reach it, and what it gave us.
+#[derive(Debug)]
+pub(crate) struct Exchanger {
+    trust: Arc<TrustState>,
+    desk: ArcSwapOption<Desk>,
+    held: Bounded<Arc<HopToken>>,
+}
+
+/// For whom a token is asked, and who will show it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Presenter<'a> {
+    /// The callee: the token counts there alone.
+    pub(crate) callee: &'a SpiffeId,
+    /// What shows that we are the one to whom it was given.
+    pub(crate) shown: Shown<'a>,
+}
+
+/// What a hop token is bound to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shown<'a> {
+    /// The certificate that we show in the handshake, to the token service as well (RFC 8705).
+    Certificate,
+    /// The key that signs our proofs (RFC 9449).
+    Key(&'a KeyPair),
+    /// Nothing: in this mode no key is shown.
+    Nothing,
+}
+
+/// A token that the token service issued for one hop.
+pub(crate) struct HopToken {
+    token: Secret<String>,
+    expires: UnixTime,
+}
+
+/// Why the user cannot go along. The call is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ExchangeError {
+    /// The snapshot names no token service.
+    #[error("the snapshot names no token service: users cannot be carried per hop")]
+    NoTokenService,
+    /// Its address cannot be used.
+    #[error("token service {endpoint} cannot be called: {why}")]
+    Endpoint {
+        /// As the snapshot names it.
+        endpoint: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It could not be reached, or did not answer in time.
+    #[error("token service cannot be asked, so the call is refused: {0}")]
+    Call(#[source] Box<CallError>),
+    /// It said no.
+    #[error("token service refused the exchange: {error}")]
+    Refused {
+        /// `error` of RFC 6749 section 5.2.
+        error: String,
+    },
+    /// It said something that is no answer.
+    #[error("token service gave no usable answer: {why}")]
+    Answer {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The proof of possession could not be made.
+    #[error("proof for the token service could not be made: {why}")]
+    Proof {
+        /// Why.
+        why: String,
+    },
+    /// The user was to travel inside our own signed token, and in this mode we sign none.
+    #[error("in mode {mode} nothing is signed that a user's token could be nested in: send jwt or mtls+jwt")]
+    NothingToNestIn {
+        /// The mode that we send.
+        mode: Mode,
+    },
+}
+
+impl Exchanger {
+    pub(crate) fn new(trust: Arc<TrustState>) -> Self {
+        Self { trust, desk: ArcSwapOption::empty(), held: Bounded::new(HELD_MAX) }
+    }
+
+    /// The token with which the user of `token` goes to one callee.
+    pub(crate) async fn exchange(
+        &self,
+        token: &InternalToken,
+        live: &Live,
+        presenter: Presenter<'_>,
+    ) -> Result<Arc<HopToken>, ExchangeError> {
+        let (key, now) = (self.cache_key(token, presenter), clock::now());
+        if let Some(held) = self.held.find(&key)
+            && now.saturating_add(LEFT_MIN) < held.expires
+        {
+            return Ok(held);
+        }
+        let desk = self.desk(live.snapshot().sts.as_ref().ok_or(ExchangeError::NoTokenService)?)?;
+        let got = Arc::new(desk.ask(token, presenter).await?);
+        self.held.keep(key, Arc::clone(&got), |held| held.expires <= now);
+        Ok(got)
+    }
+
+    /// The way to the token service; a new one when the snapshot names another.
+    fn desk(&self, sts: &Sts) -> Result<Arc<Desk>, ExchangeError> {
+        if let Some(desk) = self.desk.load_full().filter(|desk| desk.sts == *sts) {
+            return Ok(desk);
+        }
+        let desk = Arc::new(Desk::new(sts, &self.trust)?);
+        self.desk.store(Some(Arc::clone(&desk)));
+        Ok(desk)
+    }
+
+    /// Every input of an exchange, separated so that no two look alike.
+    fn cache_key(&self, token: &InternalToken, presenter: Presenter<'_>) -> [u8; 32] {
+        let shown = match presenter.shown {
+            Shown::Certificate => {
+                self.trust.load().identity().map_or_else(String::new, |own| own.serial_hex().to_owned())
+            }
+            Shown::Key(key) => key.public_key().thumbprint(),
+            Shown::Nothing => String::new(),
+        };
+        let mut input = Vec::new();
+        for part in [token.expose(), presenter.callee.as_str(), &shown] {
+            input.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            input.extend_from_slice(part.as_bytes());
+        }
+        sha256(&input)
+    }
+}
+
+/// One token service.
+#[derive(Debug)]
+struct Desk {
+    sts: Sts,
+    path: String,
+    channel: Channel,
+}
+
+impl Desk {
+    fn new(sts: &Sts, trust: &Arc<TrustState>) -> Result<Self, ExchangeError> {
+        let refused = |why: String| ExchangeError::Endpoint { endpoint: sts.token_endpoint.clone(), why };
+        let roots: Vec<_> =
+            sts.roots.iter().map(|der| CertificateDer::from(der.as_slice().to_vec())).collect();
+        let target =
+            EdgeTarget::new(&sts.token_endpoint, &roots).map_err(|error| refused(error.to_string()))?;
+        let uri: http::Uri = sts.token_endpoint.parse().map_err(|_| refused("it is not a url".to_owned()))?;
+        let limits = CallLimits { answer: ANSWER_TIMEOUT, connect: ANSWER_TIMEOUT, ..CallLimits::default() };
+        let channel = Channel::new(Target::Edge(target.showing(Arc::clone(trust))), limits);
+        Ok(Self { sts: sts.clone(), path: uri.path().to_owned(), channel })
+    }
+
+    async fn ask(&self, token: &InternalToken, presenter: Presenter<'_>) -> Result<HopToken, ExchangeError> {
+        let mut nonce = None;
+        loop {
+            let answer = self.channel.send(self.request(token, presenter, nonce.as_deref())?).await;
+            let (head, body) = read(answer.map_err(|error| ExchangeError::Call(Box::new(error)))?).await?;
+            if head.status == StatusCode::OK {
+                return HopToken::read(&body, clock::now());
+            }
+            let error = refusal(&body);
+            // A fresh nonce is asked for once; a service that wants another and another wants none.
+            match dpop_nonce(&head.headers) {
+                Some(wanted) if error == USE_DPOP_NONCE && nonce.is_none() => nonce = Some(wanted),
+                _ => return Err(ExchangeError::Refused { error }),
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        token: &InternalToken,
+        presenter: Presenter<'_>,
+        nonce: Option<&str>,
+    ) -> Result<Request<super::Outgoing>, ExchangeError> {
+        let subject_type = match token.reach() {
+            Reach::TrustDomain => TXN_TOKEN_TYPE,
+            Reach::ThisHop => ACCESS_TOKEN_TYPE,
+        };
+        let form = form(&[
+            ("grant_type", GRANT_TYPE),
+            ("subject_token", token.expose()),
+            ("subject_token_type", subject_type),
+            ("requested_token_type", ACCESS_TOKEN_TYPE),
+            ("audience", presenter.callee.as_str()),
+        ]);
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(&self.path)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .body(full(form))
+            .map_err(|error| ExchangeError::Proof { why: error.to_string() })?;
+        if let Shown::Key(key) = presenter.shown {
+            let proof = self.dpop(key, nonce)?;
+            request.headers_mut().insert(countersign_request::DPOP, proof);
+        }
+        Ok(request)
+    }
+}
+
+impl Desk {
+    fn dpop(&self, _key: &KeyPair, _nonce: Option<&str>) -> Result<http::HeaderValue, ExchangeError> {
+        Err(ExchangeError::Proof { why: "dpop proofs are not there yet".to_owned() })
+    }
+}
+
+impl HopToken {
+    fn read(body: &[u8], now: UnixTime) -> Result<Self, ExchangeError> {
+        let unusable = |why| ExchangeError::Answer { why };
+        let answer: TokenAnswer = json::from_slice(body, ANSWER_BYTES_MAX)
+            .map_err(|_| unusable("it is not the json of RFC 8693 section 2.2.1"))?;
+        if answer.access_token.is_empty() || answer.access_token.bytes().any(|byte| !byte.is_ascii_graphic())
+        {
+            return Err(unusable("its token does not fit into a header"));
+        }
+        if answer.issued_token_type != ACCESS_TOKEN_TYPE {
+            return Err(unusable("it issued a token of another type"));
+        }
+        let life = Duration::from_secs(answer.expires_in).min(LIFE_MAX);
+        Ok(Self { token: Secret::new(answer.access_token), expires: now.saturating_add(life) })
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        self.token.expose()
+    }
+}
+
+impl fmt::Debug for HopToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HopToken(..)")
+    }
+}
+
+/// RFC 8693 section 2.2.1; members that we do not use are left alone.
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: String,
+    issued_token_type: String,
+    #[serde(default)]
+    expires_in: u64,
+}
+
+/// RFC 6749 section 5.2.
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error: String,
+}
+
+async fn read(answer: Response<Incoming>) -> Result<(http::response::Parts, Vec<u8>), ExchangeError> {
+    let unusable = |why| ExchangeError::Answer { why };
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect();
+    let body =
+        tokio::time::timeout(ANSWER_TIMEOUT, body).await.map_err(|_| unusable("it did not end in time"))?;
+    let body = body.map_err(|_| unusable("it broke off, or is too long"))?.to_bytes();
+    Ok((head, body.to_vec()))
+}
+
+fn refusal(body: &[u8]) -> String {
+    let answer: Option<ErrorAnswer> = serde_json::from_slice(body).ok();
+    let error = answer.map_or_else(|| "no reason given".to_owned(), |answer| answer.error);
+    error.chars().filter(char::is_ascii_graphic).take(64).collect()
+}
+
+fn dpop_nonce(headers: &HeaderMap) -> Option<String> {
+    let nonce = headers.get("dpop-nonce")?.to_str().ok()?;
+    (nonce.len() <= NONCE_BYTES_MAX).then(|| nonce.to_owned())
+}
+
+/// `application/x-www-form-urlencoded`: everything but what RFC 3986 calls unreserved is encoded.
+fn form(parameters: &[(&str, &str)]) -> String {
+    let mut form = String::new();
+    for (name, value) in parameters {
+        if !form.is_empty() {
+            form.push('&');
+        }
+        form.push_str(name);
+        form.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => form.push(byte.into()),
+                _ => form.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    form
+}
+
+const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const TXN_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:txn_token";
+const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+const USE_DPOP_NONCE: &str = "use_dpop_nonce";
+/// For the token service; a user waits behind it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_BYTES_MAX: usize = 32 * 1024;
+const NONCE_BYTES_MAX: usize = 256;
+/// Tokens that are kept: one for each user and callee in the last minutes.
+const HELD_MAX: usize = 4096;
+/// A token with less life than this is not begun with: the rest of the chain needs time.
+const LEFT_MIN: Duration = Duration::from_secs(5);
+/// No hop token lives longer, whatever the answer says.
+const LIFE_MAX: Duration = Duration::from_secs(300);

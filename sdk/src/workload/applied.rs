@@ -1,0 +1,106 @@
+//! Telling the authority by which generations we work, so that a change can wait for everybody.
+//!
+//! A change took effect here when nothing goes by the old one any more: what the new mode takes is at hand, and every
+//! request that was begun in the old mode has its answer. Only then may callees stop accepting the old mode.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use countersign_identity::SpiffeId;
+use countersign_wire::agent::AppliedRequest;
+
+use super::Inner;
+use crate::{
+    agent::AgentApi,
+    credentials::Credentials,
+    live::{Live, LiveCell},
+    outbound::Sending,
+};
+
+/// The task that tells.
+pub(super) struct Acknowledging {
+    agent: AgentApi,
+    id: SpiffeId,
+    live: Arc<LiveCell>,
+    credentials: Credentials,
+}
+
+impl Inner {
+    pub(super) fn acknowledging(&self) -> Acknowledging {
+        Acknowledging {
+            agent: self.agent.clone(),
+            id: self.id.clone(),
+            live: Arc::clone(&self.live),
+            credentials: self.credentials.clone(),
+        }
+    }
+}
+
+impl Acknowledging {
+    /// Tells of each change for ever; of several at once, of the last.
+    pub(super) async fn run(self) {
+        let mut changes = self.live.subscribe();
+        let mut before: Vec<Weak<Live>> = Vec::new();
+        let mut sent = None;
+        loop {
+            let live = self.live.load();
+            let sending = Sending::of(&self.id, &live);
+            if sent != Some(sending) {
+                self.took_effect(&live, &before).await;
+                sent = Some(sending);
+            }
+            self.tell(&live).await;
+            before.retain(|old| old.strong_count() > 0);
+            before.truncate(GENERATIONS_MAX);
+            before.push(Arc::downgrade(&live));
+            drop(live);
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until nothing goes by the old generation, but not for ever: a callee that never answers must not hold up
+    /// the change of everybody.
+    async fn took_effect(&self, live: &Live, before: &[Weak<Live>]) {
+        if let Err(error) = self.credentials.ready_for(live).await {
+            tracing::warn!(%error, "what we are to send is not there yet");
+        }
+        let drained = async {
+            while before.iter().any(|old| old.strong_count() > 0) {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
+            tracing::info!("requests that were begun before a change of modes still wait for their answers");
+        }
+    }
+
+    /// Until it is known, or there is something newer to tell.
+    async fn tell(&self, live: &Live) {
+        let snapshot = live.snapshot();
+        let generations = AppliedRequest {
+            epoch: snapshot.epoch.clone(),
+            sequence: snapshot.sequence,
+            secrets_generation: 0,
+        };
+        let mut pause = PAUSE_MIN;
+        while let Err(error) = self.agent.applied(generations.clone()).await {
+            tracing::debug!(%error, "the authority does not know yet by which generation we work");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            if self.live.load().snapshot().sequence != snapshot.sequence {
+                return;
+            }
+        }
+    }
+}
+
+/// Old generations by which requests still go.
+const GENERATIONS_MAX: usize = 64;
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);

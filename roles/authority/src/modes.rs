@@ -104,6 +104,38 @@ pub(crate) fn lowers(held: &[Mode], wanted: &[Mode]) -> bool {
     wanted.iter().min() < held.iter().min()
 }
 
+/// What is odd about a set of services: each is safe by itself, and together they may not be what somebody meant.
+pub(crate) fn odd(services: &[Service]) -> Vec<String> {
+    let mut found = Vec::new();
+    let callees = || services.iter().filter(|service| !service.address.is_empty());
+    for service in services {
+        let Service { name, sends, .. } = service;
+        let deaf: Vec<&str> = callees()
+            .filter(|callee| callee.name != *name && !sends.satisfies(&callee.accepts))
+            .map(|callee| callee.name.as_str())
+            .collect();
+        if !deaf.is_empty() {
+            found.push(format!("{name} sends {sends}, which {} would refuse", deaf.join(", ")));
+        }
+        if *sends == Mode::None {
+            found.push(format!("{name} calls in the clear and proves nothing"));
+        }
+        if let Some(lowered) = &service.lowered {
+            let left = lowered.until.since(clock::now()).as_secs() / 60;
+            found.push(format!("the floor of {name} is lowered for another {left} min"));
+        }
+    }
+    for callee in callees() {
+        let Service { name, accepts, .. } = callee;
+        if accepts.contains(&Mode::None) {
+            found.push(format!("{name} accepts callers that prove nothing, in the clear"));
+        } else if let (Some(weakest), true) = (accepts.iter().min(), accepts.len() > 1) {
+            found.push(format!("{name} accepts {} modes: whoever attacks it takes {weakest}", accepts.len()));
+        }
+    }
+    found
+}
+
 type Step = (ServiceName, Modes, Option<Lowered>);
 
 /// One step: durable, told to everybody, and confirmed by those who run.
@@ -185,6 +217,26 @@ mod tests {
         assert!(lowers(&[Mode::Mtls], &[Mode::Mtls, Mode::Bearer]));
         assert!(lowers(&[Mode::MtlsJwt, Mode::Jwt], &[Mode::None]));
         assert!(!lowers(&[Mode::Jwt], &[Mode::Mtls]) && !lowers(&[Mode::Jwt, Mode::Mtls], &[Mode::Jwt]));
+    }
+
+    #[tokio::test]
+    async fn combinations_that_nobody_can_have_meant_are_named() {
+        let (_dir, authority) = testing::authority().await;
+        let ads = registered(&authority).await;
+        let users = Service { name: ServiceName::parse("users").unwrap(), ..ads.clone() };
+        assert!(odd(&[ads.clone(), users.clone()]).is_empty());
+
+        let told = |change: &dyn Fn(&mut Service)| {
+            let mut changed = ads.clone();
+            change(&mut changed);
+            odd(&[changed, users.clone()]).join("; ")
+        };
+        assert!(told(&|ads| ads.sends = Mode::Jwt).contains("ads sends jwt, which users would refuse"));
+        assert!(told(&|ads| ads.sends = Mode::None).contains("ads calls in the clear"));
+        assert!(told(&|ads| ads.accepts = vec![Mode::None, Mode::Mtls]).contains("prove nothing"));
+        assert!(told(&|ads| ads.accepts.push(Mode::Bearer)).contains("whoever attacks it takes bearer"));
+        let lowered = Lowered { until: clock::now(), from: ads.modes() };
+        assert!(told(&|ads| ads.lowered = Some(lowered.clone())).contains("is lowered for another 0 min"));
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use countersign_wire::{
 };
 
 use super::ApiError;
-use crate::{snapshot, state::Authority};
+use crate::{modes, snapshot, state::Authority};
 
 /// How the deployment is.
 #[utoipa::path(get, path = "/api/v1/status", tag = "status", responses((status = 200, body = Status)))]
@@ -68,6 +68,7 @@ pub(crate) async fn examine(authority: &Authority) -> Vec<CheckLine> {
     lines.extend(cas(authority).iter().map(|(kind, issuer)| ca_line(kind, issuer, now)));
     lines.push(clock_line());
     lines.push(policies(authority).await);
+    lines.extend(modes(authority).await);
     lines
 }
 
@@ -192,6 +193,26 @@ fn clock_line() -> CheckLine {
             let detail = format!("stepped back by {} s", behind.as_secs());
             line("clock", CheckLevel::Warn, detail, Some(Code::ClockSteppedBack.entry().fix))
         }
+    }
+}
+
+/// One line for each oddity: nothing of it is an error by itself.
+async fn modes(authority: &Authority) -> Vec<CheckLine> {
+    let fix = Some("countersign service list; countersign service mode NAME --accept MODES --send MODE");
+    match authority.db.services().await {
+        Ok(services) => {
+            let odd = modes::odd(&services);
+            if odd.is_empty() {
+                return vec![line(
+                    "modes",
+                    CheckLevel::Pass,
+                    "every caller is accepted by every callee",
+                    None,
+                )];
+            }
+            odd.into_iter().map(|oddity| line("modes", CheckLevel::Warn, oddity, fix)).collect()
+        }
+        Err(error) => vec![line("modes", CheckLevel::Fail, error.to_string(), None)],
     }
 }
 

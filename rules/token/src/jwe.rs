@@ -134,7 +134,10 @@ impl Header {
             return Err(JweError::KidTooLong { bytes: kid.len() });
         }
         let ephemeral = header.object("epk").map_err(JweError::Header)?;
-        Ok(Self { kid: kid.to_owned(), ephemeral: AgreementPublicKey::from_ephemeral_jwk(&ephemeral.to_json())? })
+        Ok(Self {
+            kid: kid.to_owned(),
+            ephemeral: AgreementPublicKey::from_ephemeral_jwk(&ephemeral.to_json())?,
+        })
     }
 }
 

@@ -1,7 +1,14 @@
 //! Workload identity tokens (draft-ietf-wimse-workload-creds-03): a statement of an issuer which workload holds
 //! which key. By itself such a token proves nothing about who sent it, so what [`Wit::verify`] gives is
 //! [`Unproven`]: only a proof made with that key ([`crate::wpt`], [`crate::http_signature`]) turns it into a
-//! [`ProvenWorkload`]. A WIT as a bearer token does not compile.
+//! [`ProvenWorkload`]. A WIT as a bearer token does not compile:
+//!
+//! ```compile_fail
+//! # use countersign_token::{ProvenWorkload, Unproven};
+//! fn as_a_bearer_token(wit: Unproven) -> ProvenWorkload {
+//!     wit.proven()
+//! }
+//! ```
 //!
 //! Two profiles, chosen by the type of the subject: [`SpiffeId`] is the WIT-SVID of SPIFFE and what runs here,
 //! [`WorkloadUri`] takes whatever the drafts allow and runs their examples.

@@ -47,7 +47,12 @@ pub(crate) fn header(key: &KeyPair, typ: &str) -> String {
 }
 
 pub(crate) fn payload(token: &str) -> Value {
-    let part = token.split('.').nth(1).unwrap();
+    part(token, 1)
+}
+
+/// A part of a compact token: 0 is its header, 1 its payload.
+pub(crate) fn part(token: &str, index: usize) -> Value {
+    let part = token.split('.').nth(index).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 

@@ -144,6 +144,18 @@ pub fn parse_as(kind: TokenKind, token: &str) -> Result<Unverified<'_>, JwsError
     })
 }
 
+/// The `typ` that a token says it is of, lower case and without `application/`, empty if it says nothing: good for
+/// choosing who reads it strictly, and for nothing else.
+pub fn claimed_typ(token: &str) -> Result<String, JwsError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(JwsError::TooLarge { bytes: token.len() });
+    }
+    let (header, _) = token.split_once('.').ok_or(JwsError::NotThreeParts)?;
+    let header = Claims::parse(&decode(header)?).map_err(JwsError::Header)?;
+    let typ = optional(header.string("typ"))?.map(bounded).transpose()?;
+    Ok(typ.map(|typ| media_type(&typ)).unwrap_or_default())
+}
+
 fn optional<T>(member: Result<T, ClaimError>) -> Result<Option<T>, JwsError> {
     crate::claims::optional(member).map_err(JwsError::Header)
 }

@@ -1,11 +1,13 @@
 //! A snapshot made ready for use: everything parsed and compiled once, so that a request only looks.
 
+mod floor;
+mod token_keys;
+
 use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
-use countersign_keys::PublicKey;
+use countersign_identity::{TrustDomain, UnixTime};
 use countersign_ledger::PseudonymKey;
 use countersign_pki::{
     CertificateDer,
@@ -17,6 +19,9 @@ use countersign_wire::snapshot::{ServiceAddress, Snapshot, TrustBundle};
 use thiserror::Error;
 use tokio::sync::watch;
 
+pub use floor::Floor;
+pub use token_keys::{AuthorityKeys, RegisteredKey, Revocations, TokenKeys};
+
 /// How long a snapshot still counts after its `valid_until`.
 pub const STALE_GRACE: Duration = Duration::from_mins(10);
 
@@ -24,25 +29,10 @@ pub const STALE_GRACE: Duration = Duration::from_mins(10);
 pub struct Live {
     snapshot: Snapshot,
     bundles: BundleSet,
-    tokens: TokenKeys,
+    tokens: Arc<TokenKeys>,
     services: HashMap<String, ServiceAddress>,
     policy: Arc<Result<PolicySet, PolicyError>>,
     pseudonyms: Option<PseudonymKey>,
-}
-
-/// Keys for verifying users' tokens, found by `kid`. One table per kind of token.
-#[derive(Clone, Debug)]
-pub struct TokenKeys {
-    /// Audience of internal tokens.
-    pub trust_domain: TrustDomain,
-    /// Keys of internal tokens, each with the only workload that may use it.
-    pub internal: HashMap<String, (PublicKey, SpiffeId)>,
-    /// Exact `iss` of access tokens.
-    pub access_issuer: String,
-    /// Exact `aud` of access tokens.
-    pub access_audience: String,
-    /// Keys of access tokens.
-    pub access: HashMap<String, PublicKey>,
 }
 
 /// How old a snapshot is.
@@ -100,7 +90,7 @@ impl Live {
         target: Option<&str>,
     ) -> Result<Self, CompileError> {
         let bundles = bundles(&snapshot, previous)?;
-        let tokens = TokenKeys::read(&snapshot)?;
+        let tokens = tokens(&snapshot, previous)?;
         let services =
             snapshot.services.iter().map(|entry| (entry.name.to_string(), entry.clone())).collect();
         let policy = policy(&snapshot, target, previous);
@@ -123,9 +113,9 @@ impl Live {
         &self.bundles
     }
 
-    /// Keys for users' tokens.
+    /// Keys for tokens of every kind, and what of them was taken back.
     #[must_use]
-    pub const fn tokens(&self) -> &TokenKeys {
+    pub fn tokens(&self) -> &TokenKeys {
         &self.tokens
     }
 
@@ -168,35 +158,20 @@ impl fmt::Debug for Live {
     }
 }
 
-impl TokenKeys {
-    fn read(snapshot: &Snapshot) -> Result<Self, CompileError> {
-        let read = |jwk: &str| PublicKey::from_jwk(jwk).map_err(|_| CompileError::Key);
-        let mut internal = HashMap::new();
-        for entry in &snapshot.internal_token_keys {
-            let key = read(entry.jwk.as_str())?;
-            internal.insert(key.thumbprint().to_string(), (key, entry.owner.clone()));
-        }
-        let mut access = HashMap::new();
-        for jwk in &snapshot.access_token.keys {
-            let key = read(jwk.as_str())?;
-            access.insert(key.thumbprint().to_string(), key);
-        }
-        Ok(Self {
-            trust_domain: snapshot.trust_domain.clone(),
-            internal,
-            access_issuer: snapshot.access_token.issuer.clone(),
-            access_audience: snapshot.access_token.audience.clone(),
-            access,
-        })
-    }
-}
-
 fn bundles(snapshot: &Snapshot, previous: Option<&Live>) -> Result<BundleSet, CompileError> {
     let kept = |entry: &TrustBundle| {
         let previous = previous.filter(|previous| previous.snapshot.bundles.contains(entry))?;
         previous.bundles.of(&entry.trust_domain).map(|bundle| (**bundle).clone())
     };
     snapshot.bundles.iter().map(|entry| kept(entry).map_or_else(|| bundle(entry), Ok)).collect()
+}
+
+/// The same table as before if nothing in it changed: caches that were filled by it stay good.
+fn tokens(snapshot: &Snapshot, previous: Option<&Live>) -> Result<Arc<TokenKeys>, CompileError> {
+    match previous.filter(|previous| TokenKeys::are_the_same(&previous.snapshot, snapshot)) {
+        Some(previous) => Ok(Arc::clone(&previous.tokens)),
+        None => TokenKeys::read(snapshot).map(Arc::new),
+    }
 }
 
 fn policy(

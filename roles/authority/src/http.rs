@@ -3,7 +3,7 @@
 //! One router serves two listeners. Over HTTPS a caller proves itself by an SVID in the handshake or by an access
 //! token, over the admin socket by its uid; nothing that a header says about a caller counts anywhere else.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension, Router,
@@ -112,6 +112,7 @@ async fn guard(
     // event of its own.
     let tell = request.method() != Method::GET && caller.proof().user == UserProof::LocalUid;
     request.extensions_mut().insert(actor.clone());
+    request.extensions_mut().insert(Arc::new(caller));
     let response = next.run(request).await;
     if tell {
         let (route, actor, decision) = (action, actor.0, draft.id());
@@ -145,7 +146,7 @@ fn prove(authority: &Authority, connection: &Connection, request: &Request) -> P
         }
         Origin::Tcp(_) => {
             let evidence = bearer_token(request.headers()).map(|access_token| {
-                let evidence = Evidence { connection: Some(connection), txn_token: None, access_token };
+                let evidence = Evidence { connection: Some(connection), access_token };
                 authenticate(&evidence, &token_keys(authority), clock::now())
             });
             match evidence {
@@ -188,17 +189,9 @@ fn local(authority: &Authority, uid: u32) -> Result<Caller, Denial> {
 /// Our own access tokens, and no internal ones: those are for services.
 fn token_keys(authority: &Authority) -> TokenKeys {
     let keys = authority.keys.load();
-    let access = keys
-        .access_token
-        .all()
-        .map(|key| (key.public_key().thumbprint().to_string(), key.public_key().clone()));
-    TokenKeys {
-        trust_domain: authority.trust_domain.clone(),
-        internal: HashMap::new(),
-        access_issuer: authority.issuer.clone(),
-        access_audience: authority.audience.clone(),
-        access: access.collect(),
-    }
+    let access = keys.access_token.all().map(|key| key.public_key().clone());
+    let (issuer, audience) = (authority.issuer.clone(), authority.audience.clone());
+    TokenKeys::for_access_tokens(authority.trust_domain.clone(), issuer, audience, access)
 }
 
 /// How a caller is named in the ledger.

@@ -225,13 +225,8 @@ mod tests {
             let key = KeyPair::generate(&SystemRandom::new()).unwrap();
             let public = key.public_key().clone();
             let own = KeyPair::generate(&SystemRandom::new()).unwrap();
-            let keys = TokenKeys {
-                trust_domain: td.clone(),
-                internal: HashMap::new(),
-                access_issuer: ISSUER.into(),
-                access_audience: AUDIENCE.into(),
-                access: HashMap::from([(public.thumbprint().to_string(), public)]),
-            };
+            let (issuer, audience) = (ISSUER.into(), AUDIENCE.into());
+            let keys = TokenKeys::for_access_tokens(td.clone(), issuer, audience, [public]);
             let tokens = Tokens::new(own, SpiffeId::gateway(&td, "edge").unwrap(), entries_max);
             Deployment { tokens, key, keys }
         }
@@ -246,6 +241,7 @@ mod tests {
                 client_id: "countersign-cli".into(),
                 jti: format!("jti-{user}"),
                 expires,
+                confirmation: None,
             };
             token.mint(&self.key, NOW).unwrap()
         }

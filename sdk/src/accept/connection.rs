@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     error::Error as StdError,
+    fmt,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
@@ -31,9 +32,10 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::request_body::{Aside, Linger, RequestBody};
-use super::{Limits, Origin, UnixPeer, worded::Worded};
+use super::{Limits, Origin, UnixPeer, first_byte::Peeked, worded::Worded};
 use crate::{
     clock,
+    live::Floor,
     tls::{Acceptor, ClientAuth, ConnectionId, Peer},
 };
 
@@ -44,6 +46,9 @@ pub enum Transport {
     Tls(Acceptor),
     /// No TLS: Unix sockets, and loopback where the settings name it insecure.
     Plain,
+    /// What the floor of a service says at the moment: whether a client certificate is demanded, and whether plain
+    /// HTTP is served on the same port.
+    ByFloor(Acceptor, Floor),
 }
 
 /// Who is at the other end: in the extensions of every request that [`super::serve`] passes on.
@@ -60,6 +65,39 @@ pub struct Connection {
     pub server_name: Option<Arc<str>>,
     /// Could the peer have shown a certificate?
     pub asks_for_certificate: bool,
+    /// What only the two ends of a TLS connection know of it (RFC 9266): a proof that names it is good on this
+    /// connection and no other. `None` without TLS.
+    pub exporter: Option<Exporter>,
+}
+
+/// The channel binding `tls-exporter` of one connection. A secret of its two ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Exporter([u8; EXPORTER_BYTES]);
+
+impl Exporter {
+    /// What the TLS library exported.
+    #[must_use]
+    pub const fn new(exported: [u8; EXPORTER_BYTES]) -> Self {
+        Self(exported)
+    }
+
+    /// The exported bytes.
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; EXPORTER_BYTES] {
+        &self.0
+    }
+
+    /// Of the server's end. Here, once for each connection and not with its first proof: what exports it goes into the
+    /// HTTP stream, and it costs a thousandth of the handshake.
+    fn of(session: &rustls::ServerConnection) -> Option<Self> {
+        session.export_keying_material([0; EXPORTER_BYTES], EXPORTER_LABEL, Some(&[])).ok().map(Self)
+    }
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Exporter(..)")
+    }
 }
 
 impl Connection {
@@ -112,34 +150,90 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let asks_for_certificate = match &serving.transport {
-        Transport::Tls(acceptor) => acceptor.auth() != ClientAuth::Never,
-        Transport::Plain => false,
-    };
     let id = ConnectionId::random();
-    let mut connection = Connection { id, origin, peer: None, server_name: None, asks_for_certificate };
+    let connection =
+        Connection { id, origin, peer: None, server_name: None, asks_for_certificate: false, exporter: None };
     match serving.transport.clone() {
         Transport::Plain => drive(io, None, connection, service, &serving).await,
         Transport::Tls(acceptor) => {
-            let address = connection.address();
-            let handshake = acceptor.accept(io, connection.id, address);
-            let shaken = tokio::select! {
-                shaken = tokio::time::timeout(serving.limits.handshake, handshake) => shaken,
-                () = serving.draining.cancelled() => return,
-            };
-            match shaken {
-                Ok(Ok((stream, peer))) => {
-                    let session = stream.get_ref().1;
-                    let h2 = session.alpn_protocol() == Some(crate::tls::H2);
-                    connection.server_name =
-                        session.server_name().map(|name| name.to_ascii_lowercase().into());
-                    connection.peer = peer;
-                    drive(stream, Some(h2), connection, service, &serving).await;
+            let ends = Instant::now() + serving.limits.handshake;
+            shake_hands(io, &acceptor, ends, connection, service, &serving).await;
+        }
+        Transport::ByFloor(acceptor, floor) => {
+            let ends = Instant::now() + serving.limits.handshake;
+            let Some(io) = first_byte(io, ends, &acceptor, &connection, &serving).await else { return };
+            match (io.is_plain(), floor.serves_plain()) {
+                (true, true) => {
+                    warn_of_plain(&connection);
+                    drive(io, None, connection, service, &serving).await;
                 }
-                Ok(Err(error)) => tracing::debug!(connection = %connection.id, %error, "handshake refused"),
-                Err(_) => acceptor.timed_out(connection.id, address, serving.limits.handshake),
+                (true, false) => acceptor.plain(connection.id, connection.address()),
+                (false, _) => {
+                    let acceptor = acceptor.asking(floor.client_auth());
+                    shake_hands(io, &acceptor, ends, connection, service, &serving).await;
+                }
             }
         }
+    }
+}
+
+/// Waits for the first byte no longer than for a whole handshake.
+async fn first_byte<IO: AsyncRead + Unpin>(
+    io: IO,
+    ends: Instant,
+    acceptor: &Acceptor,
+    connection: &Connection,
+    serving: &Serving,
+) -> Option<Peeked<IO>> {
+    let peeked = tokio::select! {
+        peeked = tokio::time::timeout_at(ends, Peeked::new(io)) => peeked,
+        () = serving.draining.cancelled() => return None,
+    };
+    if peeked.is_err() {
+        acceptor.timed_out(connection.id, connection.address(), serving.limits.handshake);
+    }
+    peeked.ok()?.ok()
+}
+
+/// Loud, since whoever comes so proves nothing; once for each connection, since traffic of a baseline must not drown
+/// everything else.
+fn warn_of_plain(connection: &Connection) {
+    metrics::counter!("countersign_plain_connections_total").increment(1);
+    let (id, address) = (connection.id, connection.address());
+    tracing::warn!(connection = %id, ?address, "plain http is served: mode none proves nobody and hides nothing");
+}
+
+async fn shake_hands<IO, S, B>(
+    io: IO,
+    acceptor: &Acceptor,
+    ends: Instant,
+    mut connection: Connection,
+    service: S,
+    serving: &Serving,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let address = connection.address();
+    connection.asks_for_certificate = acceptor.auth() != ClientAuth::Never;
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout_at(ends, acceptor.accept(io, connection.id, address)) => shaken,
+        () = serving.draining.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok((stream, peer))) => {
+            let session = stream.get_ref().1;
+            let h2 = session.alpn_protocol() == Some(crate::tls::H2);
+            connection.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+            connection.exporter = Exporter::of(session);
+            connection.peer = peer;
+            drive(stream, Some(h2), connection, service, serving).await;
+        }
+        Ok(Err(error)) => tracing::debug!(connection = %connection.id, %error, "handshake refused"),
+        Err(_) => acceptor.timed_out(connection.id, address, serving.limits.handshake),
     }
 }
 
@@ -156,15 +250,23 @@ where
     let activity = Arc::new(Activity::new());
     let builder = builder(limits, h2);
     let peer = connection.peer.clone();
+    let is_plain = connection.exporter.is_none();
     let service = Attended { service, connection, activity: Arc::clone(&activity) };
     let mut http =
         pin!(builder.serve_connection(TokioIo::new(Worded::new(io)), TowerToHyperService::new(service)));
 
-    let mut trust = match (&serving.transport, &peer) {
-        (Transport::Tls(acceptor), Some(_)) => Some(acceptor.trust().subscribe()),
+    let acceptor = match &serving.transport {
+        Transport::Tls(acceptor) | Transport::ByFloor(acceptor, _) => Some(acceptor),
+        Transport::Plain => None,
+    };
+    let mut trust = acceptor.filter(|_| peer.is_some()).map(|acceptor| acceptor.trust().subscribe());
+    // A plain connection ends, politely, when nobody may come without proof any more.
+    let floor = match &serving.transport {
+        Transport::ByFloor(_, floor) if is_plain => Some(floor.clone()),
         _ => None,
     };
-    let mut life = Life::new(limits, &activity, peer);
+    let mut floors = floor.as_ref().map(Floor::changes);
+    let mut life = Life::new(limits, &activity, peer, floor);
     // Trust may have changed after the handshake was judged and before anybody listened for changes.
     life.judge();
     loop {
@@ -178,6 +280,7 @@ where
             () = serving.cut.cancelled() => return,
             () = serving.draining.cancelled(), if life.end.is_none() => life.end_within(limits.drain),
             () = changed(&mut trust) => life.judge(),
+            () = changed(&mut floors) => life.judge(),
             () = tokio::time::sleep_until(life.wake()) => {
                 if life.is_over() {
                     return;
@@ -230,14 +333,21 @@ struct Life<'a> {
     limits: &'a Limits,
     activity: &'a Activity,
     peer: Option<Arc<Peer>>,
+    /// Of a connection without TLS, where that depends on a floor.
+    floor: Option<Floor>,
     born: Instant,
     end: Option<Instant>,
     told: bool,
 }
 
 impl<'a> Life<'a> {
-    fn new(limits: &'a Limits, activity: &'a Activity, peer: Option<Arc<Peer>>) -> Self {
-        Self { limits, activity, peer, born: Instant::now(), end: None, told: false }
+    fn new(
+        limits: &'a Limits,
+        activity: &'a Activity,
+        peer: Option<Arc<Peer>>,
+        floor: Option<Floor>,
+    ) -> Self {
+        Self { limits, activity, peer, floor, born: Instant::now(), end: None, told: false }
     }
 
     fn end_within(&mut self, span: Duration) {
@@ -252,6 +362,9 @@ impl<'a> Life<'a> {
         {
             tracing::info!(%error, "an open connection is cut: its peer is no longer believed");
             self.end_within(self.limits.cut);
+        }
+        if self.floor.as_ref().is_some_and(|floor| !floor.serves_plain()) {
+            self.end_within(self.limits.drain);
         }
         let now = Instant::now();
         if now >= self.born + self.limits.connection_age
@@ -383,6 +496,9 @@ impl<B: Body> Body for AttendedBody<B> {
     }
 }
 
+/// Label and length of the channel binding (RFC 9266 section 2).
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+const EXPORTER_BYTES: usize = 32;
 /// What hyper demands.
 const HTTP1_BUFFER_BYTES_MIN: usize = 8 * 1024;
 const PING_INTERVAL_MAX: Duration = Duration::from_secs(30);

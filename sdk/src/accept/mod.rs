@@ -6,6 +6,7 @@
 //! Old age, idleness and shutdown end it politely, within [`Limits::drain`].
 
 mod connection;
+mod first_byte;
 mod limits;
 mod listen;
 mod request_body;
@@ -21,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-pub use connection::{Connection, Transport};
+pub use connection::{Connection, Exporter, Transport};
 pub use limits::Limits;
 pub use listen::{Listen, Origin, UnixPeer, bind_unix};
 pub use request_body::RequestBody;

@@ -21,6 +21,8 @@ use hyper::body::Incoming;
 #[derive(Debug)]
 pub struct RequestBody {
     body: Option<Incoming>,
+    /// Of a body that was read already.
+    whole: Option<Bytes>,
     aside: Aside,
 }
 
@@ -44,7 +46,14 @@ impl Drop for Linger {
 
 impl RequestBody {
     pub(super) fn new(body: Incoming, aside: Aside) -> Self {
-        Self { body: Some(body), aside }
+        Self { body: Some(body), whole: None, aside }
+    }
+}
+
+impl From<Bytes> for RequestBody {
+    fn from(bytes: Bytes) -> Self {
+        let whole = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Self { body: None, whole, aside: Aside::default() }
     }
 }
 
@@ -58,16 +67,17 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.body {
             Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
+            None => Poll::Ready(self.whole.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().map_or(self.whole.is_none(), Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+        let read = || SizeHint::with_exact(self.whole.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        self.body.as_ref().map_or_else(read, Body::size_hint)
     }
 }
 

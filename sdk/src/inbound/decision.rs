@@ -5,8 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use countersign_identity::{Caller, DecisionId, Mode};
-use countersign_ledger::{CheckRecord, Decision, Event, PseudonymKey, Stage, Verdict, pseudonym};
+use countersign_identity::{Caller, DecisionId, Mode, SpiffeId};
+use countersign_ledger::{
+    CheckRecord, CheckResult, Decision, Event, PseudonymKey, Stage, Verdict, pseudonym,
+};
 use countersign_policy::Permit;
 
 use super::{Denial, TraceId, refusal::new_decision_id};
@@ -74,6 +76,18 @@ impl DecisionDraft {
     /// Adds one check.
     pub fn check(&mut self, check: CheckRecord) {
         self.record.checks.push(check);
+    }
+
+    /// What did not hold, after the checks so far.
+    pub fn failed(&mut self, name: &str, detail: &str) {
+        let (name, detail) = (name.to_owned(), detail.to_owned());
+        self.record.checks.push(CheckRecord { name, result: CheckResult::Fail, detail });
+    }
+
+    /// The workload that proved itself, whatever is said of its request afterwards.
+    pub fn proven(&mut self, source: Option<&SpiffeId>, mode: Mode) {
+        self.record.source = source.map(ToString::to_string);
+        mode.as_str().clone_into(&mut self.record.mode);
     }
 
     /// Who is calling. Users appear under their pseudonym, or not at all.

@@ -1,6 +1,7 @@
 //! One request through the door.
 
 use std::{
+    error::Error as StdError,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,20 +11,20 @@ use std::{
 use bytes::Bytes;
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_policy::{Ask, Explainer, Permit, decide};
-use countersign_request::{CanonicalRequest, TXN_TOKEN, strip_identity_headers};
+use countersign_request::{CanonicalRequest, strip_identity_headers};
 use countersign_wire::codes::Code;
 use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http_body::Body;
 use http_body_util::{Either, Full};
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::{Caller, DecisionDraft, Denial, Door, TraceId};
+use super::{Caller, DecisionDraft, Denial, Door, TraceId, bound_body};
 use crate::{
     accept::Connection,
-    authenticate::{Evidence, authenticate},
+    authenticate::{Claimed, Rules},
     clock,
     live::{Freshness, Live},
-    outbound::InternalToken,
 };
 
 /// The body of an answer: the service's own, or a refusal.
@@ -46,7 +47,8 @@ impl<S, B, R> Service<Request<B>> for Guarded<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
-    B: Send + 'static,
+    B: Body<Data = Bytes> + From<Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
     R: Send + 'static,
 {
     type Response = Response<GuardedBody<R>>;
@@ -57,7 +59,7 @@ where
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let door = Arc::clone(&self.door);
         // The clone is not ready; the one that is goes into the future.
         let next = self.service.clone();
@@ -65,8 +67,8 @@ where
         Box::pin(async move {
             let trace = TraceId::of_request(request.headers());
             let mut draft = DecisionDraft::begin(&door.target, trace);
-            let entry = match door.enter(&mut request, &mut draft, trace) {
-                Ok(entry) => entry,
+            let (mut request, entry) = match door.enter(request, &mut draft, trace).await {
+                Ok(entered) => entered,
                 Err(denial) => return Ok(door.refuse(draft, &denial).await.map(Either::Right)),
             };
             let span = tracing::info_span!(
@@ -128,16 +130,46 @@ enum Entry {
     Permitted(Box<Caller>),
 }
 
+/// What is asked for, read once.
+struct Asked {
+    canonical: CanonicalRequest,
+    route: String,
+}
+
 impl Door {
-    /// Canonical request, strip, authenticate, decide: in this order, once.
-    fn enter<B>(
+    /// Canonical request, strip, authenticate, body, decide: in this order, once.
+    async fn enter<B>(
         &self,
-        request: &mut Request<B>,
+        mut request: Request<B>,
         draft: &mut DecisionDraft,
         trace: TraceId,
-    ) -> Result<Entry, Denial> {
+    ) -> Result<(Request<B>, Entry), Denial>
+    where
+        B: Body<Data = Bytes> + From<Bytes>,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
         let connection = request.extensions().get::<Connection>().cloned();
-        if let Some(connection) = &connection {
+        let asked = self.read(&mut request, connection.as_ref(), draft)?;
+        if self.is_skipped(&asked.canonical) {
+            return Ok((request, Entry::Skipped));
+        }
+        let mut claimed = self.authenticate(&asked, connection.as_ref(), draft)?;
+        let token = claimed.take_token();
+        let (caller, request) = bound_body::confirm(claimed, request, &self.limits)
+            .await
+            .inspect_err(|denial| draft.failed("body", &denial.reason))?;
+        let permit = self.decide(&asked, &caller, connection.as_ref(), draft)?;
+        let caller = Caller::new(caller, permit, draft.id(), token, trace);
+        Ok((request, Entry::Permitted(Box::new(caller))))
+    }
+
+    fn read<B>(
+        &self,
+        request: &mut Request<B>,
+        connection: Option<&Connection>,
+        draft: &mut DecisionDraft,
+    ) -> Result<Asked, Denial> {
+        if let Some(connection) = connection {
             draft.came_over(connection);
         }
         let canonical = canonical(request)?;
@@ -147,36 +179,42 @@ impl Door {
         // Only what we put there ourselves may reach the handler. A caller of an outer layer counts for nothing.
         strip_identity_headers(request.headers_mut());
         request.extensions_mut().remove::<Caller>();
-        if self.is_skipped(&canonical) {
-            return Ok(Entry::Skipped);
-        }
+        Ok(Asked { canonical, route })
+    }
 
+    fn authenticate(
+        &self,
+        asked: &Asked,
+        connection: Option<&Connection>,
+        draft: &mut DecisionDraft,
+    ) -> Result<Claimed, Denial> {
         let (live, now) = (self.live.peek(), clock::now());
         if live.freshness(now) == Freshness::Stale {
             return Err(Denial::new(Code::SnapshotStale, "the snapshot is past its grace period"));
         }
-        // A token that is not text is one that does not hold, not none.
-        let token = canonical.headers().get(TXN_TOKEN);
-        let token = token.map(|value| std::str::from_utf8(value.as_bytes()).unwrap_or_default());
-        let evidence = Evidence { connection: connection.as_ref(), txn_token: token, access_token: None };
-        let authenticated = authenticate(&evidence, live.tokens(), now);
-        draft.checked(authenticated.checks);
-        let caller = authenticated.caller.map_err(|error| Denial::from(&error))?;
-        draft.comes_from(&caller, live.pseudonyms());
+        let rules = Rules { keys: live.tokens(), accepts: live.accepts(&self.target), now };
+        let judged = self.authenticator.judge(&asked.canonical, connection, &rules);
+        draft.checked(judged.checks);
+        draft.proven(judged.source.as_ref(), judged.mode);
+        let claimed = judged.claimed?;
+        draft.comes_from(claimed.caller(), live.pseudonyms());
+        Ok(claimed)
+    }
 
-        let ask = Ask {
-            caller: &caller,
-            target: &self.target,
-            method: canonical.method(),
-            route: &route,
-            path: canonical.path(),
-        };
-        let could_help = connection.as_ref().is_some_and(|connection| connection.asks_for_certificate);
+    fn decide(
+        &self,
+        asked: &Asked,
+        caller: &countersign_identity::Caller,
+        connection: Option<&Connection>,
+        draft: &mut DecisionDraft,
+    ) -> Result<Permit, Denial> {
+        let live = self.live.peek();
+        let (method, path) = (asked.canonical.method(), asked.canonical.path());
+        let ask = Ask { caller, target: &self.target, method, route: &asked.route, path };
+        let could_help = connection.is_some_and(|connection| connection.asks_for_certificate);
         let permit = judge(&live, &ask, could_help, &self.explainer, draft)?;
         draft.permitted(&permit);
-        let token = token.filter(|_| caller.user().is_some()).map(InternalToken::verified);
-        let caller = Caller::new(caller, permit, draft.id(), token, trace);
-        Ok(Entry::Permitted(Box::new(caller)))
+        Ok(permit)
     }
 
     fn check_length(&self, request: &CanonicalRequest) -> Result<(), Denial> {

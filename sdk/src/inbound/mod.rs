@@ -4,6 +4,7 @@
 //! [`extract`]. Deny by default: without a rule that permits, nobody gets in, and a service without
 //! rules accepts nobody.
 
+mod bound_body;
 mod caller;
 mod decision;
 mod extract;
@@ -27,7 +28,7 @@ pub use layer::{Guarded, GuardedBody};
 pub use refusal::{Challenge, Denial, new_decision_id};
 pub use trace::TraceId;
 
-use crate::{live::LiveCell, spool::Spool};
+use crate::{authenticate::Authenticator, live::LiveCell, spool::Spool};
 
 /// Lets in whom the policy permits. Made by [`crate::workload::Workload::require`].
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ pub struct Inbound {
 #[derive(Debug)]
 struct Door {
     target: String,
+    authenticator: Arc<Authenticator>,
     live: Arc<LiveCell>,
     spool: Arc<Spool>,
     skipped: Vec<RouteTemplate>,
@@ -52,13 +54,16 @@ pub struct DoorLimits {
     /// Body of a declared length, in bytes. One without a declared length is bounded by whoever reads it: the
     /// extractors of axum stop at 2 MiB.
     pub body_bytes_max: u64,
+    /// Body to which the caller's evidence is bound, in bytes: it is held in memory and compared before the handler
+    /// sees any of it. A longer one has to say that nothing is bound to it.
+    pub bound_body_bytes_max: usize,
     /// From the request's head to the answer's head, reading the body included.
     pub answer: Duration,
 }
 
 impl Default for DoorLimits {
     fn default() -> Self {
-        Self { body_bytes_max: 2 << 20, answer: Duration::from_secs(30) }
+        Self { body_bytes_max: 2 << 20, bound_body_bytes_max: 256 << 10, answer: Duration::from_secs(30) }
     }
 }
 
@@ -79,12 +84,19 @@ pub enum InboundError {
 }
 
 impl Inbound {
-    /// A layer for the service `target`, which decides by `live` and records in `spool`.
+    /// A layer for the service `target`, which knows callers by `authenticator`, decides by `live` and records in
+    /// `spool`.
     #[must_use]
-    pub fn new(target: String, live: Arc<LiveCell>, spool: Arc<Spool>) -> Self {
+    pub fn new(
+        target: String,
+        authenticator: Arc<Authenticator>,
+        live: Arc<LiveCell>,
+        spool: Arc<Spool>,
+    ) -> Self {
         Self {
             door: Arc::new(Door {
                 target,
+                authenticator,
                 live,
                 spool,
                 skipped: Vec::new(),
@@ -130,6 +142,7 @@ impl Inbound {
     fn parts(&self) -> Door {
         Door {
             target: self.door.target.clone(),
+            authenticator: Arc::clone(&self.door.authenticator),
             live: Arc::clone(&self.door.live),
             spool: Arc::clone(&self.door.spool),
             skipped: self.door.skipped.clone(),

@@ -1,7 +1,7 @@
 //! Refusal → status and public code: the only home of that rule.
 
 use bytes::Bytes;
-use countersign_identity::DecisionId;
+use countersign_identity::{DecisionId, Mode};
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_ledger::Stage;
 use countersign_pki::{
@@ -10,7 +10,9 @@ use countersign_pki::{
 };
 use countersign_policy::{Refusal, RefusalKind};
 use countersign_request::{HeaderError, PathError, QueryError, RequestError};
-use countersign_token::{AccessTokenError, JwsError, TxnTokenError};
+use countersign_token::{
+    AccessTokenError, BearerError, JwsError, ReplayError, TxnTokenError, WitError, WptError,
+};
 use countersign_wire::{
     codes::{self, Code},
     problem::{PROBLEM_JSON, Problem},
@@ -47,6 +49,10 @@ pub enum Challenge {
     Certificate,
     /// `Countersign need="txn-token"`
     TxnToken,
+    /// `Countersign need="proof"`: a new one, made for this request.
+    Proof,
+    /// `Countersign need="MODE"`, the first mode that is accepted.
+    Mode(Mode),
     /// `Bearer`, for an access token.
     Bearer,
     /// `Bearer error="invalid_token"`, for a better one.
@@ -133,6 +139,8 @@ impl Challenge {
             Self::None => return None,
             Self::Certificate => r#"Countersign need="certificate""#,
             Self::TxnToken => r#"Countersign need="txn-token""#,
+            Self::Proof => r#"Countersign need="proof""#,
+            Self::Mode(mode) => return HeaderValue::from_str(&format!("Countersign need=\"{mode}\"")).ok(),
             Self::Bearer => "Bearer",
             Self::BetterBearer => r#"Bearer error="invalid_token""#,
         }))
@@ -160,6 +168,12 @@ impl From<&RequestError> for Denial {
     }
 }
 
+impl From<EvidenceError> for Denial {
+    fn from(error: EvidenceError) -> Self {
+        Self::from(&error)
+    }
+}
+
 impl From<&EvidenceError> for Denial {
     fn from(error: &EvidenceError) -> Self {
         let (code, challenge) = match error {
@@ -167,7 +181,19 @@ impl From<&EvidenceError> for Denial {
             EvidenceError::TxnToken(token) => (code_of_txn_token(token), Challenge::TxnToken),
             EvidenceError::TokenFromStranger => (Code::CertificateMissing, Challenge::Certificate),
             EvidenceError::AccessToken(token) => (code_of_access_token(token), Challenge::BetterBearer),
-            EvidenceError::NotBearer => (Code::TokenMalformed, Challenge::BetterBearer),
+            EvidenceError::NotBearer | EvidenceError::Unreadable(_) => {
+                (Code::TokenMalformed, Challenge::BetterBearer)
+            }
+            EvidenceError::UnknownKind { .. } => (Code::TokenKind, Challenge::BetterBearer),
+            EvidenceError::Combination(_) => (Code::EvidenceCombination, Challenge::Proof),
+            EvidenceError::InTheClear => (Code::TokenInTheClear, Challenge::Proof),
+            EvidenceError::Bearer(bearer) => (code_of_bearer(bearer), Challenge::BetterBearer),
+            EvidenceError::Wit(wit) => (code_of_wit(wit), Challenge::Mode(Mode::Wimse)),
+            EvidenceError::Wpt(wpt) => (code_of_wpt(wpt), Challenge::Mode(Mode::Wimse)),
+            EvidenceError::Replay(replay) => (code_of_replay(replay), Challenge::Proof),
+            EvidenceError::Revoked { .. } => (Code::TokenRevoked, Challenge::BetterBearer),
+            EvidenceError::BodyChanged => (Code::BodyChanged, Challenge::Proof),
+            EvidenceError::BelowFloor { mode, accepts } => below_floor(*mode, accepts),
         };
         Self::new(code, error.to_string()).with_challenge(challenge)
     }
@@ -178,7 +204,9 @@ impl From<&HandshakeRefusal> for Denial {
         let code = match refusal {
             HandshakeRefusal::NoCertificate => Code::CertificateMissing,
             HandshakeRefusal::Peer(peer) => code_of_peer(peer),
-            HandshakeRefusal::NoPossession | HandshakeRefusal::Protocol { .. } => Code::HandshakeFailed,
+            HandshakeRefusal::NoPossession | HandshakeRefusal::Protocol { .. } | HandshakeRefusal::Plain => {
+                Code::HandshakeFailed
+            }
             HandshakeRefusal::TimedOut => Code::HandshakeTimeout,
         };
         Self::new(code, refusal.to_string())
@@ -243,6 +271,70 @@ fn code_of_jws(error: &JwsError) -> Code {
     match error {
         JwsError::WrongKey | JwsError::BadSignature => Code::TokenSignature,
         _ => Code::TokenMalformed,
+    }
+}
+
+/// Who came with nothing is told what the service would like best; a client certificate has a word of its own.
+fn below_floor(mode: Mode, accepts: &[Mode]) -> (Code, Challenge) {
+    let challenge = match accepts.iter().find(|accepted| **accepted != Mode::None) {
+        Some(Mode::Mtls) => Challenge::Certificate,
+        Some(accepted) => Challenge::Mode(*accepted),
+        None => Challenge::None,
+    };
+    match (mode, challenge) {
+        (Mode::None, Challenge::Certificate) => (Code::CertificateMissing, challenge),
+        _ => (Code::ProofTooWeak, challenge),
+    }
+}
+
+fn code_of_bearer(error: &BearerError) -> Code {
+    match error {
+        BearerError::NotBearer | BearerError::Checksum | BearerError::BadId => Code::TokenMalformed,
+        BearerError::Unknown { .. } => Code::TokenKeyUnknown,
+        BearerError::WrongSecret { .. } => Code::TokenSignature,
+        BearerError::Expired { .. } => Code::TokenExpired,
+    }
+}
+
+fn code_of_wit(error: &WitError) -> Code {
+    match error {
+        WitError::Jws(jws) => code_of_jws(jws),
+        WitError::WrongKind { .. } => Code::TokenKind,
+        WitError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        WitError::WrongTrustDomain { .. } | WitError::WrongIssuer { .. } => Code::TokenIssuer,
+        WitError::Expired { .. } => Code::TokenExpired,
+        WitError::NotYetValid { .. } => Code::TokenNotYetValid,
+        WitError::Lifetime { .. } => Code::TokenLifetime,
+        _ => Code::TokenClaims,
+    }
+}
+
+fn code_of_wpt(error: &WptError) -> Code {
+    match error {
+        WptError::Jws(jws) => code_of_jws(jws),
+        WptError::WrongKind { .. } => Code::TokenKind,
+        WptError::WrongAlgorithm { .. } => Code::TokenSignature,
+        WptError::WitExpired { .. } | WptError::Expired { .. } => Code::TokenExpired,
+        WptError::NotYetValid { .. } => Code::TokenNotYetValid,
+        WptError::Lifetime { .. } => Code::TokenLifetime,
+        WptError::WrongAudience { .. } => Code::ProofOfOtherRequest,
+        WptError::WrongChannel => Code::ProofOfOtherConnection,
+        WptError::WrongHash { .. }
+        | WptError::Uncovered { .. }
+        | WptError::TokenGone { .. }
+        | WptError::UnknownOther { .. } => Code::EvidenceCombination,
+        WptError::Claim(_) | WptError::Id { .. } => Code::TokenClaims,
+    }
+}
+
+fn code_of_replay(error: &ReplayError) -> Code {
+    match error {
+        ReplayError::Replayed => Code::ProofReplayed,
+        ReplayError::IssuedBeforeStart { .. } => Code::ProofBeforeStart,
+        ReplayError::DatedAhead { .. } => Code::TokenNotYetValid,
+        ReplayError::Expired { .. } => Code::TokenExpired,
+        ReplayError::LivesTooLong { .. } => Code::TokenLifetime,
+        ReplayError::IssuerQuota { .. } | ReplayError::Full { .. } => Code::ProofMemoryFull,
     }
 }
 

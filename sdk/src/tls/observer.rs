@@ -94,6 +94,9 @@ pub enum HandshakeRefusal {
         /// What the TLS library says.
         why: String,
     },
+    /// Not TLS at all.
+    #[error("plain http where only tls is served: connect with tls, or accept mode none")]
+    Plain,
     /// It took too long.
     #[error("tls handshake was not finished in time")]
     TimedOut,

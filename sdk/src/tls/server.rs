@@ -106,6 +106,13 @@ impl Acceptor {
         self
     }
 
+    /// The same, but a missing client certificate means this.
+    #[must_use]
+    pub const fn asking(mut self, auth: ClientAuth) -> Self {
+        self.auth = auth;
+        self
+    }
+
     /// What a missing client certificate means.
     #[must_use]
     pub const fn auth(&self) -> ClientAuth {
@@ -153,6 +160,12 @@ impl Acceptor {
     pub fn timed_out(&self, connection: ConnectionId, address: Option<SocketAddr>, took: Duration) {
         let outcome = HandshakeOutcome::Refused(HandshakeRefusal::TimedOut);
         self.report(connection, address, None, outcome, took);
+    }
+
+    /// Reports a client that speaks plain HTTP where only TLS is served.
+    pub(crate) fn plain(&self, connection: ConnectionId, address: Option<SocketAddr>) {
+        let outcome = HandshakeOutcome::Refused(HandshakeRefusal::Plain);
+        self.report(connection, address, None, outcome, Duration::ZERO);
     }
 
     fn report(

@@ -12,11 +12,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{ConnectError, Health, Inner, Workload, renew, target_of, watch};
 use crate::{
     agent::{AgentApi, AgentError},
+    authenticate::Authenticator,
     clock,
     credentials::Credentials,
     live::LiveCell,
     outbound::{CallLimits, Pool},
     renewal,
+    secrets::SecretsCell,
     snapshot::{Progress, SnapshotKeys},
     spool::{Spool, SpoolLimits},
     tls::{Identity, TrustState},
@@ -104,6 +106,8 @@ impl Builder {
         let spool = Spool::open(self.spool_directory(&target), id.clone(), self.spool_limits)?;
         let credentials = Credentials::new(id.clone(), agent.clone());
         let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), credentials.clone(), self.calls);
+        let secrets = SecretsCell::new();
+        let authenticator = Authenticator::new(id.clone(), Arc::clone(&trust), Arc::clone(&secrets));
         let inner = Inner {
             id,
             target,
@@ -111,6 +115,8 @@ impl Builder {
             live,
             agent,
             spool,
+            secrets,
+            authenticator,
             pool,
             credentials,
             health: Arc::new(Health::default()),

@@ -22,11 +22,13 @@ pub use serve::Serve;
 
 use crate::{
     agent::{AgentApi, AgentError, socket_of_environment},
+    authenticate::Authenticator,
     clock,
     credentials::Credentials,
     inbound::Inbound,
     live::{CompileError, Freshness, Live, LiveCell},
     outbound::{Pool, ServiceClient},
+    secrets::SecretsCell,
     snapshot::SnapshotRefusal,
     spool::{Spool, SpoolError},
     tls::{Identity, IdentityError, TrustState},
@@ -43,6 +45,8 @@ struct Inner {
     live: Arc<LiveCell>,
     agent: AgentApi,
     spool: Arc<Spool>,
+    secrets: Arc<SecretsCell>,
+    authenticator: Arc<Authenticator>,
     pool: Pool,
     credentials: Credentials,
     health: Arc<Health>,
@@ -195,7 +199,20 @@ impl Workload {
     /// A layer that lets nobody in whom the policy does not permit.
     #[must_use]
     pub fn require(&self) -> Inbound {
-        Inbound::new(self.0.target.clone(), Arc::clone(&self.0.live), Arc::clone(&self.0.spool))
+        let (authenticator, live) = (Arc::clone(&self.0.authenticator), Arc::clone(&self.0.live));
+        Inbound::new(self.0.target.clone(), authenticator, live, Arc::clone(&self.0.spool))
+    }
+
+    /// Our door, for services that do not use [`Workload::require`].
+    #[must_use]
+    pub fn authenticator(&self) -> &Arc<Authenticator> {
+        &self.0.authenticator
+    }
+
+    /// What we alone hold in order to verify tokens that are addressed to us.
+    #[must_use]
+    pub fn secrets(&self) -> &Arc<SecretsCell> {
+        &self.0.secrets
     }
 
     /// What we prove ourselves with, besides our certificate.

@@ -12,6 +12,7 @@ use super::Workload;
 use crate::{
     accept::{self, Limits, Listen, RequestBody, Transport},
     inbound::HandshakeRecorder,
+    live::Floor,
     tls::{Acceptor, ClientAuth},
 };
 
@@ -23,12 +24,14 @@ pub struct Serve<L, S> {
     listener: L,
     service: S,
     limits: Limits,
-    auth: ClientAuth,
+    auth: Option<ClientAuth>,
     shutdown: CancellationToken,
 }
 
 impl Workload {
-    /// Serves `service` on `listener` over mTLS: a client certificate is demanded, and judged in the handshake.
+    /// Serves `service` on `listener` in every mode that the newest snapshot accepts for us: a client certificate is
+    /// demanded where no mode goes without, and plain HTTP is served on the same port only where `none` is accepted.
+    /// What is presented in the handshake is judged there.
     ///
     /// The service needs [`Workload::require`] as its outermost layer: the handshake proves who somebody is,
     /// only the layer asks whether they may.
@@ -38,7 +41,7 @@ impl Workload {
             listener,
             service,
             limits: Limits::default(),
-            auth: ClientAuth::Required,
+            auth: None,
             shutdown: CancellationToken::new(),
         }
     }
@@ -61,9 +64,9 @@ impl<L, S> Serve<L, S> {
         self
     }
 
-    /// What a missing client certificate means; without this it ends the handshake.
+    /// What a missing client certificate means, whatever the snapshot says; and TLS alone is spoken.
     pub const fn client_auth(mut self, auth: ClientAuth) -> Self {
-        self.auth = auth;
+        self.auth = Some(auth);
         self
     }
 }
@@ -84,8 +87,12 @@ where
         Box::pin(async move {
             let inner = &self.workload.0;
             let recorder = HandshakeRecorder::new(inner.target.clone(), Arc::clone(&inner.spool));
-            let acceptor = Acceptor::new(Arc::clone(&inner.trust), self.auth).observed_by(Arc::new(recorder));
-            let transport = Transport::Tls(acceptor);
+            let auth = self.auth.unwrap_or(ClientAuth::Required);
+            let acceptor = Acceptor::new(Arc::clone(&inner.trust), auth).observed_by(Arc::new(recorder));
+            let transport = match self.auth {
+                Some(_) => Transport::Tls(acceptor),
+                None => Transport::ByFloor(acceptor, Floor::of(&inner.target, Arc::clone(&inner.live))),
+            };
             accept::serve(self.listener, transport, self.service, self.limits, self.shutdown).await
         })
     }

@@ -383,7 +383,8 @@ async fn a_handler_that_does_not_answer_and_a_body_that_is_too_long_are_ended() 
     deployment.permit("users", &["ads"]);
     let workload = deployment.workload("users").await;
     let never = || std::future::pending::<&'static str>();
-    let limits = DoorLimits { body_bytes_max: 8, answer: Duration::from_millis(300) };
+    let limits =
+        DoorLimits { body_bytes_max: 8, answer: Duration::from_millis(300), ..DoorLimits::default() };
     let router =
         Router::new().route("/never", get(never)).route("/put", axum::routing::put(|| async { "in" }));
     let router = router.layer(workload.require().limits(limits));

@@ -6,19 +6,22 @@ use std::{
     time::Duration,
 };
 
-use countersign_identity::{Freshness, UserProof};
+use countersign_identity::{Freshness, Mode, UserProof};
 use countersign_pki::{Bundle, BundleSet, Crl, CrlPolicy, PeerError, revocation::make_crl};
+use countersign_request::CanonicalRequest;
 use countersign_sdk::{
     accept::{Connection, Origin},
-    authenticate::{Evidence, EvidenceError, authenticate},
+    authenticate::{Authenticator, Evidence, EvidenceError, Judged, Rules, authenticate},
     clock,
     live::{Live, TokenKeys},
+    secrets::SecretsCell,
     tls::{
         Acceptor, ClientAuth, ConnectionId, Connector, Expected, HandshakeError, HandshakeObserver,
         HandshakeOutcome, HandshakeRefusal, HandshakeReport, Peer, TrustState,
     },
 };
-use countersign_token::{AccessToken, AccessTokenError, TxnTokenError};
+use countersign_token::{AccessToken, AccessTokenError, JwsError, TxnTokenError};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header::HOST};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -144,8 +147,29 @@ async fn proven(deployment: &Deployment) -> (Connection, Arc<TrustState>) {
         peer,
         server_name: None,
         asks_for_certificate: true,
+        exporter: None,
     };
     (connection, trust)
+}
+
+/// The door of `users`, in front of which somebody stands with these headers.
+fn at_the_door(
+    deployment: &Deployment,
+    connection: Option<&Connection>,
+    keys: &TokenKeys,
+    headers: &[(&'static str, &str)],
+) -> Judged {
+    let trust = TrustState::new(deployment.bundles(), CrlPolicy::Require);
+    let door = Authenticator::new(deployment.id("users"), trust, SecretsCell::new());
+    let mut map = HeaderMap::new();
+    map.insert(HOST, HeaderValue::from_static("users"));
+    for (name, value) in headers {
+        map.insert(*name, value.parse().unwrap());
+    }
+    let uri = Uri::from_static("/users/7");
+    let request = CanonicalRequest::parse(&Method::GET, &uri, &map, Version::HTTP_2).unwrap();
+    let rules = Rules { keys, accepts: &[Mode::Mtls], now: clock::now() };
+    door.judge(&request, connection, &rules)
 }
 
 #[tokio::test]
@@ -153,26 +177,29 @@ async fn each_kind_of_evidence_that_does_not_hold_has_its_own_error() {
     let deployment = Deployment::new();
     let access = key();
     let keys = keys(&deployment, &access);
-    let now = clock::now();
     let (connection, trust) = proven(&deployment).await;
-    let known = Evidence { connection: Some(&connection), ..Evidence::default() };
-    let judge = |evidence: Evidence<'_>| authenticate(&evidence, &keys, now).caller;
-    assert_eq!(judge(known).unwrap().workload().unwrap().id, deployment.id("users"));
+    let judge = |connection, headers: &[(&'static str, &str)]| {
+        let claimed = at_the_door(&deployment, connection, &keys, headers).claimed;
+        claimed.and_then(|claimed| claimed.confirm(b"any body at all"))
+    };
+    let known = Some(&connection);
+    assert_eq!(judge(known, &[]).unwrap().workload().unwrap().id, deployment.id("users"));
 
-    let error = judge(Evidence { txn_token: Some("nonsense"), ..known }).unwrap_err();
+    let error = judge(known, &[("txn-token", "nonsense")]).unwrap_err();
     assert!(matches!(error, EvidenceError::TxnToken(TxnTokenError::Jws(_))), "{error}");
-    let error = judge(Evidence { access_token: Some("nonsense"), ..Evidence::default() }).unwrap_err();
+    let nonsense = Evidence { access_token: Some("nonsense"), ..Evidence::default() };
+    let error = authenticate(&nonsense, &keys, clock::now()).caller.unwrap_err();
     assert!(matches!(error, EvidenceError::AccessToken(AccessTokenError::Jws(_))), "{error}");
     let token = deployment.txn_token("alice", &deployment.gateway_key, Duration::from_mins(1));
-    let error = judge(Evidence { txn_token: Some(&token), ..Evidence::default() }).unwrap_err();
+    let error = judge(None, &[("txn-token", &token)]).unwrap_err();
     assert_eq!(error, EvidenceError::TokenFromStranger);
 
     trust.set_bundles(BundleSet::new());
-    let error = judge(known).unwrap_err();
+    let error = judge(known, &[]).unwrap_err();
     assert!(matches!(&error, EvidenceError::Peer(PeerError::Chain(_))), "{error}");
     // What was lost does not come back on this connection.
     trust.set_bundles(deployment.bundles());
-    assert!(judge(known).is_err());
+    assert!(judge(known, &[]).is_err());
 }
 
 #[tokio::test]
@@ -218,11 +245,17 @@ async fn the_edge_user_is_proven_by_an_access_token_alone_and_no_kind_passes_as_
     );
 
     let (connection, _trust) = proven(&deployment).await;
-    let as_internal = Evidence { connection: Some(&connection), txn_token: Some(&token), access_token: None };
-    let error = authenticate(&as_internal, &keys, now).caller.unwrap_err();
-    assert!(matches!(error, EvidenceError::TxnToken(TxnTokenError::WrongKind { .. })), "{error}");
+    let judged = at_the_door(&deployment, Some(&connection), &keys, &[("txn-token", &token)]);
+    let error = judged.claimed.unwrap_err();
+    assert!(
+        matches!(error, EvidenceError::TxnToken(TxnTokenError::Jws(JwsError::OtherKind { .. }))),
+        "{error}"
+    );
     let internal = deployment.txn_token("alice", &deployment.gateway_key, Duration::from_mins(1));
     let as_access = Evidence { access_token: Some(&internal), ..Evidence::default() };
     let error = authenticate(&as_access, &keys, now).caller.unwrap_err();
-    assert!(matches!(error, EvidenceError::AccessToken(AccessTokenError::WrongKind { .. })), "{error}");
+    assert!(
+        matches!(error, EvidenceError::AccessToken(AccessTokenError::Jws(JwsError::OtherKind { .. }))),
+        "{error}"
+    );
 }

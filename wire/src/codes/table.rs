@@ -213,7 +213,7 @@ codes! {
         "a CA certificate is near its end"
         "what it signs cannot live longer than it does"
         "renew it: countersign check says which one and until when";
-    2024 ProofTooWeak (Identity, AccessDenied, never, Denied)
+    2024 ProofTooWeak (Identity, AuthenticationRequired, never, Denied)
         "the caller proved itself in a mode that this target does not accept"
         "each service states its floor, and nothing below it counts"
         "compare accepts and sends: countersign service list";
@@ -299,6 +299,58 @@ codes! {
         "the join token has been used with another key"
         "it is good for one agent; if that was not yours, somebody else has joined"
         "look at countersign audit search --kind node_joined, then make a new token";
+    3020 EvidenceCombination (Token, AuthenticationFailed, never, Denied)
+        "the request carries evidence that does not go together"
+        "where two things are shown, nobody can say which of them was meant, and the weaker one must not win"
+        "send the evidence of one mode: countersign service list";
+    3021 TokenInTheClear (Token, AuthenticationFailed, never, Denied)
+        "a token of a workload came over plain HTTP"
+        "everybody on the way has a copy of it now"
+        "connect with TLS, and replace the token";
+    3022 ProofReplayed (Token, AuthenticationFailed, never, Denied)
+        "the proof was used before"
+        "a proof is good for one request; a second one is a copy"
+        "make a new one for each request; if the caller did, somebody else holds a copy";
+    3023 ProofMemoryFull (Token, Unavailable, later, Denied)
+        "more proofs are alive than are remembered"
+        "a proof that cannot be remembered could be used twice, and no live one is forgotten to make room"
+        "send less, or give proofs a shorter life";
+    3024 ProofOfOtherRequest (Token, AuthenticationFailed, never, Denied)
+        "the proof was made for another request"
+        "method, path, query or recipient are not those that were signed"
+        "look for a proxy that rewrites requests; if there is none, somebody used a copy";
+    3025 ProofOfOtherConnection (Token, AuthenticationFailed, never, Denied)
+        "the proof was made for another connection"
+        "a proof that names its TLS connection dies with it"
+        "make a new one on each connection; if the caller did, somebody used a copy";
+    3026 BodyChanged (Token, AuthenticationFailed, never, Denied)
+        "the body is not the one that was signed"
+        "it was changed on the way, or the proof belongs to another request"
+        "look for a proxy that rewrites bodies; if there is none, somebody used a copy";
+    3027 TokenRevoked (Token, AuthenticationFailed, never, Denied)
+        "the token was taken back"
+        "the token itself, its user, or the key that signed it is on the list of revocations"
+        "see who and why: countersign audit search --kind token_revoked";
+    3028 TokenOfOtherHolder (Token, AuthenticationFailed, never, Denied)
+        "the token is bound to another key or certificate than the caller holds"
+        "a bound token is worth nothing to whoever copied it"
+        "exchange it for one of your own: countersign token exchange";
+    3029 SigningChainMissing (Token, AuthenticationRequired, never, Denied)
+        "the certificate of the key that signed is not known here"
+        "a signature counts only once its key is known to belong to somebody"
+        "send the header Countersign-Signing-Chain once, or register the key";
+    3030 CaveatNotMet (Token, AuthenticationFailed, never, Denied)
+        "a caveat of the macaroon is not met, or not understood"
+        "every caveat narrows what the macaroon is good for, and what is not understood denies"
+        "read them: countersign inspect MACAROON";
+    3031 ProofBeforeStart (Token, AuthenticationFailed, later, Denied)
+        "the proof may be older than this process"
+        "the process before it may have accepted it, and remembered that where nobody can ask"
+        "make a new one and try again";
+    3032 SignerMismatch (Token, AuthenticationFailed, never, Denied)
+        "the issuer is not the name in its signing certificate"
+        "whoever holds a valid certificate of its own could otherwise speak for everybody"
+        "if the caller did not do this itself, somebody captured a token: countersign audit search --kind decision";
 
     // Of the token service; its callers speak OAuth, so each ends in an `error` of RFC 6749, 8693 or 9449.
     3101 ClientUnknown (Token, InvalidClient, never, Denied)

@@ -1,18 +1,14 @@
-//! The door: evidence in, [`Caller`] out. Nothing else in a deployment turns evidence into a caller.
-//!
-//! Absent evidence is nobody: no identity is invented or defaulted. Evidence that is present and does not
-//! hold is final: it never falls through to a weaker kind, so a bad token is not the same as none.
+//! The edge of a deployment, and the authority's own API: users with access tokens, and peers with certificates.
+//! Where clients write headers, no other evidence counts; who is let in is each edge's own rule.
 
 use countersign_identity::{
-    Binding, Caller, Freshness, Possession, Proof, SpiffeId, UnixTime, User, UserProof, Verified, Workload,
-    WorkloadProof,
+    Binding, Caller, Freshness, Possession, Proof, UnixTime, User, UserProof, Verified, WorkloadProof,
 };
 use countersign_ledger::{CheckRecord, CheckResult};
-use countersign_pki::verify::PeerError;
-use countersign_token::{AccessToken, AccessTokenError, TxnToken, TxnTokenError};
+use countersign_token::AccessToken;
 use http::{HeaderMap, header::AUTHORIZATION};
-use thiserror::Error;
 
+use super::EvidenceError;
 use crate::{accept::Connection, live::TokenKeys};
 
 /// What a request brings along.
@@ -20,9 +16,7 @@ use crate::{accept::Connection, live::TokenKeys};
 pub struct Evidence<'a> {
     /// The connection, whose peer was judged in the handshake.
     pub connection: Option<&'a Connection>,
-    /// An internal token, from the header `Txn-Token`. Never given at the edge, where clients write headers.
-    pub txn_token: Option<&'a str>,
-    /// An access token, from `Authorization`. Given at the edge alone.
+    /// An access token, from `Authorization`.
     pub access_token: Option<&'a str>,
 }
 
@@ -33,26 +27,6 @@ pub struct Authenticated {
     pub caller: Result<Caller, EvidenceError>,
     /// What was checked, for the decision record.
     pub checks: Vec<CheckRecord>,
-}
-
-/// Why evidence does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum EvidenceError {
-    /// The peer passed the handshake and is no longer believed.
-    #[error("peer of this connection is no longer believed: {0}")]
-    Peer(#[from] PeerError),
-    /// The internal token.
-    #[error(transparent)]
-    TxnToken(#[from] TxnTokenError),
-    /// An internal token from somebody who proved no name: only workloads pass tokens on.
-    #[error("internal token came without a client certificate: connect over mTLS")]
-    TokenFromStranger,
-    /// The access token.
-    #[error(transparent)]
-    AccessToken(#[from] AccessTokenError),
-    /// `Authorization` is there and is not `Bearer TOKEN`.
-    #[error("authorization header is not of the form `Bearer TOKEN`")]
-    NotBearer,
 }
 
 /// Judges everything that was presented.
@@ -74,41 +48,16 @@ fn judge(
     now: UnixTime,
     checks: &mut Vec<CheckRecord>,
 ) -> Result<Caller, EvidenceError> {
-    let workload = workload(evidence, now)?;
-    let (user, proven_by) = match (evidence.txn_token, evidence.access_token) {
-        (Some(token), _) => {
-            let verified = internal(token, workload.as_ref(), keys, now);
-            checks.push(token_check(&verified));
-            (Some(verified?), UserProof::InternalToken)
-        }
-        (None, Some(token)) => {
-            let verified = access(token, keys, now);
-            checks.push(token_check(&verified));
-            (Some(verified?), UserProof::AccessToken)
-        }
-        (None, None) => (None, UserProof::None),
-    };
-    let proof = proof(workload.is_some(), proven_by);
-    let chain = came_through(workload.as_ref(), user.as_ref());
-    Ok(Caller::new(workload, user, chain, proof))
-}
-
-fn workload(evidence: &Evidence<'_>, now: UnixTime) -> Result<Option<Verified<Workload>>, EvidenceError> {
     let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
-    Ok(peer.map(|peer| peer.workload(now)).transpose()?)
-}
-
-fn internal(
-    token: &str,
-    workload: Option<&Verified<Workload>>,
-    keys: &TokenKeys,
-    now: UnixTime,
-) -> Result<Verified<User>, EvidenceError> {
-    if workload.is_none() {
-        return Err(EvidenceError::TokenFromStranger);
+    let workload = peer.map(|peer| peer.workload(now)).transpose()?;
+    let mut user = None;
+    if let Some(token) = evidence.access_token {
+        let verified = access(token, keys, now);
+        checks.push(token_check(&verified));
+        user = Some(verified?);
     }
-    let key_of = |kid: &str| keys.internal.get(kid).cloned();
-    Ok(TxnToken::verify(token, &keys.trust_domain, now, key_of)?)
+    let proof = proof(workload.is_some(), user.is_some());
+    Ok(Caller::new(workload, user, Vec::new(), proof))
 }
 
 fn access(token: &str, keys: &TokenKeys, now: UnixTime) -> Result<Verified<User>, EvidenceError> {
@@ -118,25 +67,18 @@ fn access(token: &str, keys: &TokenKeys, now: UnixTime) -> Result<Verified<User>
 
 /// Per axis the weakest of what was presented: a token that is good until it expires makes the whole
 /// request reusable, whatever the channel.
-fn proof(has_workload: bool, user: UserProof) -> Proof {
-    let token = user != UserProof::None;
+fn proof(has_workload: bool, has_user: bool) -> Proof {
     Proof {
         workload: if has_workload { WorkloadProof::Certificate } else { WorkloadProof::None },
         binding: if has_workload { Binding::CHANNEL } else { Binding::NONE },
-        user,
+        user: if has_user { UserProof::AccessToken } else { UserProof::None },
         user_possession: Possession::None,
-        freshness: match (has_workload, token) {
+        freshness: match (has_workload, has_user) {
             (_, true) => Freshness::Reusable,
             (true, false) => Freshness::Connection,
             (false, false) => Freshness::None,
         },
     }
-}
-
-/// The workload that asked for the internal token, unless it is the caller itself.
-fn came_through(workload: Option<&Verified<Workload>>, user: Option<&Verified<User>>) -> Vec<SpiffeId> {
-    let requester = user.and_then(|user| user.requested_by.clone());
-    requester.filter(|id| workload.is_none_or(|workload| workload.id != *id)).into_iter().collect()
 }
 
 fn token_check(verified: &Result<Verified<User>, EvidenceError>) -> CheckRecord {
@@ -188,10 +130,10 @@ mod tests {
 
     #[test]
     fn proof_is_per_axis_the_weakest_of_what_was_presented() {
-        assert_eq!(proof(false, UserProof::None), Proof::NONE);
-        assert_eq!(proof(true, UserProof::None).freshness, Freshness::Connection);
-        let both = proof(true, UserProof::InternalToken);
+        assert_eq!(proof(false, false), Proof::NONE);
+        assert_eq!(proof(true, false).freshness, Freshness::Connection);
+        let both = proof(true, true);
         assert_eq!((both.binding, both.freshness), (Binding::CHANNEL, Freshness::Reusable));
-        assert_eq!(proof(false, UserProof::AccessToken).binding, Binding::NONE);
+        assert_eq!(proof(false, true).binding, Binding::NONE);
     }
 }

@@ -1,0 +1,102 @@
+//! Which workload calls.
+
+use countersign_identity::{Binding, Freshness, Mode, SpiffeId, Verified, Workload, WorkloadProof};
+use countersign_token::Sighting;
+
+use super::{
+    Authenticator, EvidenceError, Rules,
+    presented::{Presented, WorkloadEvidence},
+};
+use crate::tls::Peer;
+
+/// What the evidence of a workload amounts to.
+pub(super) struct Proven {
+    pub(super) workload: Option<Verified<Workload>>,
+    pub(super) mode: Mode,
+    pub(super) proof: WorkloadProof,
+    pub(super) binding: Binding,
+    pub(super) freshness: Freshness,
+    /// SHA-256 thumbprints of certificates whose keys it proved to hold, in base64url: `x5t#S256`.
+    pub(super) certificates: Vec<String>,
+    /// RFC 7638 thumbprints of keys that it proved to hold: `jkt`.
+    pub(super) keys: Vec<String>,
+    /// What it says of tokens of users.
+    pub(super) users: Users,
+    /// The SHA-256 that the body must have.
+    pub(super) body: Option<[u8; 32]>,
+}
+
+/// What the evidence of a workload says of the token of a user that travels with it.
+#[derive(Default)]
+pub(super) struct Users {
+    /// The proof names the token in `Txn-Token`, and it was that one.
+    pub(super) covers_txn_token: bool,
+    /// The proof names the token in `User-Token`, and it was that one.
+    pub(super) covers_user_token: bool,
+    /// The token is inside the proof.
+    pub(super) nested: Option<String>,
+}
+
+impl Proven {
+    fn nobody() -> Self {
+        Self {
+            workload: None,
+            mode: Mode::None,
+            proof: WorkloadProof::None,
+            binding: Binding::NONE,
+            freshness: Freshness::None,
+            certificates: Vec::new(),
+            keys: Vec::new(),
+            users: Users::default(),
+            body: None,
+        }
+    }
+
+    /// A workload that proved its name in `mode`; the rest is for whoever knows more.
+    pub(super) fn by(workload: Verified<Workload>, mode: Mode, proof: WorkloadProof) -> Self {
+        Self { workload: Some(workload), mode, proof, ..Self::nobody() }
+    }
+
+    pub(super) fn id(&self) -> Option<&SpiffeId> {
+        self.workload.as_ref().map(|workload| &workload.id)
+    }
+
+    pub(super) fn nested_user(&self) -> Option<&str> {
+        self.users.nested.as_deref()
+    }
+}
+
+impl Authenticator {
+    pub(super) fn workload(
+        &self,
+        presented: &Presented<'_>,
+        rules: &Rules<'_>,
+    ) -> Result<Proven, EvidenceError> {
+        match &presented.workload {
+            WorkloadEvidence::Nothing => Ok(Proven::nobody()),
+            WorkloadEvidence::Certificate(peer) => certificate(peer, rules),
+            WorkloadEvidence::Bearer(token) => self.bearer(token, rules),
+            WorkloadEvidence::Wimse { wit, proof } => self.wimse(wit, proof, presented, rules),
+            WorkloadEvidence::Macaroon(_)
+            | WorkloadEvidence::JwtSvid(_)
+            | WorkloadEvidence::ServiceToken { .. } => Err(EvidenceError::UnknownKind { typ: String::new() }),
+        }
+    }
+
+    /// A proof of single use, for the first and only time. Its signature and recipient were checked.
+    pub(super) fn admit(&self, proof: &Sighting<'_>, rules: &Rules<'_>) -> Result<(), EvidenceError> {
+        Ok(self.replay.admit(proof, rules.now)?)
+    }
+}
+
+/// The peer of the connection, judged in the handshake and again now.
+fn certificate(peer: &Peer, rules: &Rules<'_>) -> Result<Proven, EvidenceError> {
+    let workload = peer.workload(rules.now)?;
+    let certificates = peer.thumbprint().into_iter().collect();
+    Ok(Proven {
+        binding: Binding::CHANNEL,
+        freshness: Freshness::Connection,
+        certificates,
+        ..Proven::by(workload, Mode::Mtls, WorkloadProof::Certificate)
+    })
+}

@@ -15,7 +15,9 @@ pub mod policies;
 pub mod revocations;
 pub mod services;
 pub mod status;
+pub mod tokens;
 pub mod users;
+pub mod workload_keys;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

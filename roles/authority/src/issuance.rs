@@ -23,6 +23,8 @@ pub(crate) enum Order {
     Workload { id: SpiffeId, ttl: LeafTtl },
     /// As above, for accepting connections only.
     Server { id: SpiffeId, ttl: LeafTtl },
+    /// For signing tokens and requests alone.
+    Signing { id: SpiffeId, ttl: LeafTtl },
     /// An HTTPS server below the edge root.
     Edge { names: EdgeNames, ttl: std::time::Duration },
 }
@@ -118,6 +120,9 @@ pub(crate) fn sign(
         Order::Server { id, ttl } => {
             (issuing, issue::issue_workload_server_only(issuing, &csr, id, *ttl, now, serial)?, "server")
         }
+        Order::Signing { id, ttl } => {
+            (issuing, issue::issue_signing(issuing, &csr, id, *ttl, now, serial)?, "signing")
+        }
         Order::Edge { names, ttl } => {
             let edge = &keys.edge_root;
             (edge, issue::issue_edge_server(edge, csr.public_key(), names, *ttl, now, serial)?, "edge")
@@ -185,7 +190,7 @@ impl Order {
     /// Whose it is; an edge server has no SPIFFE ID.
     pub(crate) fn id(&self) -> Option<&SpiffeId> {
         match self {
-            Self::Workload { id, .. } | Self::Server { id, .. } => Some(id),
+            Self::Workload { id, .. } | Self::Server { id, .. } | Self::Signing { id, .. } => Some(id),
             Self::Edge { .. } => None,
         }
     }

@@ -9,6 +9,10 @@
 //! | `access-token` | signs users' access tokens | all |
 //! | `exchange` | signs what the token service issues by exchange | all |
 //! | `txn` | signs transaction tokens that the token service issues | all |
+//! | `wit` | signs workload identity tokens | all |
+//! | `jwt-svid` | signs JWT-SVIDs | all |
+//! | `macaroon-root` | roots of macaroons are derived from it, one for each callee | all |
+//! | `bearer-hash` | keys under which bearer tokens are hashed are derived from it, one for each callee | the newest |
 //! | `dpop-nonce` | makes the nonces that DPoP proofs must carry | the newest |
 //! | `ledger` | signs heads of the ledger | all |
 //! | `pepper` | goes into every password hash | all |
@@ -45,10 +49,21 @@ const PSEUDONYM: &str = "pseudonym";
 const EXCHANGE: &str = "exchange";
 const TXN: &str = "txn";
 const DPOP_NONCE: &str = "dpop-nonce";
+const WIT: &str = "wit";
+const JWT_SVID: &str = "jwt-svid";
+const MACAROON_ROOT: &str = "macaroon-root";
+const BEARER_HASH: &str = "bearer-hash";
 
 /// Purposes that the first version did not have, with what is made for each.
-const ADDED_SINCE: [(&str, Material); 3] =
-    [(EXCHANGE, Material::KeyPair), (TXN, Material::KeyPair), (DPOP_NONCE, Material::Secret)];
+const ADDED_SINCE: [(&str, Material); 7] = [
+    (EXCHANGE, Material::KeyPair),
+    (TXN, Material::KeyPair),
+    (DPOP_NONCE, Material::Secret),
+    (WIT, Material::KeyPair),
+    (JWT_SVID, Material::KeyPair),
+    (MACAROON_ROOT, Material::Secret),
+    (BEARER_HASH, Material::Secret),
+];
 
 /// What a purpose needs.
 #[derive(Clone, Copy)]
@@ -71,6 +86,11 @@ pub(crate) struct Keys {
     pub(crate) exchange: Signing,
     pub(crate) txn: Signing,
     pub(crate) dpop_nonce: Secret<[u8; 32]>,
+    pub(crate) wit: Signing,
+    pub(crate) jwt_svid: Signing,
+    /// By version, newest first; never empty.
+    pub(crate) macaroon_roots: Vec<(u32, Secret<[u8; 32]>)>,
+    pub(crate) bearer_hash: Secret<[u8; 32]>,
     pub(crate) ledger: Signing,
     pub(crate) peppers: Peppers,
     pub(crate) pseudonym: PseudonymKey,
@@ -202,6 +222,10 @@ pub(crate) fn open(
         exchange: opener.signing(EXCHANGE)?,
         txn: opener.signing(TXN)?,
         dpop_nonce: Secret::new(opener.bytes(opener.newest(DPOP_NONCE)?)?),
+        wit: opener.signing(WIT)?,
+        jwt_svid: opener.signing(JWT_SVID)?,
+        macaroon_roots: opener.versions(MACAROON_ROOT)?,
+        bearer_hash: Secret::new(opener.bytes(opener.newest(BEARER_HASH)?)?),
         ledger: opener.signing(LEDGER)?,
         peppers: opener.peppers()?,
         pseudonym_text: Secret::new(URL_SAFE_NO_PAD.encode(pseudonym)),
@@ -268,6 +292,13 @@ impl<'a> Opener<'a> {
             peppers = peppers.rotate(Pepper::new(next.version, self.bytes(next)?));
         }
         Ok(peppers)
+    }
+
+    /// Every version of a secret, newest first.
+    fn versions(&self, purpose: &'static str) -> Result<Vec<(u32, Secret<[u8; 32]>)>, AuthorityError> {
+        self.newest(purpose)?;
+        let open = |row: &SealedKey| Ok((row.version, Secret::new(self.bytes(row)?)));
+        self.rows(purpose).rev().map(open).collect()
     }
 
     fn bytes(&self, row: &SealedKey) -> Result<[u8; 32], AuthorityError> {

@@ -21,13 +21,13 @@ use countersign_store::{
 use countersign_wire::{
     MESSAGE_BYTES_MAX,
     agent::{
-        IssueResponse, PublishTokenKeyResponse, ReportRequest, ReportResponse, SignedSnapshot,
-        SnapshotsRequest,
+        CertificatePurpose, IssueResponse, IssueTokenResponse, PublishTokenKeyResponse, ReportRequest,
+        ReportResponse, SecretsResponse, SignedSnapshot, SnapshotsRequest,
     },
     codes::Code,
     node::{
         EntriesRequest, EntriesResponse, Entry, JoinRequest, JoinResponse, NodeIssueRequest,
-        NodePublishTokenKeyRequest, RenewRequest, Versions,
+        NodeIssueTokenRequest, NodePublishTokenKeyRequest, NodeSecretsRequest, RenewRequest, Versions,
         node_server::{Node, NodeServer},
     },
     snapshot::Snapshot,
@@ -43,8 +43,9 @@ use crate::{
     ingest,
     issuance::{self, Delivery, Order, OrderError, Requester, Signed},
     journal::Change,
-    snapshot,
+    secrets, snapshot,
     state::Authority,
+    token_desk::{self, TokenError},
 };
 
 /// Versions of this API that this authority speaks.
@@ -244,21 +245,33 @@ impl Node for NodeApi {
     type EntriesStream = Streaming<EntriesResponse>;
     type SnapshotsStream = Streaming<SignedSnapshot>;
 
-    type SecretsStream =
-        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
+    type SecretsStream = Streaming<SecretsResponse>;
 
     async fn issue_token(
         &self,
-        _request: Request<countersign_wire::node::NodeIssueTokenRequest>,
-    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
-        Err(Status::unimplemented("no such token is issued"))
+        request: Request<NodeIssueTokenRequest>,
+    ) -> Result<Response<IssueTokenResponse>, Status> {
+        let call = Self::call("IssueToken", &request)?;
+        let agent = self.agent(&call)?;
+        let NodeIssueTokenRequest { spiffe_id, request } = request.into_inner();
+        let entry = self.entry(&call, &agent, &spiffe_id).await?;
+        let asked = request.unwrap_or_default();
+        let issued = token_desk::issue(&self.authority, &entry.spiffe_id, agent.id(), asked).await;
+        issued.map(Response::new).map_err(|error| match error {
+            TokenError::Random(_) | TokenError::Store(_) => self.failed(&error),
+            refused => self.refuse(&call, refused.code(), &refused.to_string(), true),
+        })
     }
 
     async fn secrets(
         &self,
-        _request: Request<countersign_wire::node::NodeSecretsRequest>,
+        request: Request<NodeSecretsRequest>,
     ) -> Result<Response<Self::SecretsStream>, Status> {
-        Err(Status::unimplemented("there are no secrets"))
+        let call = Self::call("Secrets", &request)?;
+        let agent = self.agent(&call)?;
+        let entry = self.entry(&call, &agent, &request.into_inner().spiffe_id).await?;
+        // Ends with the connection, which is cut when the agent is no longer believed.
+        Ok(Response::new(Box::pin(secrets::feed(Arc::clone(&self.authority), entry.spiffe_id))))
     }
 
     async fn applied(
@@ -328,7 +341,15 @@ impl Node for NodeApi {
         let agent = self.agent(&call)?;
         let request = request.into_inner();
         let entry = self.entry(&call, &agent, &request.spiffe_id).await?;
-        let order = Order::Workload { id: entry.spiffe_id, ttl: self.authority.svid_ttl };
+        let (id, ttl) = (entry.spiffe_id, self.authority.svid_ttl);
+        let order = match CertificatePurpose::try_from(request.purpose) {
+            Ok(CertificatePurpose::Tls) => Order::Workload { id, ttl },
+            Ok(CertificatePurpose::Signing) => Order::Signing { id, ttl },
+            Err(_) => {
+                let why = format!("purpose {} of certificates is not known here", request.purpose);
+                return Err(self.refuse(&call, Code::ParameterInvalid, &why, true));
+            }
+        };
         let requester = Requester {
             name: agent.id().to_string(),
             agent: Some(agent.id().clone()),

@@ -1,8 +1,8 @@
 //! Taking certificates back, so that everybody knows within moments: store, numbered list, snapshot.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use countersign_identity::{IdKind, UnixTime};
+use countersign_identity::{IdKind, SpiffeId, UnixTime};
 use countersign_ledger::Event;
 use countersign_pki::{
     Crl,
@@ -17,6 +17,7 @@ use countersign_store::{
 
 use crate::{
     journal::Change,
+    proof_keys,
     snapshot::{self, PublishError},
     state::Authority,
 };
@@ -67,6 +68,10 @@ pub(crate) async fn revoke(
         live.iter().filter_map(|c| c.spiffe_id.as_ref()).filter(|id| matches!(id.kind(), IdKind::Gateway(_)))
     {
         authority.db.withdraw_token_keys(gateway, clock::now()).await?;
+    }
+    let owners: BTreeSet<&SpiffeId> = live.iter().filter_map(|c| c.spiffe_id.as_ref()).collect();
+    for owner in owners {
+        proof_keys::withdraw_all(authority, owner, by).await?;
     }
     let revocation = Revocation { at: clock::now(), by: by.to_owned(), reason };
     let revoked = authority

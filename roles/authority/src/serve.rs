@@ -113,6 +113,7 @@ fn assemble(
         quota,
         snapshots: watch::Sender::new(None),
         applied: Applied::default(),
+        secrets: watch::Sender::new(0),
         entries: watch::Sender::new(0),
         shutdown,
         switching: tokio::sync::Mutex::new(()),

@@ -24,6 +24,7 @@ use crate::{
     api::TOKEN_ENDPOINT,
     federation::{self, Peer},
     keys::Keys,
+    proof_keys::{self, UnreadableKey},
     state::Authority,
 };
 
@@ -56,6 +57,9 @@ pub(crate) enum PublishError {
     /// A key that was published.
     #[error("a published key cannot be read: {0}")]
     Key(#[from] JsonError),
+    /// A key that was registered for a service.
+    #[error("a registered key cannot be read: {0}")]
+    WorkloadKey(#[from] UnreadableKey),
     /// Our own roots or lists.
     #[error("our own bundle cannot be read: {why}")]
     Bundle {
@@ -175,7 +179,13 @@ async fn collect(
         token_authorities: std::iter::once(token_authority(authority, &keys)?)
             .chain(peers.into_iter().map(|peer| peer.tokens))
             .collect(),
-        workload_keys: Vec::new(),
+        workload_keys: authority
+            .db
+            .workload_keys()
+            .await?
+            .into_iter()
+            .map(proof_keys::on_the_wire)
+            .collect::<Result<_, _>>()?,
         revoked: revoked(authority.db.revocations(now).await?),
         sts: Some(Sts {
             issuer: authority.issuer.clone(),
@@ -190,8 +200,8 @@ pub(crate) fn token_authority(authority: &Authority, keys: &Keys) -> Result<Toke
     Ok(TokenAuthority {
         trust_domain: authority.trust_domain.clone(),
         issuer: authority.issuer.clone(),
-        jwt_svid: Vec::new(),
-        wit: Vec::new(),
+        jwt_svid: keys.jwt_svid.all().map(jwk).collect::<Result<_, _>>()?,
+        wit: keys.wit.all().map(jwk).collect::<Result<_, _>>()?,
         exchange: keys.exchange.all().map(jwk).collect::<Result<_, _>>()?,
     })
 }
@@ -289,5 +299,7 @@ mod tests {
         assert!(matches!(PublishError::from(HeadError::BadSignature), PublishError::Head(_)));
         let key = Jwk::from_text("not a key").map(drop).map_err(PublishError::from);
         assert!(matches!(key, Err(PublishError::Key(_))));
+        let key = PublishError::from(UnreadableKey::from(StoreError::NotFounded));
+        assert!(matches!(key, PublishError::WorkloadKey(_)));
     }
 }

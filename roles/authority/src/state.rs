@@ -54,6 +54,8 @@ pub(crate) struct Authority {
     pub(crate) snapshots: watch::Sender<Option<Arc<SignedSnapshot>>>,
     /// What each workload works by.
     pub(crate) applied: Applied,
+    /// Grows with every change of what callees verify tokens with.
+    pub(crate) secrets: watch::Sender<u64>,
     /// Grows with every change of a registration entry.
     pub(crate) entries: watch::Sender<u64>,
     /// Cancelled when the process ends: streams that would never end by themselves end with it.

@@ -30,7 +30,7 @@ use super::{ApiError, Body, Params};
 use crate::{
     http::Actor,
     issuance::{self, Order, OrderError, Requester},
-    revocations,
+    proof_keys, revocations,
     state::Authority,
 };
 
@@ -123,7 +123,8 @@ async fn order(authority: &Authority, body: &IssueCertificate) -> Result<Order, 
             match body.profile.as_deref() {
                 None | Some("workload") => Ok(Order::Workload { id: entry.spiffe_id, ttl }),
                 Some("server") => Ok(Order::Server { id: entry.spiffe_id, ttl }),
-                Some(_) => Err(wrong("`profile` of a service is workload or server")),
+                Some("signing") => Ok(Order::Signing { id: entry.spiffe_id, ttl }),
+                Some(_) => Err(wrong("`profile` of a service is workload, server or signing")),
             }
         }
         (None, Some(names)) => {
@@ -165,7 +166,7 @@ pub(crate) async fn revoke(
             )
         })?,
     };
-    let certificates = named(&authority, &body).await?;
+    let certificates = named(&authority, &body, &by).await?;
     // A caller that hangs up between the two does not keep what is revoked from being published.
     let revoking =
         tokio::spawn(async move { revocations::revoke(&authority, &certificates, reason, &by).await });
@@ -176,7 +177,7 @@ pub(crate) async fn revoke(
     Ok(Json(Revoked { serials, crl_number }))
 }
 
-async fn named(authority: &Authority, body: &Revoke) -> Result<Vec<Stored>, ApiError> {
+async fn named(authority: &Arc<Authority>, body: &Revoke, by: &str) -> Result<Vec<Stored>, ApiError> {
     match (&body.serial, &body.service) {
         (Some(serial), None) => {
             let serial = serial.to_ascii_lowercase().replace(':', "");
@@ -192,6 +193,8 @@ async fn named(authority: &Authority, body: &Revoke) -> Result<Vec<Stored>, ApiE
         }
         (None, Some(service)) => {
             let entry = authority.db.service(service.as_str()).await?.ok_or(Code::ObjectUnknown)?;
+            // A service may prove itself by registered keys or tokens and have no certificate at all.
+            proof_keys::withdraw_all(authority, &entry.spiffe_id, by).await?;
             Ok(live_of(authority, &entry.spiffe_id).await?)
         }
         _ => Err(ApiError::because(Code::ParameterInvalid, "name exactly one of `serial` and `service`")),

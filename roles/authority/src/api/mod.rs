@@ -10,6 +10,8 @@ pub(crate) mod nodes;
 pub(crate) mod policy;
 pub(crate) mod revocations;
 pub(crate) mod status;
+pub(crate) mod tokens;
+pub(crate) mod workload_keys;
 
 use std::{sync::Arc, time::Duration};
 
@@ -66,6 +68,13 @@ fn all() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(modes::lower))
         .routes(routes!(modes::switch_demo))
         .routes(routes!(revocations::list, revocations::revoke))
+        .routes(routes!(tokens::bearers, tokens::issue_bearer))
+        .routes(routes!(tokens::rotate_bearer))
+        .routes(routes!(tokens::revoke_bearer))
+        .routes(routes!(tokens::issue_macaroon))
+        .routes(routes!(tokens::discharge))
+        .routes(routes!(workload_keys::list, workload_keys::register))
+        .routes(routes!(workload_keys::withdraw))
         .routes(routes!(ca::bundle))
         .routes(routes!(ca::crl))
         .routes(routes!(federation::own))

@@ -14,7 +14,7 @@ use countersign_wire::{
 };
 
 use super::{ApiError, Body};
-use crate::{http::Actor, journal::Change, snapshot, state::Authority};
+use crate::{bearer_desk, http::Actor, journal::Change, snapshot, state::Authority};
 
 /// No token that is revoked by its id or its user lives longer than this from its issue.
 pub(crate) const TOKEN_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -42,6 +42,12 @@ pub(crate) async fn revoke(
     let NewRevocation { kind, id } = body;
     if id.is_empty() || id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ApiError::because(Code::ParameterInvalid, "`id` is not 1 to 256 visible characters"));
+    }
+    if let (RevocationKind::Token, Some(token)) = (kind, authority.db.bearer(&id, now).await?) {
+        bearer_desk::revoke(&authority, &token, &by).await?;
+        let until = token.expires_at;
+        let row = Revoked { kind: RevokedKind::Token, id, issued_before: now, until, by };
+        return Ok(Json(describe(row)));
     }
     let (kind, id, life) = match kind {
         RevocationKind::Token => (RevokedKind::Token, id, TOKEN_LIFE_MAX),

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 const TOOLS: &[(&str, &[&str])] = &[
     ("openssl", &["/usr/bin/openssl"]),
     ("curl", &["/usr/bin/curl"]),
+    ("python3-venv", &["/usr/bin/python3"]),
     ("procps", &["/usr/bin/kill", "/bin/kill"]),
     (
         "postgresql",

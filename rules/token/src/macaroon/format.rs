@@ -19,20 +19,24 @@ use crate::ClaimError;
 /// # Errors
 /// It is none of these, or not a good one.
 pub fn read_any(text: &[u8]) -> Result<Macaroon<'static>, MacaroonFormatError> {
-    let mut bytes = Cow::Borrowed(text.trim_ascii());
+    let mut bytes = Cow::Borrowed(text);
     for _ in 0..=BASE64_LAYERS_MAX {
         // Each layer of base64 makes a third more of it.
         if bytes.len() > 2 * MACAROON_BYTES_MAX {
             return Err(MacaroonFormatError::TooLarge { bytes: bytes.len() });
         }
-        match bytes.first() {
-            Some(b'{') => return json::read(&bytes),
-            Some(2) => return binary::read(&bytes).map(Macaroon::into_owned),
-            Some(b'0') if bytes.get(4..).is_some_and(|rest| rest.starts_with(b"location ")) => {
-                return packets::read(&bytes).map(Macaroon::into_owned);
-            }
-            _ => bytes = Cow::Owned(decode_base64(&bytes).ok_or(MacaroonFormatError::Unknown)?),
+        if bytes.first() == Some(&2) {
+            return binary::read(&bytes).map(Macaroon::into_owned);
         }
+        if bytes.get(4..).is_some_and(|rest| rest.starts_with(b"location ")) {
+            return packets::read(&bytes).map(Macaroon::into_owned);
+        }
+        // Only around text is white space nothing: a signature may end in it.
+        let text = bytes.trim_ascii();
+        if text.starts_with(b"{") {
+            return json::read(text);
+        }
+        bytes = Cow::Owned(decode_base64(text).ok_or(MacaroonFormatError::Unknown)?);
     }
     Err(MacaroonFormatError::Unknown)
 }

@@ -14,7 +14,8 @@ use countersign_identity::{Binding, Bound, IdError, SpiffeId, UnixTime, Verified
 
 use super::{
     AttenuateError, ChainError, DISCHARGES_MAX, MACAROON_BYTES_MAX, Macaroon, MacaroonFormatError, Predicate,
-    PredicateError, RequestFacts, RootKey, binary, caveat::query_digest, format::encode_base64, verify_chain,
+    PredicateError, RequestFacts, RootKey, binary, caveat::query_digest, format::encode_base64,
+    secretbox::NONCE_BYTES, ticket::Ticket, verify_chain,
 };
 use crate::jws::printable;
 
@@ -251,6 +252,21 @@ impl HeldMacaroon {
         Ok(self)
     }
 
+    /// The same with a caveat that `discharger` has to discharge: see [`Self::undischarged`]. `nonce` is random, and never used
+    /// twice.
+    ///
+    /// # Errors
+    /// See [`AttenuateError`].
+    pub fn demanding(
+        mut self,
+        ticket: &Ticket,
+        discharger: &str,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Result<Self, AttenuateError> {
+        self.root = ticket.demand(self.root, discharger, nonce)?;
+        Ok(self)
+    }
+
     /// What follows the word `Macaroon` in one request: a copy that is good for this request alone and only for seconds, its
     /// discharges bound to it.
     ///
@@ -289,7 +305,8 @@ fn decode(credential: &str) -> Result<Vec<Vec<u8>>, MacaroonError> {
         if macaroons.len() > DISCHARGES_MAX {
             return Err(ChainError::TooManyDischarges { discharges: macaroons.len() }.into());
         }
-        macaroons.push(URL_SAFE_NO_PAD.decode(part).map_err(|_| MacaroonError::NotBase64Url)?);
+        let bytes = URL_SAFE_NO_PAD.decode(part).ok().filter(|bytes| !bytes.is_empty());
+        macaroons.push(bytes.ok_or(MacaroonError::NotBase64Url)?);
     }
     Ok(macaroons)
 }

@@ -41,7 +41,8 @@ pub struct IssueArgs {
     /// The registered service to certify
     #[arg(long, value_name = "NAME", required_unless_present = "dns")]
     service: Option<ServiceName>,
-    /// `workload` (clientAuth and serverAuth) or `server` (serverAuth alone: no peer accepts it as a caller)
+    /// `workload` (clientAuth and serverAuth), `server` (serverAuth alone: no peer accepts it as a caller), or `signing`
+    /// (a key that signs tokens and requests, and is good for no TLS)
     #[arg(long, value_enum, default_value_t = Profile::Workload)]
     profile: Profile,
     /// Lifetime, from 1m to 24h
@@ -65,6 +66,7 @@ pub struct IssueArgs {
 enum Profile {
     Workload,
     Server,
+    Signing,
 }
 
 /// `cert revoke`
@@ -155,7 +157,11 @@ async fn issue(at: &At, args: IssueArgs) -> Result<(), CliError> {
         service: args.service,
         edge: (!args.dns.is_empty()).then_some(EdgeNames { dns: args.dns, ips: args.ip }),
         csr: Base64(csr),
-        profile: matches!(args.profile, Profile::Server).then(|| "server".to_owned()),
+        profile: match args.profile {
+            Profile::Workload => None,
+            Profile::Server => Some("server".to_owned()),
+            Profile::Signing => Some("signing".to_owned()),
+        },
         ttl_s: Some(args.ttl.as_secs()),
     };
     let issued: IssuedCertificate = at.admin.post("/api/v1/certificates", &request).await?;

@@ -35,12 +35,14 @@ axis! {
 pub struct UnknownMode(pub String);
 
 impl Mode {
-    /// May a request that was proven in this mode pass where `accepts` is the floor? Both is as good as either; apart
-    /// from that a mode stands for itself alone.
+    /// May a request that was proven in this mode pass where `accepts` is the floor? Both is as good as either, and where
+    /// nothing has to be proven, anything may be; apart from that a mode stands for itself alone.
     #[must_use]
     pub fn satisfies(self, accepts: &[Self]) -> bool {
         accepts.iter().any(|accepted| {
-            self == *accepted || (self == Self::MtlsJwt && matches!(accepted, Self::Mtls | Self::Jwt))
+            self == *accepted
+                || *accepted == Self::None
+                || (self == Self::MtlsJwt && matches!(accepted, Self::Mtls | Self::Jwt))
         })
     }
 
@@ -138,6 +140,8 @@ mod tests {
         assert!(Mode::MtlsJwt.satisfies(&[Mode::Mtls]) && Mode::MtlsJwt.satisfies(&[Mode::Jwt]));
         assert!(!Mode::Mtls.satisfies(&[Mode::MtlsJwt]) && !Mode::Jwt.satisfies(&[Mode::MtlsJwt]));
         assert!(!Mode::Mtls.satisfies(&[Mode::Bearer]) && !Mode::Mtls.satisfies(&[]));
+        // Whoever proves something could as well leave it out.
+        assert!(Mode::ALL.iter().all(|mode| mode.satisfies(&[Mode::None])));
     }
 
     #[test]

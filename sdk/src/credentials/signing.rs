@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom, sha256};
 use countersign_pki::csr;
@@ -18,9 +15,10 @@ use crate::{agent::AgentApi, clock, renewal, tls::Identity};
 
 /// The signing key with what callees need to believe it, prepared once.
 pub struct SigningIdentity {
+    id: SpiffeId,
     key: KeyPair,
     chain: HeaderValue,
-    leaf_thumbprint: String,
+    leaf_sha256: [u8; 32],
     not_after: UnixTime,
     renew_at: UnixTime,
 }
@@ -38,10 +36,16 @@ impl SigningIdentity {
         &self.chain
     }
 
-    /// SHA-256 over the leaf's DER in base64url: the JOSE header `x5t#S256` (RFC 7515 section 4.1.8).
+    /// SHA-256 over the leaf's DER: the JOSE header `x5t#S256` (RFC 7515 section 4.1.8).
     #[must_use]
-    pub fn leaf_thumbprint(&self) -> &str {
-        &self.leaf_thumbprint
+    pub const fn leaf_sha256(&self) -> &[u8; 32] {
+        &self.leaf_sha256
+    }
+
+    /// In whose name it signs.
+    #[must_use]
+    pub const fn id(&self) -> &SpiffeId {
+        &self.id
     }
 }
 
@@ -67,7 +71,8 @@ fn read(
     let leaf = certified.chain().first().map(|leaf| sha256(leaf)).unwrap_or_default();
     let not_after = certified.not_after();
     Ok(SigningIdentity {
-        leaf_thumbprint: URL_SAFE_NO_PAD.encode(leaf),
+        id: id.clone(),
+        leaf_sha256: leaf,
         chain: chain_header(&answer.chain)?,
         key,
         not_after,

@@ -1,8 +1,6 @@
 //! The body of a request on its way out: held in memory where a proof is to be bound to it.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use countersign_keys::sha256;
 use http::Request;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
@@ -16,16 +14,6 @@ pub(super) enum Held {
     Whole(Bytes),
     /// A stream, or longer than [`BOUND_BYTES_MAX`]: nothing, and the proof says so.
     Unbound,
-}
-
-impl Held {
-    /// SHA-256 in base64url.
-    pub(super) fn digest(&self) -> Option<String> {
-        match self {
-            Self::Whole(bytes) => Some(URL_SAFE_NO_PAD.encode(sha256(bytes))),
-            Self::Unbound => None,
-        }
-    }
 }
 
 /// Takes a body of known and moderate size into memory, so that what was hashed is what is sent.

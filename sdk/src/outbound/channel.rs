@@ -217,11 +217,11 @@ impl Channel {
         if open.send.is_closed() {
             return None;
         }
-        if let Target::Workload { connector, .. } = &self.0.target {
-            let believed = open.peer.as_ref().is_some_and(|peer| peer.workload(clock::now()).is_ok());
-            if !believed || !is_still_ours(open.own.as_ref(), connector.shown().as_ref()) {
-                return None;
-            }
+        if !is_still_ours(open.own.as_ref(), self.0.target.shown().as_ref()) {
+            return None;
+        }
+        if matches!(self.0.target, Target::Workload { .. }) {
+            open.peer.as_ref().filter(|peer| peer.workload(clock::now()).is_ok())?;
         }
         Some(open)
     }
@@ -234,9 +234,9 @@ impl Channel {
     }
 
     async fn connect(&self) -> Result<Open, CallError> {
+        let own = self.0.target.shown();
         match &self.0.target {
             Target::Workload { address, connector, .. } => {
-                let own = connector.shown();
                 let tcp = self.tcp(address).await?;
                 let (stream, peer) = connector.connect(tcp).await.map_err(|source| self.refused(source))?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
@@ -257,7 +257,7 @@ impl Channel {
                     self.refused(HandshakeRefusal::Protocol { why: error.to_string() }.into())
                 })?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
-                Ok(Open::bare(self.http2(stream, None).await?))
+                Ok(Open { own, ..Open::bare(self.http2(stream, None).await?) })
             }
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;

@@ -7,10 +7,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use countersign_identity::{Mode, SpiffeId, UnixTime};
-use countersign_keys::{KeyPair, Secret, sha256};
+use countersign_keys::{KeyPair, Secret, SystemRandom, sha256};
+use countersign_request::DPOP;
+use countersign_token::{
+    dpop::{self, DpopTarget, DpopUri},
+    service_token,
+};
 use countersign_wire::{json, snapshot::Sts};
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt as _, Limited};
@@ -155,6 +160,7 @@ impl Exchanger {
 #[derive(Debug)]
 struct Desk {
     sts: Sts,
+    uri: DpopUri,
     path: String,
     channel: Channel,
 }
@@ -166,10 +172,12 @@ impl Desk {
             sts.roots.iter().map(|der| CertificateDer::from(der.as_slice().to_vec())).collect();
         let target =
             EdgeTarget::new(&sts.token_endpoint, &roots).map_err(|error| refused(error.to_string()))?;
-        let uri: http::Uri = sts.token_endpoint.parse().map_err(|_| refused("it is not a url".to_owned()))?;
+        let unreadable = || refused("it is not a url without a query".to_owned());
+        let uri = DpopUri::parse(&sts.token_endpoint).ok_or_else(unreadable)?;
+        let path = sts.token_endpoint.parse::<http::Uri>().map_err(|_| unreadable())?.path().to_owned();
         let limits = CallLimits { answer: ANSWER_TIMEOUT, connect: ANSWER_TIMEOUT, ..CallLimits::default() };
         let channel = Channel::new(Target::Edge(target.showing(Arc::clone(trust))), limits);
-        Ok(Self { sts: sts.clone(), path: uri.path().to_owned(), channel })
+        Ok(Self { sts: sts.clone(), uri, path, channel })
     }
 
     async fn ask(&self, token: &InternalToken, presenter: Presenter<'_>) -> Result<HopToken, ExchangeError> {
@@ -214,16 +222,19 @@ impl Desk {
             .body(full(form))
             .map_err(|error| ExchangeError::Proof { why: error.to_string() })?;
         if let Shown::Key(key) = presenter.shown {
-            let proof = self.dpop(key, nonce)?;
-            request.headers_mut().insert(countersign_request::DPOP, proof);
+            request.headers_mut().insert(DPOP, self.dpop(key, nonce)?);
         }
         Ok(request)
     }
-}
 
-impl Desk {
-    fn dpop(&self, _key: &KeyPair, _nonce: Option<&str>) -> Result<http::HeaderValue, ExchangeError> {
-        Err(ExchangeError::Proof { why: "dpop proofs are not there yet".to_owned() })
+    /// That we hold the key which will show the token (RFC 9449 section 5).
+    fn dpop(&self, key: &KeyPair, nonce: Option<&str>) -> Result<HeaderValue, ExchangeError> {
+        let failed = |why: String| ExchangeError::Proof { why };
+        let target = DpopTarget { method: &Method::POST, uri: self.uri.clone(), access_token: None };
+        let jti = service_token::new_id(&SystemRandom::new()).map_err(|error| failed(error.to_string()))?;
+        let proof = dpop::mint(key, &target, nonce, &jti, clock::now());
+        let proof = proof.map_err(|error| failed(error.to_string()))?;
+        HeaderValue::try_from(proof).map_err(|error| failed(error.to_string()))
     }
 }
 

@@ -1,17 +1,18 @@
 //! What of one request proves who calls: gathered once, and signed anew for each connection that it is sent on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{Mode, SpiffeId, UnixTime, WimseProof};
-use countersign_keys::{SystemRandom, random_bytes};
+use countersign_keys::{SystemRandom, random_bytes, sha256};
 use countersign_request::{
     SIGNING_CHAIN, TXN_TOKEN, USER_TOKEN, WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN,
 };
 use countersign_token::{
-    ProofTarget,
+    ProofTarget, ServiceToken,
     http_signature::{self, Stamp},
     macaroon::Narrowing,
+    service_token::{self, BodyBinding, UserBinding},
     wpt::{self, target_uri},
 };
 use http::{
@@ -62,8 +63,11 @@ impl Proof {
         let (callee, sending) = (call.callee(), call.sending);
         let shown = Shown::of(sending.mode, callee, credentials).await;
         let shown = shown.map_err(|source| CallError::Credential { mode: sending.mode, source })?;
-        let (request, body) =
-            if shown.binds_body() { body::hold(request).await? } else { (request, Held::Unbound) };
+        let (request, body) = if shown.binds_body(sending.wimse) {
+            body::hold(request).await?
+        } else {
+            (request, Held::Unbound)
+        };
         let shown = match (shown, &body) {
             // Only what is held can be signed so. For all else the other proof stands, which claims nothing of a body.
             (Shown::Wpt(wit), Held::Whole(_)) if sending.wimse == WimseProof::HttpSignature => {
@@ -139,7 +143,7 @@ impl Proof {
         };
         let expires = now.saturating_add(PROOF_LIFE);
         let proof = wpt::mint(wit.key(), text(wit.token())?, &target, &fresh_id()?, now, expires);
-        let proof = proof.map_err(|error| CallError::Proof { why: error.to_string() })?;
+        let proof = proof.map_err(|error| unsigned(&error.to_string()))?;
         request.headers_mut().insert(WORKLOAD_IDENTITY_TOKEN, wit.token().clone());
         set(request, WORKLOAD_PROOF_TOKEN, &proof)
     }
@@ -152,8 +156,31 @@ impl Proof {
         exporter: Option<&[u8; 32]>,
         now: UnixTime,
     ) -> Result<(), CallError> {
-        let _ = (request, identity, callee, exporter, now, SIGNING_CHAIN, self.body.digest());
-        Err(unsigned("service tokens are not there yet"))
+        let token = ServiceToken {
+            issuer: identity.id().clone(),
+            audience: callee.clone(),
+            jti: service_token::new_id(&SystemRandom::new()).map_err(|error| unsigned(&error.to_string()))?,
+            method: request.method().to_string(),
+            path_and_query: path_and_query(request).to_owned(),
+            body: match &self.body {
+                Held::Whole(bytes) => BodyBinding::Sha256(sha256(bytes)),
+                Held::Unbound => BodyBinding::Unbound,
+            },
+            channel: exporter.copied(),
+            user: match &self.user {
+                Carried::Nobody => UserBinding::None,
+                Carried::Same(token) => UserBinding::TxnToken(sha256(token.expose().as_bytes())),
+                Carried::Hop(token) => UserBinding::UserToken(sha256(token.expose().as_bytes())),
+                Carried::Nested(token) => UserBinding::Nested(token.expose().to_owned()),
+            },
+            private: BTreeMap::new(),
+            issued_at: now,
+            expires: now.saturating_add(PROOF_LIFE),
+        };
+        let token = token.mint(identity.key(), Some(identity.leaf_sha256()));
+        let token = token.map_err(|error| unsigned(&error.to_string()))?;
+        request.headers_mut().insert(SIGNING_CHAIN, identity.chain().clone());
+        set(request, AUTHORIZATION, &format!("Bearer {token}"))
     }
 
     fn http_signature(
@@ -175,7 +202,7 @@ impl Proof {
         };
         let stamp = Stamp { nonce: &nonce, created: now, expires: now.saturating_add(PROOF_LIFE) };
         let fields = http_signature::sign_request(wit.key(), &signed, &audience, false, &stamp);
-        let fields = fields.map_err(|error| CallError::Proof { why: error.to_string() })?;
+        let fields = fields.map_err(|error| unsigned(&error.to_string()))?;
         set(request, http_signature::SIGNATURE_INPUT, &fields.signature_input)?;
         set(request, http_signature::SIGNATURE, &fields.signature)?;
         Ok(SentNonce(nonce))
@@ -197,8 +224,13 @@ impl Shown {
         })
     }
 
-    const fn binds_body(&self) -> bool {
-        matches!(self, Self::ServiceToken(_) | Self::Wpt(_) | Self::HttpSignature(_))
+    /// Can it be bound to the body?
+    fn binds_body(&self, wimse: WimseProof) -> bool {
+        match self {
+            Self::ServiceToken(_) | Self::HttpSignature(_) => true,
+            Self::Wpt(_) => wimse == WimseProof::HttpSignature,
+            Self::Nothing | Self::Issued(_) => false,
+        }
     }
 
     /// What a token for one hop is to be bound to.

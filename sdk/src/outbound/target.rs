@@ -8,7 +8,7 @@ use rustls::{
 };
 use thiserror::Error;
 
-use crate::tls::{Connector, HandshakeError, TrustState, edge_client_config, showing};
+use crate::tls::{Connector, HandshakeError, Identity, TrustState, edge_client_config, showing};
 
 /// The other end of a channel.
 #[derive(Clone, Debug)]
@@ -42,6 +42,7 @@ pub struct EdgeTarget {
     pub(super) authority: String,
     pub(super) name: ServerName<'static>,
     pub(super) config: Arc<ClientConfig>,
+    shown: Option<Arc<TrustState>>,
 }
 
 /// Why a URL cannot be called.
@@ -75,13 +76,14 @@ impl EdgeTarget {
         let port = uri.port_u16().unwrap_or(443);
         let authority = uri.authority().ok_or_else(refused)?.to_string();
         let config = Arc::new(edge_client_config(roots)?);
-        Ok(Self { address: format!("{host}:{port}"), authority, name, config })
+        Ok(Self { address: format!("{host}:{port}"), authority, name, config, shown: None })
     }
 
     /// Shows the newest identity of `trust` to the server, if it asks for one.
     #[must_use]
     pub fn showing(mut self, trust: Arc<TrustState>) -> Self {
-        self.config = Arc::new(showing(&self.config, trust));
+        self.config = Arc::new(showing(&self.config, Arc::clone(&trust)));
+        self.shown = Some(trust);
         self
     }
 }
@@ -96,6 +98,15 @@ impl Target {
             }
             Self::Edge(edge) => edge.address.clone(),
             Self::Unix(path) => path.display().to_string(),
+        }
+    }
+
+    /// As whom a connection made now would show us.
+    pub(super) fn shown(&self) -> Option<Arc<Identity>> {
+        match self {
+            Self::Workload { connector, .. } => connector.shown(),
+            Self::Edge(edge) => edge.shown.as_ref()?.load().identity().cloned(),
+            Self::Plain { .. } | Self::Unix(_) => None,
         }
     }
 

@@ -177,6 +177,14 @@ fn sign(
     judge_nonce(nonce)?;
     judge_times(created, expires, SIGNATURE_LIFETIME_MAX, created)?;
     judge_digest(message.headers(), body)?;
+    write(key, message, parameters)
+}
+
+fn write(
+    key: &KeyPair,
+    message: &Message<'_>,
+    parameters: &Parameters<'_>,
+) -> Result<SignatureFields, SignatureError> {
     let components = message.components()?;
     let input = fields::input(&components, parameters)?;
     let base = base::signature_base(message, &components, &input)?;
@@ -397,3 +405,6 @@ const TAG: &str = "wimse-workload-to-workload";
 const REQUEST_PARAMETERS: [&str; 6] =
     ["created", "expires", "nonce", "tag", "wimse-aud", "wimse-sign-response"];
 const RESPONSE_PARAMETERS: [&str; 5] = ["created", "expires", "nonce", "tag", "wimse-req-nonce"];
+
+#[cfg(test)]
+mod tests;

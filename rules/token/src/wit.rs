@@ -397,3 +397,14 @@ pub const WIT_TYP: &str = TokenKind::Wit.typ();
 pub const WIT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest id of a proof: `jti` of a WPT, `nonce` of a signature.
 pub const PROOF_ID_BYTES_MAX: usize = 128;
+
+#[cfg(test)]
+impl<S: Subject> Unproven<S> {
+    /// Of a token whose issuer did not publish its key, such as some examples of the drafts.
+    pub(crate) fn of_unknown_issuer(token: &str) -> Self {
+        #![allow(clippy::unwrap_used)]
+        let unverified = jws::parse_as(TokenKind::Wit, token).unwrap();
+        let wit = read::<S>(unverified.unverified_payload()).unwrap().wit;
+        Self { wit, issuer_kid: unverified.kid, hash: sha256(token.as_bytes()) }
+    }
+}

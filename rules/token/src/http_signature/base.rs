@@ -33,12 +33,13 @@ impl Message<'_> {
         if !self.headers().contains_key(WIT) {
             return Err(SignatureError::NoWit);
         }
-        let (derived, fields): (&[Component], &[&'static str]) = match self {
-            Self::Request(_) => (&[METHOD, TARGET], &REQUEST_FIELDS),
-            Self::Response(..) => (&[STATUS, METHOD.of_request(), TARGET.of_request()], &RESPONSE_FIELDS),
+        let (first, fields, last): (&[Component], &[&'static str], &[Component]) = match self {
+            Self::Request(_) => (&[METHOD, TARGET], &REQUEST_FIELDS, &[]),
+            Self::Response(..) => (&[STATUS], &RESPONSE_FIELDS, &[METHOD.of_request(), TARGET.of_request()]),
         };
         let present = fields.iter().filter(|name| self.headers().contains_key(**name));
-        Ok(derived.iter().copied().chain(present.map(|name| Component::new(name))).collect())
+        let present = present.map(|name| Component::new(name));
+        Ok(first.iter().copied().chain(present).chain(last.iter().copied()).collect())
     }
 
     /// Those of [`Message::components`] that carry tokens of a user.
@@ -106,7 +107,7 @@ pub(super) fn field_value(headers: &HeaderMap, name: &'static str) -> Result<Str
 /// exchanged on the way either.
 const REQUEST_FIELDS: [&str; 6] =
     ["content-type", "content-digest", "authorization", TXN_TOKEN, USER_TOKEN, WIT];
-const RESPONSE_FIELDS: [&str; 3] = ["content-type", "content-digest", WIT];
+const RESPONSE_FIELDS: [&str; 3] = [WIT, "content-type", "content-digest"];
 
 const METHOD: Component = Component::new("@method");
 const TARGET: Component = Component::new("@request-target");

@@ -15,7 +15,7 @@ mod service;
 mod target;
 mod user;
 
-pub use answer::Answer;
+pub use answer::{Answer, AnswerError};
 pub use channel::{Channel, Outgoing, empty, full};
 pub use exchange::ExchangeError;
 pub use pool::Pool;
@@ -148,6 +148,14 @@ pub enum CallError {
         /// Why.
         why: String,
     },
+    /// The answer does not prove that the callee gave it to this request.
+    #[error("answer of {service} is not used: {source}")]
+    Answer {
+        /// Who was asked.
+        service: String,
+        /// Why.
+        source: AnswerError,
+    },
 }
 
 impl CallError {
@@ -165,6 +173,7 @@ impl CallError {
             Self::Credential { .. } => Code::CredentialAbsent,
             Self::UserContext { source: ExchangeError::Refused { .. } } => Code::UserRefused,
             Self::UserContext { .. } => Code::UserNotExchanged,
+            Self::Answer { .. } => Code::AnswerUnproven,
             Self::Unreachable { .. } | Self::Broken { .. } => Code::UpstreamUnreachable,
         }
     }

@@ -102,6 +102,11 @@ impl Proof {
         Ok(None)
     }
 
+    /// Was an answer asked for that its sender signs?
+    pub(super) const fn wants_signed_answer(&self) -> bool {
+        matches!(self.shown, Shown::HttpSignature(_))
+    }
+
     fn carry_user(&self, headers: &mut HeaderMap) -> Result<(), CallError> {
         match &self.user {
             Carried::Nobody | Carried::Nested(_) => {}
@@ -201,7 +206,7 @@ impl Proof {
             body,
         };
         let stamp = Stamp { nonce: &nonce, created: now, expires: now.saturating_add(PROOF_LIFE) };
-        let fields = http_signature::sign_request(wit.key(), &signed, &audience, false, &stamp);
+        let fields = http_signature::sign_request(wit.key(), &signed, &audience, true, &stamp);
         let fields = fields.map_err(|error| unsigned(&error.to_string()))?;
         set(request, http_signature::SIGNATURE_INPUT, &fields.signature_input)?;
         set(request, http_signature::SIGNATURE, &fields.signature)?;

@@ -20,7 +20,12 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use super::{
-    Answer, CallError, InternalToken, Outgoing, Pool, channel::empty, full, pool::Call, proof::Proof,
+    Answer, CallError, InternalToken, Outgoing, Pool,
+    answer::{self, Asked},
+    channel::empty,
+    full,
+    pool::Call,
+    proof::Proof,
 };
 use crate::inbound::{Caller, TraceId};
 
@@ -111,13 +116,19 @@ impl ServiceClient {
         mut request: Request<Outgoing>,
     ) -> Result<Response<Answer>, CallError> {
         let target = canonical(&request, &self.service)?;
-        *request.uri_mut() = target.into();
+        *request.uri_mut() = target.clone().into();
+        let method = request.method().clone();
         self.dress(request.headers_mut());
         let (credentials, exchanger) = (self.pool.credentials(), self.pool.exchanger());
         let (request, proof) =
             Proof::gather(call, request, self.token.as_ref(), credentials, exchanger).await?;
         let answer = call.channel().send_proven(request, &proof).await?;
-        Ok(answer.map(Answer::from))
+        if !proof.wants_signed_answer() {
+            return Ok(answer.map(Answer::from));
+        }
+        let asked = Asked { method: &method, target: target.as_str(), callee: call.callee() };
+        let verified = answer::verify(answer, &asked, call.live.tokens()).await;
+        verified.map_err(|source| CallError::Answer { service: self.service.clone(), source })
     }
 
     fn dress(&self, headers: &mut HeaderMap) {

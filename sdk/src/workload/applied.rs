@@ -11,6 +11,8 @@ use std::{
 use countersign_identity::SpiffeId;
 use countersign_wire::agent::AppliedRequest;
 
+use tokio::sync::watch;
+
 use super::Inner;
 use crate::{
     agent::AgentApi,
@@ -25,11 +27,13 @@ pub(super) struct Acknowledging {
     id: SpiffeId,
     live: Arc<LiveCell>,
     credentials: Credentials,
+    secrets: watch::Receiver<u64>,
 }
 
 impl Inner {
-    pub(super) fn acknowledging(&self) -> Acknowledging {
+    pub(super) fn acknowledging(&self, secrets: watch::Receiver<u64>) -> Acknowledging {
         Acknowledging {
+            secrets,
             agent: self.agent.clone(),
             id: self.id.clone(),
             live: Arc::clone(&self.live),
@@ -40,12 +44,13 @@ impl Inner {
 
 impl Acknowledging {
     /// Tells of each change for ever; of several at once, of the last.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut changes = self.live.subscribe();
         let mut before: Vec<Weak<Live>> = Vec::new();
         let mut sent = None;
         loop {
             let live = self.live.load();
+            changes.mark_unchanged();
             let sending = Sending::of(&self.id, &live);
             if sent != Some(sending) {
                 self.took_effect(&live, &before).await;
@@ -56,8 +61,9 @@ impl Acknowledging {
             before.truncate(GENERATIONS_MAX);
             before.push(Arc::downgrade(&live));
             drop(live);
-            if changes.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = self.secrets.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -84,14 +90,16 @@ impl Acknowledging {
         let generations = AppliedRequest {
             epoch: snapshot.epoch.clone(),
             sequence: snapshot.sequence,
-            secrets_generation: 0,
+            secrets_generation: *self.secrets.borrow(),
         };
         let mut pause = PAUSE_MIN;
         while let Err(error) = self.agent.applied(generations.clone()).await {
             tracing::debug!(%error, "the authority does not know yet by which generation we work");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
-            if self.live.load().snapshot().sequence != snapshot.sequence {
+            if self.live.load().snapshot().sequence != snapshot.sequence
+                || self.secrets.has_changed().unwrap_or(true)
+            {
                 return;
             }
         }

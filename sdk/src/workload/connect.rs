@@ -9,7 +9,7 @@ use countersign_wire::agent::{CertificatePurpose, IssueResponse};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{ConnectError, Health, Inner, Workload, renew, target_of, watch};
+use super::{ConnectError, Health, Inner, Workload, renew, secrets::WatchingSecrets, target_of, watch};
 use crate::{
     agent::{AgentApi, AgentError},
     authenticate::Authenticator,
@@ -172,7 +172,10 @@ impl Inner {
         self.until_shutdown(renewing);
         self.until_shutdown(watching.run());
         self.until_shutdown(self.credentials.clone().keep(Arc::clone(&self.live)));
-        self.until_shutdown(self.acknowledging().run());
+        let taken = tokio::sync::watch::Sender::new(0);
+        self.until_shutdown(self.acknowledging(taken.subscribe()).run());
+        let (agent, secrets) = (self.agent.clone(), Arc::clone(&self.secrets));
+        self.until_shutdown(WatchingSecrets { agent, secrets, taken }.run());
         let shipping = Arc::clone(&self.spool).ship(self.agent.clone(), self.shutdown.clone());
         self.tasks.spawn(shipping);
     }

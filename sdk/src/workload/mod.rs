@@ -7,6 +7,7 @@
 mod applied;
 mod connect;
 mod renew;
+mod secrets;
 mod serve;
 mod watch;
 

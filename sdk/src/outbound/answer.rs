@@ -95,7 +95,7 @@ fn signer(token: &str, callee: &SpiffeId, keys: &TokenKeys, now: UnixTime) -> Re
         return Err(AnswerError::OtherCallee { got: wit.claimed_subject().clone() });
     }
     let ids = wit.token_id().map(|id| keys.revoked.judge_token(id));
-    let signing_keys = wit.key_ids().into_iter().map(|kid| keys.revoked.judge_key(kid));
+    let signing_keys = wit.key_ids().into_iter().map(|kid| keys.revoked.judge_key(&kid));
     ids.into_iter().chain(signing_keys).collect::<Result<(), _>>().map_err(AnswerError::Revoked)?;
     Ok(wit)
 }

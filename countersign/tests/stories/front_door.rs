@@ -161,7 +161,13 @@ fn the_authority_s_api_refuses_strangers_users_and_services() {
     d.ok(&["cert", "issue", "--service", "ads", "--out", ads.to_str().unwrap()]);
     let (cert, key) = (ads.join("cert.pem").display().to_string(), ads.join("key.pem").display().to_string());
     let config = d.curl_config("alice");
-    let public = ["POST /api/v1/login", "GET /api/v1/bundle", "GET /api/v1/crl", "GET /api/v1/openapi.json"];
+    let public = [
+        "POST /api/v1/login",
+        "GET /api/v1/bundle",
+        "GET /api/v1/bundle/spiffe",
+        "GET /api/v1/crl",
+        "GET /api/v1/openapi.json",
+    ];
     let (_, openapi) = d.curl(&format!("{base}/api/v1/openapi.json"), &["--cacert", ca]);
     let openapi: Value = serde_json::from_str(&openapi).unwrap();
     let mut asked = 0;
@@ -171,7 +177,7 @@ fn the_authority_s_api_refuses_strangers_users_and_services() {
             if !path.starts_with("/api/v1") || public.contains(&route.as_str()) {
                 continue;
             }
-            let url = format!("{base}{}", path.replace("{id}", "last").replace("{name}", "ads"));
+            let url = format!("{base}{}", path.replace("{id}", "last").replace("{name}", "ads").replace("{trust_domain}", "b.test"));
             let method = method.to_uppercase();
             let ask = ["-X", &method, "--cacert", ca, "-H", "Content-Type: application/json", "-d", "{}"];
             let (stranger, said) = d.curl(&url, &ask);

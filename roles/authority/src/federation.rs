@@ -199,6 +199,9 @@ fn token_keys(document: &BundleDocument, usage: &str) -> Result<Vec<Jwk>, PeerEr
     // A foreign `kid` that is not the thumbprint is dropped: tokens that name it find no key, and are refused as such.
     let read = |(position, key): (usize, &BundleKey)| {
         let refused = |why: String| PeerError::Key { position, why };
+        if key.kid.as_deref().unwrap_or_default().is_empty() {
+            return Err(refused("it has no kid (JWT-SVID section 5.2)".to_owned()));
+        }
         let public = PublicKey::from_jwk(&key.to_jwk()).map_err(|error| refused(error.to_string()))?;
         Jwk::from_text(&public.to_jwk()).map_err(|error| refused(error.to_string()))
     };
@@ -214,3 +217,120 @@ fn of_use<'a>(document: &'a BundleDocument, usage: &'a str) -> impl Iterator<Ite
 
 /// Key types that exist for us.
 const KEY_TYPES: [&str; 3] = ["EC", "OKP", "RSA"];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+    use countersign_testkit::vectors;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::serve::testing;
+
+    fn td(name: &str) -> TrustDomain {
+        TrustDomain::parse(name).unwrap()
+    }
+
+    fn read(document: &Value) -> Result<Peer, PeerError> {
+        let document: BundleDocument = serde_json::from_value(document.clone()).unwrap();
+        Peer::read(&td("home.test"), &td("b.test"), &document)
+    }
+
+    /// A bundle as an authority serves it.
+    async fn served() -> Value {
+        let (_dir, authority) = testing::authority().await;
+        let crls = authority.db.crls().await.unwrap();
+        serde_json::to_value(own(&authority, &authority.keys.load(), crls, 7)).unwrap()
+    }
+
+    fn position(document: &Value, usage: &str) -> usize {
+        document["keys"].as_array().unwrap().iter().position(|key| key["use"] == usage).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_we_serve_is_one_that_we_read() {
+        let document = served().await;
+        let peer = read(&document).unwrap();
+        assert_eq!(document["spiffe_sequence"], 7);
+        assert!(peer.tokens.issuer.starts_with("https://") && !peer.tokens.exchange.is_empty());
+        let bundle = peer.trust_bundle().unwrap();
+        assert_eq!((bundle.roots.len(), bundle.crls.len()), (1, 1));
+        let root = &document["keys"][position(&document, USE_X509_SVID)];
+        assert!(root.get("kid").is_none(), "X509-SVID section 6.2");
+    }
+
+    #[tokio::test]
+    async fn keys_of_unknown_type_or_use_are_passed_over_and_no_keys_are_nobody() {
+        let mut document = served().await;
+        let keys = document["keys"].as_array_mut().unwrap();
+        keys.push(json!({ "kty": "oct", "use": "jwt-svid", "k": "AAAA" }));
+        keys.push(json!({ "kty": "EC", "use": "ssh", "x": 1.to_string() }));
+        keys.push(json!({ "kty": "EC" }));
+        keys.push(json!({}));
+        assert!(read(&document).is_ok());
+        let nobody = read(&json!({ "keys": [] })).unwrap();
+        assert!(nobody.bundle.is_none() && nobody.trust_bundle().is_none());
+        assert!(nobody.tokens.exchange.is_empty());
+    }
+
+    #[tokio::test]
+    async fn rejects_our_own_name_too_many_keys_and_tokens_of_nobody() {
+        let document = served().await;
+        let ours: BundleDocument = serde_json::from_value(document.clone()).unwrap();
+        let own = Peer::read(&td("b.test"), &td("b.test"), &ours).unwrap_err();
+        assert_eq!(own, PeerError::Own { trust_domain: td("b.test") });
+        let keys = vec![json!({}); BUNDLE_KEYS_MAX + 1];
+        let many = read(&json!({ "keys": keys })).unwrap_err();
+        assert_eq!(many, PeerError::TooManyKeys { keys: BUNDLE_KEYS_MAX + 1 });
+        let mut anonymous = document;
+        anonymous.as_object_mut().unwrap().remove("countersign_issuer");
+        assert_eq!(read(&anonymous).unwrap_err(), PeerError::NoIssuer);
+    }
+
+    #[tokio::test]
+    async fn rejects_roots_keys_and_lists_that_cannot_be_used() {
+        let document = served().await;
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut document = document.clone();
+            change(&mut document);
+            read(&document).unwrap_err()
+        };
+        let (root, exchange) = (position(&document, USE_X509_SVID), position(&document, USE_EXCHANGE));
+        let certificate = document["keys"][root]["x5c"][0].clone();
+        let two = json!([certificate.clone(), certificate]);
+        let several = changed(&|d| d["keys"][root]["x5c"] = two.clone());
+        assert_eq!(several, PeerError::Root { position: root });
+        let broken = changed(&|d| d["keys"][root]["x5c"] = json!(["AAAA"]));
+        assert!(matches!(broken, PeerError::Bundle(BundleError::NotARoot { .. })), "{broken}");
+        let off = changed(&|d| d["keys"][exchange]["x"] = json!("AAAA"));
+        assert!(matches!(off, PeerError::Key { position, .. } if position == exchange), "{off}");
+        let unnamed = changed(&|d| {
+            d["keys"][exchange].as_object_mut().unwrap().remove("kid");
+        });
+        assert!(matches!(unnamed, PeerError::Key { position, .. } if position == exchange), "{unnamed}");
+        let list = changed(&|d| d["countersign_crls"] = json!(["AAAA"]));
+        assert!(matches!(list, PeerError::Crl { position: 0, .. }), "{list}");
+    }
+
+    #[test]
+    fn reads_the_bundles_that_other_implementations_test_with() {
+        let Some(folder) = vectors("spiffe/go-spiffe-testdata/bundle/spiffebundle/testdata") else { return };
+        let document = |name: &str| {
+            let text = std::fs::read(folder.join(format!("spiffebundle_{name}.json"))).unwrap();
+            serde_json::from_slice::<BundleDocument>(&text)
+        };
+        let read = |name: &str| Peer::read(&td("home.test"), &td("b.test"), &document(name).unwrap());
+        for (name, tokens) in [("valid_1", 1), ("valid_2", 2)] {
+            let peer = read(name).unwrap();
+            assert_eq!(
+                (peer.bundle.unwrap().roots().len(), peer.tokens.jwt_svid.len()),
+                (1, tokens),
+                "{name}"
+            );
+        }
+        assert!(!read("valid_with_wit").unwrap().tokens.wit.is_empty());
+        assert!(matches!(read("missing_kid"), Err(PeerError::Key { position: 1, .. })));
+        assert!(matches!(read("multiple_x509"), Err(PeerError::Root { position: 0 })));
+        assert!(document("no_keys").is_err(), "section 4.1.3: keys must be present");
+    }
+}

@@ -38,7 +38,8 @@ async fn a_floor_is_raised_by_the_one_route_and_lowered_by_another_for_a_while()
     assert_eq!((&held["user_context"], &held["lowered_until"]), (&json!("nested"), &Value::Null));
 
     for weaker in [json!(["jwt"]), json!(["mtls+jwt", "bearer"])] {
-        let (status, why) = refused(&authority, "/api/v1/services/ads/modes", json!({"accepts": weaker})).await;
+        let (status, why) =
+            refused(&authority, "/api/v1/services/ads/modes", json!({"accepts": weaker})).await;
         assert_eq!(status, 422, "{why}");
         assert!(why.contains("lowers the floor of ads"), "{why}");
     }
@@ -48,7 +49,9 @@ async fn a_floor_is_raised_by_the_one_route_and_lowered_by_another_for_a_while()
     assert_eq!(held["accepts"], json!(["jwt", "mtls+jwt"]));
     assert!(held["lowered_until"].as_i64().is_some());
     let last = authority.events("modes_changed").await.pop().unwrap();
-    assert!(last["lowered_until"].as_i64().is_some() && last["changed_by"].as_str().unwrap().starts_with("uid:"));
+    assert!(
+        last["lowered_until"].as_i64().is_some() && last["changed_by"].as_str().unwrap().starts_with("uid:")
+    );
     for never in [0, 604_801] {
         let body = json!({"accepts": ["none"], "for_s": never});
         assert_eq!(refused(&authority, "/api/v1/services/ads/floor", body).await.0, 422);
@@ -177,9 +180,15 @@ async fn a_revocation_is_in_the_next_snapshot_and_in_the_ledger() {
     let of_user = told.iter().find(|event| event["what"] == "user").unwrap();
     assert_ne!(of_user["id"], user["id"]);
 
-    assert_eq!(refused(&authority, "/api/v1/revocations", json!({"kind": "user", "id": "nobody"})).await.0, 404);
+    assert_eq!(
+        refused(&authority, "/api/v1/revocations", json!({"kind": "user", "id": "nobody"})).await.0,
+        404
+    );
     for id in [String::new(), "a b".to_owned(), "x".repeat(257)] {
-        assert_eq!(refused(&authority, "/api/v1/revocations", json!({"kind": "token", "id": id})).await.0, 422);
+        assert_eq!(
+            refused(&authority, "/api/v1/revocations", json!({"kind": "token", "id": id})).await.0,
+            422
+        );
     }
     authority.stop().await;
 }

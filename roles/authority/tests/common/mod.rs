@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod curl;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_authority::{
@@ -46,8 +48,17 @@ impl Place {
         Self::with("database = \"sqlite\"")
     }
 
+    /// As [`Place::new`], for another trust domain.
+    pub fn of(trust_domain: &str) -> Self {
+        Self::made("database = \"sqlite\"", trust_domain)
+    }
+
     /// As [`Place::new`], with more lines for `[authority]`.
     pub fn with(lines: &str) -> Self {
+        Self::made(lines, TRUST_DOMAIN)
+    }
+
+    fn made(lines: &str, trust_domain: &str) -> Self {
         install_provider();
         let dir = temp_dir();
         let master = dir.path().join("config/master.key");
@@ -64,9 +75,9 @@ impl Place {
         std::fs::create_dir(&policies).unwrap();
         std::fs::write(policies.join("ads.cedar"), ADS_POLICY).unwrap();
         let deployment = Deployment {
-            trust_domain: home(),
+            trust_domain: TrustDomain::parse(trust_domain).unwrap(),
             state_dir,
-            services: vec![entry("ads", LOCAL_NODE), entry("users", "elsewhere"), gateway()],
+            services: vec![entry("ads", LOCAL_NODE), entry("users", "elsewhere"), gateway(trust_domain)],
             policy_dir: Some(policies),
             metrics: Arc::new(|| "# EOF\n".to_owned()),
         };
@@ -120,9 +131,9 @@ pub fn entry(name: &str, node: &str) -> ServiceEntry {
     toml::from_str(&toml).unwrap()
 }
 
-pub fn gateway() -> ServiceEntry {
+pub fn gateway(trust_domain: &str) -> ServiceEntry {
     let toml =
-        format!("name = \"gateway\"\nspiffe_id = \"spiffe://{TRUST_DOMAIN}/countersign/gateway/edge\"\n");
+        format!("name = \"gateway\"\nspiffe_id = \"spiffe://{trust_domain}/countersign/gateway/edge\"\n");
     toml::from_str(&toml).unwrap()
 }
 

@@ -1,0 +1,78 @@
+//! Two trust domains that hold each other's bundles, through real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod common;
+
+use common::{Place, curl::Curl};
+use http::Method;
+use serde_json::{Value, json};
+
+async fn hand_in(authority: &common::Running, trust_domain: &str, bundle: &Value) -> common::Answer {
+    let body = json!({ "trust_domain": trust_domain, "bundle": bundle });
+    authority.admin(Method::POST, "/api/v1/federation", Some(body)).await
+}
+
+#[tokio::test]
+async fn a_bundle_is_handed_in_replaced_by_a_newer_one_and_taken_back() {
+    let (here, there) = (Place::new(), Place::of("partner.test"));
+    let (a, b) = (here.start().await, there.start().await);
+    let bundle = b.get("/api/v1/bundle/spiffe").await;
+    let taken = hand_in(&a, "partner.test", &bundle).await.json();
+    assert_eq!(taken["sequence"], bundle["spiffe_sequence"]);
+    assert_eq!(taken["issuer"], format!("https://localhost:{}", b.api.port()));
+    assert!(taken["crls_until"].as_i64().unwrap() > 0);
+    assert_eq!(a.get("/api/v1/federation").await[0], taken);
+
+    let mut older = bundle.clone();
+    older["spiffe_sequence"] = json!(0);
+    assert_eq!(hand_in(&a, "partner.test", &older).await.status, 409);
+    assert_eq!(hand_in(&a, "fleamarket.test", &bundle).await.status, 422, "our own is ours alone");
+    assert_eq!(hand_in(&a, "partner.test", &json!({ "spiffe_sequence": 9 })).await.status, 400);
+
+    let gone = a.admin(Method::DELETE, "/api/v1/federation/partner.test", None).await;
+    assert_eq!(gone.status, 204);
+    assert_eq!(a.get("/api/v1/federation").await, json!([]));
+    let again = a.admin(Method::DELETE, "/api/v1/federation/partner.test", None).await;
+    assert_eq!(again.status, 404);
+    let events = a.events("federation_changed").await;
+    assert_eq!(events.len(), 2);
+    assert_eq!((&events[0]["trust_domain"], events[1].get("sequence")), (&json!("partner.test"), None));
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn a_workload_of_another_trust_domain_is_recognised_while_its_bundle_is_held_and_no_longer() {
+    let (here, there) = (Place::new(), Place::of("partner.test"));
+    let (a, b) = (here.start().await, there.start().await);
+    let (key, issued) = b.issue(json!({ "service": "ads" })).await;
+    let curl = Curl::showing(&a, &key, &issued).await;
+    let status = || async { curl.call("/api/v1/bundle", &[]).await.map(|reply| reply.status.as_u16()) };
+    assert_eq!(status().await, None, "nobody knows it");
+    let bundle = b.get("/api/v1/bundle/spiffe").await;
+    hand_in(&a, "partner.test", &bundle).await;
+    assert_eq!(status().await, Some(200));
+    a.admin(Method::DELETE, "/api/v1/federation/partner.test", None).await;
+    assert_eq!(status().await, None, "nobody knows it any more");
+    // The same roots under another name are not those of the name in the certificate.
+    hand_in(&a, "other.test", &bundle).await;
+    assert_eq!(status().await, None, "a bundle speaks for its own trust domain alone");
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_other_trust_domain_revoked_is_refused_with_its_next_bundle() {
+    let (here, there) = (Place::new(), Place::of("partner.test"));
+    let (a, b) = (here.start().await, there.start().await);
+    let (key, issued) = b.issue(json!({ "service": "ads" })).await;
+    let curl = Curl::showing(&a, &key, &issued).await;
+    hand_in(&a, "partner.test", &b.get("/api/v1/bundle/spiffe").await).await;
+    assert!(curl.call("/api/v1/bundle", &[]).await.is_some());
+    b.post("/api/v1/certificates/revoke", json!({ "service": "ads", "reason": "keyCompromise" })).await;
+    hand_in(&a, "partner.test", &b.get("/api/v1/bundle/spiffe").await).await;
+    assert!(curl.call("/api/v1/bundle", &[]).await.is_none(), "its own trust domain took it back");
+    a.stop().await;
+    b.stop().await;
+}

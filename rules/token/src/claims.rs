@@ -41,6 +41,11 @@ impl Claims {
         }
     }
 
+    /// A string that may be empty.
+    pub(crate) fn text(&self, name: &'static str) -> Result<&str, ClaimError> {
+        self.value(name)?.as_str().ok_or(ClaimError::WrongType { name, want: "a string" })
+    }
+
     /// A NumericDate in whole seconds. RFC 7519 allows fractions; we write none and accept none.
     pub(crate) fn time(&self, name: &'static str) -> Result<UnixTime, ClaimError> {
         let seconds = self.value(name)?.as_i64().filter(|seconds| (0..=SECONDS_MAX).contains(seconds));

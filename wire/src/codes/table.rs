@@ -351,6 +351,14 @@ codes! {
         "the issuer is not the name in its signing certificate"
         "whoever holds a valid certificate of its own could otherwise speak for everybody"
         "if the caller did not do this itself, somebody captured a token: countersign audit search --kind decision";
+    3033 KeyProofRefused (Token, AuthenticationFailed, never, Denied)
+        "the DPoP proof beside the access token does not count"
+        "it must be made for this request and this token, with the key that the token is bound to, and be used once"
+        "see which check failed: countersign explain DECISION";
+    3034 KeyProofNonce (Token, AuthenticationFailed, later, Denied)
+        "the DPoP proof carries no nonce of this gateway, or an old one"
+        "a nonce shows that the proof was made just now, and for this gateway"
+        "make the proof again with the value of the DPoP-Nonce header";
 
     // Of the token service; its callers speak OAuth, so each ends in an `error` of RFC 6749, 8693 or 9449.
     3101 ClientUnknown (Token, InvalidClient, never, Denied)

@@ -72,7 +72,7 @@ pub mod launch;
 pub mod live;
 pub mod outbound;
 mod renewal;
-mod replay;
+pub mod replay;
 pub mod secrets;
 mod shard;
 pub mod signing_chains;

@@ -9,18 +9,22 @@ use countersign_identity::UnixTime;
 use countersign_token::replay::{ReplayCache, ReplayError, ReplayLimits, Sighting, shard_of};
 
 /// The proofs that this process accepted and that could still be presented; those of one caller under one lock.
-pub(crate) struct ReplayGuard(Vec<Mutex<ReplayCache>>);
+pub struct ReplayGuard(Vec<Mutex<ReplayCache>>);
 
 impl ReplayGuard {
     /// Has seen nothing, in a process that started at `started`.
-    pub(crate) fn new(started: UnixTime) -> Self {
+    #[must_use]
+    pub fn new(started: UnixTime) -> Self {
         let limits = ReplayLimits::default();
         let each = ReplayLimits { total: limits.total.div_ceil(SHARDS).max(limits.per_issuer), ..limits };
         Self((0..SHARDS).map(|_| Mutex::new(ReplayCache::new(started, each))).collect())
     }
 
     /// Accepts a proof for the first and only time. Ask once its signature and its recipient were checked.
-    pub(crate) fn admit(&self, proof: &Sighting<'_>, now: UnixTime) -> Result<(), ReplayError> {
+    ///
+    /// # Errors
+    /// It was used before, cannot be known to be new, or cannot be remembered.
+    pub fn admit(&self, proof: &Sighting<'_>, now: UnixTime) -> Result<(), ReplayError> {
         let shard = self.0.get(shard_of(proof.issuer, SHARDS));
         // There are as many shards as `shard_of` chooses from.
         let Some(shard) = shard else { return Err(ReplayError::Full { live: 0 }) };

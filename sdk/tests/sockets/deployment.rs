@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use crate::desk::{Desk, Modes};
 use axum::{Router, routing::get};
 use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::{KeyPair, PublicKey, SystemRandom, random_bytes};
@@ -18,7 +19,9 @@ use countersign_ledger::{CheckResult, Decision, Event, Record};
 use countersign_pki::{
     Bundle, BundleSet, CertificateDer, Crl, CrlPolicy, RevocationReason,
     csr::{self, Csr},
-    issue::{Issuer, Root, issue_workload, issue_workload_server_only, make_issuing, make_root},
+    issue::{
+        Issuer, Root, issue_signing, issue_workload, issue_workload_server_only, make_issuing, make_root,
+    },
     profile::LeafTtl,
     revocation::{RevokedEntry, make_crl},
 };
@@ -33,12 +36,15 @@ use countersign_sdk::{
 use countersign_token::{TxnToken, txn_token};
 use countersign_wire::{
     agent::{
-        IssueRequest, IssueResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
-        RegisterResponse, ReportRequest, ReportResponse, SignedSnapshot, SnapshotsRequest,
+        AppliedRequest, AppliedResponse, CertificatePurpose, IssueRequest, IssueResponse, IssueTokenRequest,
+        IssueTokenResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
+        RegisterResponse, ReportRequest, ReportResponse, SecretsRequest, SecretsResponse, SignedSnapshot,
+        SnapshotsRequest,
         agent_server::{Agent, AgentServer},
     },
     snapshot::{
-        AccessTokenKeys, InternalTokenKey, Jwk, Policies, PolicyFile, ServiceAddress, Snapshot, TrustBundle,
+        AccessTokenKeys, InternalTokenKey, Jwk, Policies, PolicyFile, ServiceAddress, Snapshot, Sts,
+        TrustBundle,
     },
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -56,6 +62,9 @@ pub(crate) struct World {
     pub(crate) revoked: Vec<RevokedEntry>,
     pub(crate) crl_number: u64,
     pub(crate) services: HashMap<String, SocketAddr>,
+    /// Services that are not named here speak mutual TLS alone.
+    pub(crate) modes: HashMap<String, Modes>,
+    pub(crate) sts: Option<Sts>,
     pub(crate) policies: HashMap<String, String>,
     pub(crate) critical: Vec<String>,
     pub(crate) token_keys: Vec<(SpiffeId, PublicKey)>,
@@ -78,6 +87,7 @@ pub(crate) struct Deployment {
     pub(crate) reports: Mutex<Vec<ReportRequest>>,
     pub(crate) report_fails: AtomicUsize,
     pub(crate) published: Mutex<Vec<String>>,
+    pub(crate) desk: Desk,
     snapshots: watch::Sender<SignedSnapshot>,
     pub(crate) directory: tempfile::TempDir,
     stop: CancellationToken,
@@ -107,6 +117,7 @@ impl Leaf {
 pub(crate) enum LeafProfile {
     Workload,
     ServerOnly,
+    Signing,
 }
 
 impl Deployment {
@@ -129,6 +140,8 @@ impl Deployment {
             revoked: Vec::new(),
             crl_number: 0,
             services: HashMap::new(),
+            modes: HashMap::new(),
+            sts: None,
             policies: HashMap::new(),
             critical: Vec::new(),
             token_keys: vec![(gateway, gateway_key.public_key().clone())],
@@ -137,6 +150,7 @@ impl Deployment {
             tamper: None,
             issues_nothing: false,
         };
+        let desk = Desk::new(td.clone());
         let deployment = Self {
             td,
             root,
@@ -147,6 +161,7 @@ impl Deployment {
             reports: Mutex::default(),
             report_fails: AtomicUsize::new(0),
             published: Mutex::default(),
+            desk,
             snapshots: watch::Sender::new(SignedSnapshot::default()),
             directory: countersign_testkit::temp_dir(),
             stop: CancellationToken::new(),
@@ -174,6 +189,28 @@ impl Deployment {
         self.publish();
     }
 
+    /// From the next snapshot on, `service` calls and is called like this.
+    pub(crate) fn modes(&self, service: &str, change: impl FnOnce(&mut Modes)) {
+        change(self.world.lock().unwrap().modes.entry(service.to_owned()).or_default());
+        self.publish();
+    }
+
+    /// `services` accept these modes, and send this one.
+    pub(crate) fn speak(&self, services: &[&str], accepts: &[Mode], sends: Mode) {
+        for service in services {
+            self.modes(service, |modes| {
+                modes.accepts = accepts.to_vec();
+                modes.sends = sends;
+            });
+        }
+    }
+
+    /// Registers somebody who only calls.
+    pub(crate) fn register(&self, service: &str) {
+        self.world.lock().unwrap().services.insert(service.to_owned(), ([127, 0, 0, 1], 1).into());
+        self.publish();
+    }
+
     /// Makes, signs and sends the next snapshot.
     pub(crate) fn publish(&self) {
         self.world.lock().unwrap().sequence += 1;
@@ -194,14 +231,17 @@ impl Deployment {
         world.crl_number += 1;
         let now = clock::now();
         let issued_at = now.saturating_sub(world.issued_ago);
-        let services = world.services.iter().map(|(name, address)| ServiceAddress {
-            name: ServiceName::parse(name).unwrap(),
-            spiffe_id: self.id(name),
-            address: address.to_string(),
-            accepts: vec![Mode::Mtls],
-            sends: Mode::Mtls,
-            user_context: Default::default(),
-            wimse: Default::default(),
+        let services = world.services.iter().map(|(name, address)| {
+            let modes = world.modes.get(name).cloned().unwrap_or_default();
+            ServiceAddress {
+                name: ServiceName::parse(name).unwrap(),
+                spiffe_id: self.id(name),
+                address: address.to_string(),
+                accepts: modes.accepts,
+                sends: modes.sends,
+                user_context: modes.user_context,
+                wimse: modes.wimse,
+            }
         });
         let files =
             world.policies.iter().map(|(name, text)| PolicyFile { name: name.clone(), text: text.clone() });
@@ -226,10 +266,10 @@ impl Deployment {
             policies: Policies { generation: world.sequence, files: files.collect() },
             ledger_head: None,
             pseudonym_key: None,
-            token_authorities: Vec::new(),
+            token_authorities: vec![self.desk.authority()],
             workload_keys: Vec::new(),
             revoked: Default::default(),
-            sts: None,
+            sts: world.sts.clone(),
         }
     }
 
@@ -274,6 +314,7 @@ impl Deployment {
         let issue = match profile {
             LeafProfile::Workload => issue_workload,
             LeafProfile::ServerOnly => issue_workload_server_only,
+            LeafProfile::Signing => issue_signing,
         };
         issue(&self.issuing, csr, id, ttl, now, serial()).unwrap()
     }
@@ -402,32 +443,32 @@ impl Agent for FakeAgent {
     type SnapshotsStream =
         std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<SignedSnapshot, tonic::Status>> + Send>>;
 
-    type SecretsStream = std::pin::Pin<
-        Box<
-            dyn tokio_stream::Stream<Item = Result<countersign_wire::agent::SecretsResponse, tonic::Status>>
-                + Send,
-        >,
-    >;
+    type SecretsStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<SecretsResponse, tonic::Status>> + Send>>;
 
     async fn issue_token(
         &self,
-        _request: tonic::Request<countersign_wire::agent::IssueTokenRequest>,
-    ) -> Result<tonic::Response<countersign_wire::agent::IssueTokenResponse>, tonic::Status> {
-        Err(tonic::Status::unimplemented("no such token is issued"))
+        request: tonic::Request<IssueTokenRequest>,
+    ) -> Result<tonic::Response<IssueTokenResponse>, tonic::Status> {
+        self.deployment.desk.issue(&self.id, &request.into_inner()).map(tonic::Response::new)
     }
 
     async fn secrets(
         &self,
-        _request: tonic::Request<countersign_wire::agent::SecretsRequest>,
+        _request: tonic::Request<SecretsRequest>,
     ) -> Result<tonic::Response<Self::SecretsStream>, tonic::Status> {
-        Err(tonic::Status::unimplemented("there are no secrets"))
+        let (deployment, id) = (Arc::clone(&self.deployment), self.id.clone());
+        let generations = WatchStream::new(deployment.desk.secrets.subscribe());
+        let stream = generations.map(move |generation| Ok(deployment.desk.secrets_of(&id, generation)));
+        Ok(tonic::Response::new(Box::pin(stream)))
     }
 
     async fn applied(
         &self,
-        _request: tonic::Request<countersign_wire::agent::AppliedRequest>,
-    ) -> Result<tonic::Response<countersign_wire::agent::AppliedResponse>, tonic::Status> {
-        Ok(tonic::Response::new(countersign_wire::agent::AppliedResponse {}))
+        request: tonic::Request<AppliedRequest>,
+    ) -> Result<tonic::Response<AppliedResponse>, tonic::Status> {
+        self.deployment.desk.applied.lock().unwrap().push((self.id.clone(), request.into_inner()));
+        Ok(tonic::Response::new(AppliedResponse {}))
     }
 
     async fn register(
@@ -449,14 +490,22 @@ impl Agent for FakeAgent {
         request: tonic::Request<IssueRequest>,
     ) -> Result<tonic::Response<IssueResponse>, tonic::Status> {
         let deployment = &self.deployment;
-        let csr = Csr::parse(&request.into_inner().csr)
-            .map_err(|e| tonic::Status::invalid_argument(e.to_string()))?;
+        let request = request.into_inner();
+        let csr = Csr::parse(&request.csr).map_err(|e| tonic::Status::invalid_argument(e.to_string()))?;
         let age = deployment.world.lock().unwrap().leaf_age;
         let (ttl, now) = match age {
             Some(age) => (Duration::from_mins(1), clock::now().saturating_sub(age)),
             None => (HOUR, clock::now()),
         };
-        let issued = deployment.certify(&csr, &self.id, LeafProfile::Workload, ttl, now);
+        let profile = match request.purpose() {
+            CertificatePurpose::Tls => LeafProfile::Workload,
+            CertificatePurpose::Signing => {
+                deployment.desk.check_open()?;
+                deployment.desk.certified.fetch_add(1, Ordering::SeqCst);
+                LeafProfile::Signing
+            }
+        };
+        let issued = deployment.certify(&csr, &self.id, profile, ttl, now);
         let issuing = deployment.issuing.certificate().to_vec();
         let mut answer = IssueResponse {
             chain: vec![issued.der.to_vec(), issuing],

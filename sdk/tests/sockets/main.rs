@@ -3,6 +3,7 @@
 
 mod calls;
 mod deployment;
+mod desk;
 mod door;
 mod evidence;
 mod handshake;

@@ -49,7 +49,7 @@ const MAY_VOUCH: &[&str] = &[
     "rules/token/src/txn_token.rs",
     "rules/token/src/wit.rs",
     "rules/ledger/src/head.rs",
-    "sdk/src/authenticate/mod.rs",
+    "sdk/src/authenticate/workload.rs",
     // The kernel's word on the uid at the other end of admin.sock.
     "roles/authority/src/http.rs",
 ];

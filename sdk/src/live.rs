@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use floor::Floor;
-pub use token_keys::{AuthorityKeys, RegisteredKey, Revocations, TokenKeys};
+pub use token_keys::{AuthorityKeys, RegisteredKey, TokenKeys};
 
 /// How long a snapshot still counts after its `valid_until`.
 pub const STALE_GRACE: Duration = Duration::from_mins(10);

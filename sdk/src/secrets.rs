@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use arc_swap::ArcSwap;
 use countersign_identity::UnixTime;
 use countersign_keys::Secret;
-use countersign_token::{BearerEntry, BearerError, BearerHash, BearerId, BearerKey};
+use countersign_token::{BearerEntry, BearerError, BearerHash, BearerId, BearerKey, macaroon::RootKey};
 use countersign_wire::agent::SecretsResponse;
 use thiserror::Error;
 
@@ -18,7 +18,7 @@ pub struct SecretsCell(ArcSwap<Secrets>);
 #[derive(Default)]
 pub struct Secrets {
     generation: u64,
-    macaroon_keys: HashMap<String, Secret<[u8; KEY_BYTES]>>,
+    macaroon_keys: HashMap<String, RootKey>,
     bearer_key: Option<BearerKey>,
     bearer: HashMap<BearerId, BearerEntry>,
 }
@@ -82,7 +82,8 @@ impl Secrets {
     fn read(response: SecretsResponse) -> Result<Self, SecretsError> {
         let mut macaroon_keys = HashMap::new();
         for entry in response.macaroon_keys {
-            macaroon_keys.insert(entry.id, Secret::new(exactly(&entry.key)?));
+            let key = Secret::new(exactly(&entry.key)?);
+            macaroon_keys.insert(entry.id, RootKey::derive(key.expose()));
         }
         let mut bearer = HashMap::new();
         for entry in response.bearer {
@@ -106,7 +107,7 @@ impl Secrets {
 
     /// The root key of macaroons that name it.
     #[must_use]
-    pub fn macaroon_key(&self, id: &str) -> Option<&Secret<[u8; KEY_BYTES]>> {
+    pub fn macaroon_key(&self, id: &str) -> Option<&RootKey> {
         self.macaroon_keys.get(id)
     }
 

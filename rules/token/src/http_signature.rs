@@ -35,6 +35,17 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
+/// The head of a request whose body is judged later.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method, in upper case.
+    pub method: &'a str,
+    /// Path and query in origin form, exactly as on the wire.
+    pub target: &'a str,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
+}
+
 /// A response to be signed, or that came.
 #[derive(Clone, Copy, Debug)]
 pub struct Response<'a> {
@@ -124,16 +135,36 @@ pub fn verify_request<S: Subject>(
     wit: &Unproven<S>,
     now: UnixTime,
 ) -> Result<SignedRequest<S>, SignatureError> {
-    let message = Message::Request(request);
-    let received = fields::read(request.headers)?;
+    let Request { method, target, headers, body } = *request;
+    let (signed, _) = verify_request_head(&Head { method, target, headers }, audience, wit, now)?;
+    judge_digest(headers, body)?;
+    Ok(signed)
+}
+
+/// Verifies as [`verify_request`] does, before the body is there: gives the SHA-256 that it must have, which of no body is
+/// that of no bytes. Until that was compared nothing is proven.
+pub fn verify_request_head<S: Subject>(
+    head: &Head<'_>,
+    audience: &str,
+    wit: &Unproven<S>,
+    now: UnixTime,
+) -> Result<(SignedRequest<S>, [u8; 32]), SignatureError> {
+    let Head { method, target, headers } = *head;
+    let request = Request { method, target, headers, body: &[] };
+    let received = fields::read(headers)?;
     received.only(&REQUEST_PARAMETERS)?;
     let got = received.text("wimse-aud")?;
     if got != audience {
         return Err(SignatureError::WrongAudience { got: printable(got) });
     }
     let sign_response = received.flag("wimse-sign-response")?;
-    let proof = verify(&message, request.body, &received, wit, now)?;
-    Ok(SignedRequest { workload: wit.proven(proof), sign_response })
+    let proof = verify(&Message::Request(&request), &received, wit, now)?;
+    let digest = match fields::digest(headers)? {
+        // No digest has another length, and so no body will fit.
+        Some(digest) => digest.try_into().map_err(|_| SignatureError::WrongDigest)?,
+        None => sha256(&[]),
+    };
+    Ok((SignedRequest { workload: wit.proven(proof), sign_response }, digest))
 }
 
 /// Verifies the signature of a response with the key of the WIT that came with it. That its subject is the callee
@@ -152,7 +183,8 @@ pub fn verify_response<S: Subject>(
     if received.text("wimse-req-nonce")? != answered.nonce {
         return Err(SignatureError::WrongRequest);
     }
-    let proof = verify(&message, response.body, &received, wit, now)?;
+    let proof = verify(&message, &received, wit, now)?;
+    judge_digest(response.headers, response.body)?;
     Ok(wit.proven(proof))
 }
 
@@ -191,10 +223,9 @@ fn write(
     Ok(fields::write(&input, &key.sign_raw(base.as_bytes())?))
 }
 
-/// Everything that requests and responses have in common.
+/// Everything that requests and responses have in common, except the body.
 fn verify<S: Subject>(
     message: &Message<'_>,
-    body: &[u8],
     received: &Received,
     wit: &Unproven<S>,
     now: UnixTime,
@@ -218,7 +249,6 @@ fn verify<S: Subject>(
     let base = base::signature_base(message, &components, &received.input)?;
     let key = wit.confirmation().key();
     key.verify_raw(base.as_bytes(), &received.signature).map_err(|_| SignatureError::BadSignature)?;
-    judge_digest(message.headers(), body)?;
     Ok(ProofFacts {
         id: nonce.to_owned(),
         issued: created,
@@ -241,7 +271,7 @@ fn judge_times(
         return Err(SignatureError::NotYetValid { in_seconds: created.since(now).as_secs() });
     }
     let lifetime = expires.since(created);
-    if lifetime > lifetime_max {
+    if lifetime.is_zero() || lifetime > lifetime_max {
         return Err(SignatureError::Lifetime { seconds: lifetime.as_secs() });
     }
     Ok(())
@@ -361,8 +391,8 @@ pub enum SignatureError {
         /// How far ahead.
         in_seconds: u64,
     },
-    /// Lives longer than the profile allows.
-    #[error("the signature lives {seconds} s, which is too long to remember it; let it expire sooner")]
+    /// Lives longer than the profile allows, or not at all.
+    #[error("the signature lives {seconds} s; let it live for some, and few enough to remember it")]
     Lifetime {
         /// How long.
         seconds: u64,

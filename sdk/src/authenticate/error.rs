@@ -1,11 +1,14 @@
 //! Why evidence does not hold.
 
-use countersign_identity::Mode;
+use countersign_identity::{Mode, SpiffeId};
 use countersign_pki::verify::PeerError;
 use countersign_token::{
-    AccessTokenError, BearerError, JwsError, ReplayError, TxnTokenError, WitError, WptError,
+    AccessTokenError, BearerError, BodyError, JwsError, ReplayError, RevokedError, ServiceTokenError,
+    SignatureError, TxnTokenError, WitError, WptError, macaroon::MacaroonError,
 };
 use thiserror::Error;
+
+use crate::signing_chains::ChainHeaderError;
 
 /// Why evidence does not hold. Present and wrong is final: it never counts as absent.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,13 +58,51 @@ pub enum EvidenceError {
     #[error(transparent)]
     Replay(#[from] ReplayError),
     /// The token, its user, or the key that signed it was taken back.
-    #[error("{what} {id} was taken back: get a new token")]
-    Revoked {
-        /// `token`, `key` or `user`.
-        what: &'static str,
-        /// Its public id.
-        id: String,
+    #[error(transparent)]
+    Revoked(#[from] RevokedError),
+    /// The macaroon.
+    #[error(transparent)]
+    Macaroon(#[from] MacaroonError),
+    /// The signature of the request.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// The caller's own token.
+    #[error(transparent)]
+    ServiceToken(#[from] ServiceTokenError),
+    /// The certificate of the key that signed does not hold.
+    #[error("certificate of the key that signed does not hold: {0}")]
+    Signer(#[source] PeerError),
+    /// The header with the certificate of the key that signed.
+    #[error(transparent)]
+    ChainHeader(#[from] ChainHeaderError),
+    /// Whose key signed is not known, and no certificate that the token names came along.
+    #[error(
+        "nobody knows whose key signed the token: send the chain that its certificate names, or register the key"
+    )]
+    SignerUnknown,
+    /// Somebody's token with a certificate of somebody else.
+    #[error(
+        "issuer is not the name in its signing certificate: the token says {issuer}, the certificate {certified}"
+    )]
+    SignerMismatch {
+        /// Who the token says made it.
+        issuer: SpiffeId,
+        /// Whom the certificate names.
+        certified: SpiffeId,
     },
+    /// Somebody's token over the connection of somebody else.
+    #[error(
+        "issuer is not the name in the certificate of the connection: the token says {issuer}, the certificate {peer}"
+    )]
+    OtherPeer {
+        /// Who the token says made it.
+        issuer: SpiffeId,
+        /// Whose connection it is.
+        peer: SpiffeId,
+    },
+    /// The body is not the one that the caller's own token was made for.
+    #[error(transparent)]
+    Body(#[from] BodyError),
     /// The body is not the one that was signed.
     #[error("body is not the one that the evidence names")]
     BodyChanged,
@@ -82,8 +123,12 @@ impl EvidenceError {
             Self::Combination(_) => Some("combination"),
             Self::InTheClear => Some("transport"),
             Self::Replay(_) => Some("replay"),
-            Self::Revoked { .. } => Some("revocation"),
-            Self::BodyChanged => Some("body"),
+            Self::Revoked(_) => Some("revocation"),
+            Self::SignerMismatch { .. }
+            | Self::OtherPeer { .. }
+            | Self::ServiceToken(ServiceTokenError::NotOwner { .. }) => Some("issuer"),
+            Self::Signer(_) | Self::ChainHeader(_) | Self::SignerUnknown => Some("signing certificate"),
+            Self::BodyChanged | Self::Body(_) => Some("body"),
             Self::BelowFloor { .. } => Some("floor"),
             _ => None,
         }

@@ -10,10 +10,13 @@
 //! certificates and access tokens: [`authenticate`].
 
 mod bearer;
+mod body;
 mod checks;
 mod edge;
 mod error;
+mod macaroon;
 mod presented;
+mod service_token;
 mod user;
 mod wimse;
 mod workload;
@@ -23,7 +26,6 @@ use std::{fmt, sync::Arc};
 use countersign_identity::{
     Caller, Freshness, IdKind, Mode, Possession, Proof, SpiffeId, UnixTime, UserProof,
 };
-use countersign_keys::{constant_time_eq, sha256};
 use countersign_ledger::CheckRecord;
 use countersign_request::CanonicalRequest;
 
@@ -31,6 +33,7 @@ pub use edge::{Authenticated, Evidence, authenticate, bearer_token};
 pub use error::EvidenceError;
 
 use self::{
+    body::BodyClaim,
     checks::Trail,
     presented::{Presented, UserToken},
     user::ProvenUser,
@@ -78,8 +81,9 @@ pub struct Judged {
 #[derive(Debug)]
 pub struct Claimed {
     caller: Caller,
-    body: Option<[u8; 32]>,
+    body: BodyClaim,
     token: Option<InternalToken>,
+    answer: Option<String>,
 }
 
 impl Authenticator {
@@ -143,9 +147,9 @@ impl Authenticator {
         };
         let proof = proof(&proven, user.as_ref());
         let chain = user.as_ref().map_or_else(Vec::new, |user| user.came_through(proven.id()));
-        let (mode, body) = (proven.mode, proven.body);
+        let (mode, body, answer) = (proven.mode, proven.body, proven.answer);
         let caller = Caller::new(proven.workload, user.map(|user| user.user), chain, proof).proven_in(mode);
-        Ok(Claimed { caller, body, token: user_token.map(UserToken::into_internal) })
+        Ok(Claimed { caller, body, token: user_token.map(UserToken::into_internal), answer })
     }
 
     /// The host that callers name in requests to us: our short name.
@@ -163,10 +167,15 @@ impl Claimed {
         &self.caller
     }
 
+    /// The nonce of the signature, if the caller wants its answer signed as well.
+    pub(crate) fn take_answer(&mut self) -> Option<String> {
+        self.answer.take()
+    }
+
     /// Must the body be read before there is a caller? Its SHA-256 is in the evidence.
     #[must_use]
     pub const fn is_bound_to_the_body(&self) -> bool {
-        self.body.is_some()
+        self.body.is_there()
     }
 
     /// The token of the user, to go on to the next hop.
@@ -179,10 +188,8 @@ impl Claimed {
     /// # Errors
     /// The body is another one.
     pub fn confirm(self, body: &[u8]) -> Result<Caller, EvidenceError> {
-        match self.body {
-            Some(expected) if !constant_time_eq(&expected, &sha256(body)) => Err(EvidenceError::BodyChanged),
-            _ => Ok(self.caller),
-        }
+        self.body.judge(body)?;
+        Ok(self.caller)
     }
 }
 

@@ -6,7 +6,7 @@ use countersign_request::{
 use countersign_token::{jws, typ::TokenKind};
 use http::{HeaderName, header::AUTHORIZATION};
 
-use super::{EvidenceError, workload::Proven};
+use super::{EvidenceError, service_token::Signed, workload::Proven};
 use crate::{
     accept::{Connection, Exporter, Origin},
     outbound::InternalToken,
@@ -35,7 +35,7 @@ pub(super) enum WorkloadEvidence<'a> {
     /// By a JWT-SVID.
     JwtSvid(&'a str),
     /// By a token that it signed itself; perhaps beside a certificate, perhaps with the chain of the signing key.
-    ServiceToken { token: &'a str, chain: Option<&'a str>, peer: Option<&'a Peer> },
+    ServiceToken(Signed<'a>),
     /// By a workload identity token, with a proof of its key.
     Wimse { wit: &'a str, proof: WimseProof<'a> },
 }
@@ -129,14 +129,14 @@ fn workload<'a>(
     let chain = text(request, &SIGNING_CHAIN);
     let by_header = authorization(request)?;
     let by_wimse = wimse(request)?;
-    if chain.is_some() && !matches!(by_header, Some(WorkloadEvidence::ServiceToken { .. })) {
+    if chain.is_some() && !matches!(by_header, Some(WorkloadEvidence::ServiceToken(_))) {
         return Err(EvidenceError::Combination("a signing chain came without a token that it certifies"));
     }
     match (peer, by_header, by_wimse) {
         (None, None, None) => Ok(WorkloadEvidence::Nothing),
         (Some(peer), None, None) => Ok(WorkloadEvidence::Certificate(peer)),
-        (peer, Some(WorkloadEvidence::ServiceToken { token, .. }), None) => {
-            Ok(WorkloadEvidence::ServiceToken { token, chain, peer })
+        (peer, Some(WorkloadEvidence::ServiceToken(signed)), None) => {
+            Ok(WorkloadEvidence::ServiceToken(Signed { chain, peer, ..signed }))
         }
         (None, Some(evidence), None) | (None, None, Some(evidence)) => Ok(evidence),
         (Some(_), ..) => Err(EvidenceError::Combination(
@@ -168,7 +168,7 @@ fn authorization(request: &CanonicalRequest) -> Result<Option<WorkloadEvidence<'
     let typ = jws::claimed_typ(token).map_err(EvidenceError::Unreadable)?;
     match TokenKind::of(&typ) {
         Some(TokenKind::Service) => {
-            Ok(Some(WorkloadEvidence::ServiceToken { token, chain: None, peer: None }))
+            Ok(Some(WorkloadEvidence::ServiceToken(Signed { token, chain: None, peer: None })))
         }
         Some(TokenKind::JwtSvid) => Ok(Some(WorkloadEvidence::JwtSvid(token))),
         _ => Err(EvidenceError::UnknownKind { typ: typ.chars().take(64).collect() }),

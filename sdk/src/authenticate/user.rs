@@ -45,7 +45,7 @@ impl Authenticator {
 }
 
 /// The token that the gateway minted, passed on as it is.
-fn internal(token: &str, rules: &Rules<'_>) -> Result<Verified<User>, TxnTokenError> {
+pub(super) fn internal(token: &str, rules: &Rules<'_>) -> Result<Verified<User>, TxnTokenError> {
     let key_of = |kid: &str| rules.keys.internal.get(kid).cloned();
     TxnToken::verify(token, &rules.keys.trust_domain, rules.now, key_of)
 }

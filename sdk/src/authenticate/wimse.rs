@@ -1,14 +1,15 @@
 //! Mode `wimse`: a workload identity token of an authority, and a proof that its key is held.
 
-use countersign_identity::{Freshness, Mode, Verified, Workload, WorkloadProof};
+use countersign_identity::{Bound, Freshness, Mode, Verified, WorkloadProof};
 use countersign_token::{
-    Sighting,
-    wit::{ProvenWorkload, Unproven, Wit, WitIssuer},
+    Sighting, http_signature,
+    wit::{ProvenWorkload, Unproven, Wit},
     wpt::{self, ProofTarget, target_uri},
 };
 
 use super::{
     Authenticator, EvidenceError, Rules,
+    body::BodyClaim,
     presented::{Presented, WimseProof},
     workload::{Proven, Users},
 };
@@ -22,14 +23,11 @@ impl Authenticator {
         presented: &Presented<'_>,
         rules: &Rules<'_>,
     ) -> Result<Proven, EvidenceError> {
-        let wit: Unproven = Wit::verify(wit, rules.now, |kid| issuer(rules, kid))?;
-        if let Some(id) = wit.token_id() {
-            rules.keys.revoked.judge_token(id)?;
-        }
-        wit.key_ids().iter().try_for_each(|kid| rules.keys.revoked.judge_key(kid))?;
+        let wit: Unproven = Wit::verify(wit, rules.now, |kid| rules.keys.wit_issuer(kid))?;
+        rules.keys.judge_wit(&wit, rules.now)?;
         match proof {
             WimseProof::Token(token) => self.proof_token(token, &wit, presented, rules),
-            WimseProof::Signature => Err(EvidenceError::UnknownKind { typ: "signature".to_owned() }),
+            WimseProof::Signature => self.signature(&wit, presented, rules),
         }
     }
 
@@ -54,30 +52,39 @@ impl Authenticator {
         Ok(of(wit, &proven))
     }
 
+    fn signature(
+        &self,
+        wit: &Unproven,
+        presented: &Presented<'_>,
+        rules: &Rules<'_>,
+    ) -> Result<Proven, EvidenceError> {
+        let target = presented.request.path_and_query();
+        let request = http_signature::Head {
+            method: presented.request.method().as_str(),
+            target: &target,
+            headers: presented.request.headers(),
+        };
+        let audience = target_uri(self.authority(), presented.request.path());
+        let (signed, body) = http_signature::verify_request_head(&request, &audience, wit, rules.now)?;
+        self.admit_once(&signed.workload, rules)?;
+        let nonce = signed.workload.proof_id.clone();
+        Ok(Proven { body: BodyClaim::Sha256(body), answer: Some(nonce), ..of(wit, &signed.workload) })
+    }
+
     fn admit_once(&self, proven: &Verified<ProvenWorkload>, rules: &Rules<'_>) -> Result<(), EvidenceError> {
         let sighting = Sighting {
             issuer: proven.subject.as_str(),
             jti: &proven.proof_id,
             issued_at: proven.proof_issued,
             expires: proven.proof_expires,
-            channel_bound: proven.binding.contains(countersign_identity::Bound::Channel),
+            channel_bound: proven.binding.contains(Bound::Channel),
         };
         self.admit(&sighting, rules)
     }
 }
 
-/// Whose key for workload identity tokens it is.
-fn issuer(rules: &Rules<'_>, kid: &str) -> Option<WitIssuer> {
-    rules.keys.authorities.iter().find_map(|(trust_domain, authority)| {
-        let key = authority.wit.get(kid)?.clone();
-        let issuer = Some(authority.issuer.clone());
-        Some(WitIssuer { kid: kid.to_owned(), key, trust_domain: trust_domain.clone(), issuer })
-    })
-}
-
 fn of(wit: &Unproven, proven: &Verified<ProvenWorkload>) -> Proven {
     let covers = |name: &str| proven.covers.iter().any(|covered| covered == name);
-    let workload = Workload { id: proven.subject.clone(), certificate: None };
     let [_, key] = wit.key_ids();
     Proven {
         binding: proven.binding,
@@ -88,6 +95,6 @@ fn of(wit: &Unproven, proven: &Verified<ProvenWorkload>) -> Proven {
             covers_user_token: covers("user-token"),
             nested: None,
         },
-        ..Proven::by(Verified::vouch(workload), Mode::Wimse, WorkloadProof::SignedRequest)
+        ..Proven::named(proven.subject.clone(), Mode::Wimse, WorkloadProof::SignedRequest)
     }
 }

@@ -1,10 +1,11 @@
 //! Which workload calls.
 
-use countersign_identity::{Binding, Freshness, Mode, SpiffeId, Verified, Workload, WorkloadProof};
+use countersign_identity::{Binding, Bound, Freshness, Mode, SpiffeId, Verified, Workload, WorkloadProof};
 use countersign_token::Sighting;
 
 use super::{
     Authenticator, EvidenceError, Rules,
+    body::BodyClaim,
     presented::{Presented, WorkloadEvidence},
 };
 use crate::tls::Peer;
@@ -16,14 +17,16 @@ pub(super) struct Proven {
     pub(super) proof: WorkloadProof,
     pub(super) binding: Binding,
     pub(super) freshness: Freshness,
-    /// SHA-256 thumbprints of certificates whose keys it proved to hold, in base64url: `x5t#S256`.
-    pub(super) certificates: Vec<String>,
+    /// SHA-256 of the certificates whose keys it proved to hold.
+    pub(super) certificates: Vec<[u8; 32]>,
     /// RFC 7638 thumbprints of keys that it proved to hold: `jkt`.
     pub(super) keys: Vec<String>,
     /// What it says of tokens of users.
     pub(super) users: Users,
-    /// The SHA-256 that the body must have.
-    pub(super) body: Option<[u8; 32]>,
+    /// What it says of the body.
+    pub(super) body: BodyClaim,
+    /// The nonce that a signed answer has to repeat.
+    pub(super) answer: Option<String>,
 }
 
 /// What the evidence of a workload says of the token of a user that travels with it.
@@ -48,13 +51,27 @@ impl Proven {
             certificates: Vec::new(),
             keys: Vec::new(),
             users: Users::default(),
-            body: None,
+            body: BodyClaim::Nothing,
+            answer: None,
         }
     }
 
-    /// A workload that proved its name in `mode`; the rest is for whoever knows more.
-    pub(super) fn by(workload: Verified<Workload>, mode: Mode, proof: WorkloadProof) -> Self {
+    /// The owner of a token that was verified; the rest is for whoever knows more.
+    pub(super) fn named(id: SpiffeId, mode: Mode, proof: WorkloadProof) -> Self {
+        let workload = Verified::vouch(Workload { id, certificate: None });
         Self { workload: Some(workload), mode, proof, ..Self::nobody() }
+    }
+
+    /// What its own token proves, beside what the certificate of the connection does.
+    pub(super) fn beside(mut self, peer: &Peer, workload: Verified<Workload>) -> Self {
+        self.certificates.extend(peer.thumbprint());
+        Self {
+            workload: Some(workload),
+            mode: Mode::MtlsJwt,
+            proof: WorkloadProof::Certificate,
+            binding: self.binding.and(Bound::Channel),
+            ..self
+        }
     }
 
     pub(super) fn id(&self) -> Option<&SpiffeId> {
@@ -77,9 +94,9 @@ impl Authenticator {
             WorkloadEvidence::Certificate(peer) => certificate(peer, rules),
             WorkloadEvidence::Bearer(token) => self.bearer(token, rules),
             WorkloadEvidence::Wimse { wit, proof } => self.wimse(wit, proof, presented, rules),
-            WorkloadEvidence::Macaroon(_)
-            | WorkloadEvidence::JwtSvid(_)
-            | WorkloadEvidence::ServiceToken { .. } => Err(EvidenceError::UnknownKind { typ: String::new() }),
+            WorkloadEvidence::Macaroon(credential) => self.macaroon(credential, presented, rules),
+            WorkloadEvidence::ServiceToken(signed) => self.service_token(*signed, presented, rules),
+            WorkloadEvidence::JwtSvid(_) => Err(EvidenceError::UnknownKind { typ: String::new() }),
         }
     }
 
@@ -92,11 +109,13 @@ impl Authenticator {
 /// The peer of the connection, judged in the handshake and again now.
 fn certificate(peer: &Peer, rules: &Rules<'_>) -> Result<Proven, EvidenceError> {
     let workload = peer.workload(rules.now)?;
-    let certificates = peer.thumbprint().into_iter().collect();
     Ok(Proven {
+        workload: Some(workload),
+        mode: Mode::Mtls,
+        proof: WorkloadProof::Certificate,
         binding: Binding::CHANNEL,
         freshness: Freshness::Connection,
-        certificates,
-        ..Proven::by(workload, Mode::Mtls, WorkloadProof::Certificate)
+        certificates: peer.thumbprint().into_iter().collect(),
+        ..Proven::nobody()
     })
 }

@@ -11,7 +11,9 @@ use countersign_pki::{
 use countersign_policy::{Refusal, RefusalKind};
 use countersign_request::{HeaderError, PathError, QueryError, RequestError};
 use countersign_token::{
-    AccessTokenError, BearerError, JwsError, ReplayError, TxnTokenError, WitError, WptError,
+    AccessTokenError, BearerError, JwsError, ReplayError, ServiceTokenError, SignatureError, TimeError,
+    TxnTokenError, WitError, WptError,
+    macaroon::{ChainError as MacaroonChainError, MacaroonError, PredicateError},
 };
 use countersign_wire::{
     codes::{self, Code},
@@ -49,6 +51,8 @@ pub enum Challenge {
     Certificate,
     /// `Countersign need="txn-token"`
     TxnToken,
+    /// `Countersign need="signing-chain"`: the certificate of the key that signed.
+    SigningChain,
     /// `Countersign need="proof"`: a new one, made for this request.
     Proof,
     /// `Countersign need="MODE"`, the first mode that is accepted.
@@ -57,6 +61,8 @@ pub enum Challenge {
     Bearer,
     /// `Bearer error="invalid_token"`, for a better one.
     BetterBearer,
+    /// `DPoP error="…"` (RFC 9449 section 7.1): `invalid_dpop_proof`, `use_dpop_nonce` or `invalid_token`.
+    Dpop(&'static str),
 }
 
 impl Denial {
@@ -139,10 +145,15 @@ impl Challenge {
             Self::None => return None,
             Self::Certificate => r#"Countersign need="certificate""#,
             Self::TxnToken => r#"Countersign need="txn-token""#,
+            Self::SigningChain => r#"Countersign need="signing-chain""#,
             Self::Proof => r#"Countersign need="proof""#,
             Self::Mode(mode) => return HeaderValue::from_str(&format!("Countersign need=\"{mode}\"")).ok(),
             Self::Bearer => "Bearer",
             Self::BetterBearer => r#"Bearer error="invalid_token""#,
+            Self::Dpop(error) => {
+                let challenge = format!("DPoP error=\"{error}\", algs=\"{DPOP_ALGORITHMS}\"");
+                return HeaderValue::from_str(&challenge).ok();
+            }
         }))
     }
 }
@@ -191,8 +202,21 @@ impl From<&EvidenceError> for Denial {
             EvidenceError::Wit(wit) => (code_of_wit(wit), Challenge::Mode(Mode::Wimse)),
             EvidenceError::Wpt(wpt) => (code_of_wpt(wpt), Challenge::Mode(Mode::Wimse)),
             EvidenceError::Replay(replay) => (code_of_replay(replay), Challenge::Proof),
-            EvidenceError::Revoked { .. } => (Code::TokenRevoked, Challenge::BetterBearer),
-            EvidenceError::BodyChanged => (Code::BodyChanged, Challenge::Proof),
+            EvidenceError::Revoked(_) => (Code::TokenRevoked, Challenge::BetterBearer),
+            EvidenceError::Macaroon(macaroon) => {
+                (code_of_macaroon(macaroon), Challenge::Mode(Mode::Macaroon))
+            }
+            EvidenceError::Signature(signature) => {
+                (code_of_signature(signature), Challenge::Mode(Mode::Wimse))
+            }
+            EvidenceError::ServiceToken(token) => (code_of_service_token(token), Challenge::Mode(Mode::Jwt)),
+            EvidenceError::Signer(peer) => (code_of_peer(peer), Challenge::SigningChain),
+            EvidenceError::ChainHeader(_) => (Code::TokenMalformed, Challenge::SigningChain),
+            EvidenceError::SignerUnknown => (Code::SigningChainMissing, Challenge::SigningChain),
+            EvidenceError::SignerMismatch { .. } | EvidenceError::OtherPeer { .. } => {
+                (Code::SignerMismatch, Challenge::Proof)
+            }
+            EvidenceError::Body(_) | EvidenceError::BodyChanged => (Code::BodyChanged, Challenge::Proof),
             EvidenceError::BelowFloor { mode, accepts } => below_floor(*mode, accepts),
         };
         Self::new(code, error.to_string()).with_challenge(challenge)
@@ -327,6 +351,65 @@ fn code_of_wpt(error: &WptError) -> Code {
     }
 }
 
+fn code_of_macaroon(error: &MacaroonError) -> Code {
+    match error {
+        MacaroonError::NotBase64Url
+        | MacaroonError::Format(_)
+        | MacaroonError::NotAName
+        | MacaroonError::BadKeyId
+        | MacaroonError::Owner(_) => Code::TokenMalformed,
+        MacaroonError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        MacaroonError::WrongLocation { .. } => Code::TokenAudience,
+        MacaroonError::Chain(MacaroonChainError::Predicate(PredicateError::TooLate { .. })) => {
+            Code::TokenExpired
+        }
+        MacaroonError::Chain(MacaroonChainError::Predicate(_)) => Code::CaveatNotMet,
+        MacaroonError::Chain(_) => Code::TokenSignature,
+    }
+}
+
+fn code_of_signature(error: &SignatureError) -> Code {
+    match error {
+        SignatureError::BadSignature => Code::TokenSignature,
+        SignatureError::WrongAudience { .. } | SignatureError::WrongRequest => Code::ProofOfOtherRequest,
+        SignatureError::WrongDigest | SignatureError::NoDigest => Code::BodyChanged,
+        SignatureError::WitExpired { .. } | SignatureError::Expired { .. } => Code::TokenExpired,
+        SignatureError::NotYetValid { .. } => Code::TokenNotYetValid,
+        SignatureError::Lifetime { .. } => Code::TokenLifetime,
+        SignatureError::WrongWit | SignatureError::Uncovered { .. } => Code::EvidenceCombination,
+        _ => Code::TokenMalformed,
+    }
+}
+
+fn code_of_service_token(error: &ServiceTokenError) -> Code {
+    match error {
+        ServiceTokenError::Jws(jws) => code_of_jws(jws),
+        ServiceTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        ServiceTokenError::NotOwner { .. } => Code::SignerMismatch,
+        ServiceTokenError::WrongAudience { .. } => Code::TokenAudience,
+        ServiceTokenError::OtherMethod { .. } | ServiceTokenError::OtherPath => Code::ProofOfOtherRequest,
+        ServiceTokenError::OtherConnection => Code::ProofOfOtherConnection,
+        ServiceTokenError::UserTokenGone | ServiceTokenError::OtherUserToken => Code::EvidenceCombination,
+        ServiceTokenError::Times(times) => code_of_times(times),
+        ServiceTokenError::Claim(_)
+        | ServiceTokenError::NotAnId { .. }
+        | ServiceTokenError::IdLength { .. }
+        | ServiceTokenError::SeveralUsers
+        | ServiceTokenError::RegisteredName { .. }
+        | ServiceTokenError::NotText { .. }
+        | ServiceTokenError::Demanded { .. }
+        | ServiceTokenError::OtherValue { .. } => Code::TokenClaims,
+    }
+}
+
+fn code_of_times(error: &TimeError) -> Code {
+    match error {
+        TimeError::Lifetime { .. } => Code::TokenLifetime,
+        TimeError::NotYetValid { .. } => Code::TokenNotYetValid,
+        TimeError::Expired { .. } => Code::TokenExpired,
+    }
+}
+
 fn code_of_replay(error: &ReplayError) -> Code {
     match error {
         ReplayError::Replayed => Code::ProofReplayed,
@@ -343,3 +426,6 @@ fn code_of_replay(error: &ReplayError) -> Code {
 pub fn new_decision_id() -> DecisionId {
     DecisionId::from_random(random_bytes(&SystemRandom::new()).unwrap_or_default())
 }
+
+/// What a client may sign its DPoP proofs with.
+const DPOP_ALGORITHMS: &str = "ES256 Ed25519 RS256";

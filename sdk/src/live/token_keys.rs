@@ -1,16 +1,16 @@
 //! Keys by which tokens are verified, one table for each kind of token, and what was taken back.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::PublicKey;
-use countersign_wire::snapshot::{Jwk, KeyPurpose, Revoked, Snapshot, TokenAuthority};
+use countersign_token::{Revoked, RevokedError, TokenFacts, Unproven, WitIssuer};
+use countersign_wire::snapshot::{self, Jwk, KeyPurpose, Snapshot, TokenAuthority};
 
 use super::CompileError;
-use crate::authenticate::EvidenceError;
 
 /// Keys for verifying tokens, found by `kid`. A key of one table verifies nothing of another.
 #[derive(Clone, Debug)]
@@ -31,8 +31,8 @@ pub struct TokenKeys {
     pub authorities: HashMap<TrustDomain, AuthorityKeys>,
     /// Keys that workloads registered for signing requests.
     pub registered: HashMap<String, RegisteredKey>,
-    /// What counts no longer.
-    pub revoked: Revocations,
+    /// What was taken back before it expired. Asked at every use of a token, known or not.
+    pub revoked: Revoked,
 }
 
 /// Keys with which one trust domain signs tokens about its own subjects.
@@ -57,14 +57,6 @@ pub struct RegisteredKey {
     pub key: PublicKey,
 }
 
-/// Tokens, users and keys that were taken back before they expired. Asked at every use of a token, known or not.
-#[derive(Clone, Debug, Default)]
-pub struct Revocations {
-    tokens: HashSet<String>,
-    users: HashMap<String, UnixTime>,
-    keys: HashSet<String>,
-}
-
 impl TokenKeys {
     /// A table for access tokens alone: no internal token, and no token of a workload, is verified by it.
     #[must_use]
@@ -83,7 +75,7 @@ impl TokenKeys {
             access: keys.into_iter().map(|key| (key.thumbprint().to_string(), key)).collect(),
             authorities: HashMap::new(),
             registered: HashMap::new(),
-            revoked: Revocations::default(),
+            revoked: Revoked::default(),
         }
     }
 
@@ -91,6 +83,33 @@ impl TokenKeys {
     #[must_use]
     pub fn authority_of(&self, subject: &SpiffeId) -> Option<&AuthorityKeys> {
         self.authorities.get(subject.trust_domain())
+    }
+
+    /// Does a workload identity token still count: itself, the key that signed it, and the key that it names?
+    ///
+    /// # Errors
+    /// One of them was taken back.
+    pub fn judge_wit(&self, wit: &Unproven, now: UnixTime) -> Result<(), RevokedError> {
+        wit.key_ids().into_iter().try_for_each(|kid| {
+            self.revoked.judge(&TokenFacts {
+                ids: wit.token_id().map(str::to_owned).into_iter().collect(),
+                subject: wit.claimed_subject().to_string(),
+                kid,
+                // What it says of that is for audit alone (WIT-SVID section 3.6).
+                issued_at: now,
+                expires: wit.expires(),
+            })
+        })
+    }
+
+    /// The key for workload identity tokens that a trust domain publishes under this name.
+    #[must_use]
+    pub fn wit_issuer(&self, kid: &str) -> Option<WitIssuer> {
+        self.authorities.iter().find_map(|(trust_domain, authority)| {
+            let (kid, key) = (kid.to_owned(), authority.wit.get(kid)?.clone());
+            let issuer = Some(authority.issuer.clone());
+            Some(WitIssuer { kid, key, trust_domain: trust_domain.clone(), issuer })
+        })
     }
 
     pub(super) fn read(snapshot: &Snapshot) -> Result<Self, CompileError> {
@@ -117,7 +136,7 @@ impl TokenKeys {
             access: table(&snapshot.access_token.keys)?,
             authorities,
             registered,
-            revoked: Revocations::read(&snapshot.revoked),
+            revoked: revoked(&snapshot.revoked),
         })
     }
 
@@ -143,47 +162,12 @@ impl AuthorityKeys {
     }
 }
 
-impl Revocations {
-    fn read(revoked: &Revoked) -> Self {
-        let mut users: HashMap<String, UnixTime> = HashMap::new();
-        for user in &revoked.users {
-            let before = users.entry(user.id.clone()).or_insert(user.issued_before);
-            *before = (*before).max(user.issued_before);
-        }
-        Self {
-            tokens: revoked.tokens.iter().map(|token| token.id.clone()).collect(),
-            users,
-            keys: revoked.keys.iter().map(|key| key.id.clone()).collect(),
-        }
-    }
-
-    /// Was this token taken back, by its `jti` or the id of a bearer token or macaroon?
-    ///
-    /// # Errors
-    /// It was.
-    pub fn judge_token(&self, id: &str) -> Result<(), EvidenceError> {
-        judge(self.tokens.contains(id), "token", id)
-    }
-
-    /// Was everything taken back that was signed with this key?
-    ///
-    /// # Errors
-    /// It was.
-    pub fn judge_key(&self, kid: &str) -> Result<(), EvidenceError> {
-        judge(self.keys.contains(kid), "key", kid)
-    }
-
-    /// Were the tokens of this user that were issued at this moment taken back?
-    ///
-    /// # Errors
-    /// They were.
-    pub fn judge_user(&self, id: &str, issued_at: UnixTime) -> Result<(), EvidenceError> {
-        judge(self.users.get(id).is_some_and(|before| issued_at < *before), "user", id)
-    }
-}
-
-fn judge(revoked: bool, what: &'static str, id: &str) -> Result<(), EvidenceError> {
-    if revoked { Err(EvidenceError::Revoked { what, id: id.to_owned() }) } else { Ok(()) }
+fn revoked(revoked: &snapshot::Revoked) -> Revoked {
+    let mut all = Revoked::default();
+    revoked.tokens.iter().for_each(|token| all.token(&token.id));
+    revoked.users.iter().for_each(|user| all.subject(&user.id, user.issued_before));
+    revoked.keys.iter().for_each(|key| all.key(&key.id));
+    all
 }
 
 fn table(jwks: &[Jwk]) -> Result<HashMap<String, PublicKey>, CompileError> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_request::WORKLOAD_IDENTITY_TOKEN;
 use countersign_token::{
-    Unproven, Wit, WitError, WitIssuer,
+    RevokedError, Unproven, Wit, WitError, WitIssuer,
     http_signature::{self, Answered, SignatureError},
 };
 use http::{Method, Response, StatusCode};
@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::proof::SentNonce;
-use crate::{authenticate::EvidenceError, clock, live::TokenKeys};
+use crate::{clock, live::TokenKeys};
 
 /// What was asked, of whom.
 pub(super) struct Asked<'a> {
@@ -50,7 +50,7 @@ pub enum AnswerError {
     },
     /// The token or its key was taken back.
     #[error(transparent)]
-    Revoked(EvidenceError),
+    Revoked(#[from] RevokedError),
     /// The signature.
     #[error(transparent)]
     Signature(#[from] SignatureError),
@@ -94,9 +94,7 @@ fn signer(token: &str, callee: &SpiffeId, keys: &TokenKeys, now: UnixTime) -> Re
     if wit.claimed_subject() != callee {
         return Err(AnswerError::OtherCallee { got: wit.claimed_subject().clone() });
     }
-    let ids = wit.token_id().map(|id| keys.revoked.judge_token(id));
-    let signing_keys = wit.key_ids().into_iter().map(|kid| keys.revoked.judge_key(&kid));
-    ids.into_iter().chain(signing_keys).collect::<Result<(), _>>().map_err(AnswerError::Revoked)?;
+    keys.judge_wit(&wit, now)?;
     Ok(wit)
 }
 

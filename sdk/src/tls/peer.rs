@@ -3,7 +3,6 @@
 use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{SpiffeId, UnixTime, Verified, Workload};
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_pki::verify::{self, Expectation, PeerError, Usage, Verdict};
@@ -91,10 +90,10 @@ impl Peer {
         }
     }
 
-    /// SHA-256 of its certificate in base64url, as `x5t#S256` names it (RFC 7515 section 4.1.8).
+    /// SHA-256 of its certificate, which `x5t#S256` names (RFC 7515 section 4.1.8).
     #[must_use]
-    pub fn thumbprint(&self) -> Option<String> {
-        self.chain.first().map(|leaf| URL_SAFE_NO_PAD.encode(countersign_keys::sha256(leaf)))
+    pub fn thumbprint(&self) -> Option<[u8; 32]> {
+        self.chain.first().map(|leaf| countersign_keys::sha256(leaf))
     }
 
     /// What it presented, leaf first.

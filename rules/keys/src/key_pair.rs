@@ -3,12 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::encoding::{AsBigEndian, AsDer, EcPrivateKeyBin, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
 };
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::{Algorithm, PublicKey, RandomError, Secret, SecureRandom, der, domain};
 
@@ -114,6 +117,22 @@ impl KeyPair {
             Private::Rsa(key) => AsDer::<Pkcs8V1Der<'_>>::as_der(&**key).map(|der| der.as_ref().to_vec()),
         };
         bytes.map(Secret::new).map_err(|_| SignError::Failed)
+    }
+
+    /// The private key as a JWK (RFC 7518 section 6.2.2): for workloads that others make keys for (SPIFFE Workload API).
+    ///
+    /// # Errors
+    /// [`SignError::TokensOnly`] for all but P-256, which nobody needs in this form.
+    pub fn to_private_jwk(&self) -> Result<Secret<String>, SignError> {
+        let Private::EcdsaP256(key) = &*self.private else {
+            return Err(SignError::TokensOnly { algorithm: self.algorithm() });
+        };
+        let scalar: EcPrivateKeyBin<'_> = key.private_key().as_be_bytes().map_err(|_| SignError::Failed)?;
+        let d = Secret::new(URL_SAFE_NO_PAD.encode(scalar.as_ref()));
+        // The public members, with the private one before the end of the object.
+        let public = self.public.to_jwk();
+        let members = public.strip_suffix('}').ok_or(SignError::Failed)?;
+        Ok(Secret::new(format!(r#"{members},"d":"{}"}}"#, d.expose())))
     }
 
     /// The half that may be told.
@@ -250,6 +269,20 @@ mod tests {
         let p256 = key();
         let read = KeyPair::from_pkcs8(p256.to_pkcs8().unwrap().expose()).unwrap();
         assert_eq!(read.public_key(), p256.public_key());
+    }
+
+    #[test]
+    fn a_private_jwk_holds_the_key_and_is_refused_as_a_public_one() {
+        let key = key();
+        let jwk: serde_json::Value = serde_json::from_str(key.to_private_jwk().unwrap().expose()).unwrap();
+        let d = URL_SAFE_NO_PAD.decode(jwk["d"].as_str().unwrap()).unwrap();
+        assert_eq!(d.len(), 32);
+        let pkcs8 = key.to_pkcs8().unwrap();
+        assert!(pkcs8.expose().windows(32).any(|bytes| bytes == d));
+        assert_eq!(jwk["kid"], key.public_key().thumbprint());
+        assert_eq!(PublicKey::from_jwk(&jwk.to_string()), Err(crate::JwkError::Private));
+        let ed25519 = KeyPair::generate_ed25519(&SystemRandom::new()).unwrap();
+        assert!(matches!(ed25519.to_private_jwk(), Err(SignError::TokensOnly { .. })));
     }
 
     #[test]

@@ -23,7 +23,13 @@ mod workflow;
 #[derive(Debug, Subcommand)]
 pub enum DemoCommand {
     /// The eight steps of the thesis's section 5.2.1, from one real call
-    Workflow,
+    Workflow {
+        /// Tell it in this mode; afterwards the services are as they were
+        #[arg(long, value_parser = Mode::parse)]
+        mode: Option<Mode>,
+        #[command(flatten)]
+        carries: Carries,
+    },
     /// Switch how all services prove themselves, while they run
     Mode {
         /// none, bearer, macaroon, jwt, wimse, mtls, mtls+jwt
@@ -46,7 +52,7 @@ pub enum DemoCommand {
 /// Exit 3 where nothing runs, 1 where a request fails that should not.
 pub async fn demo(at: &At, command: DemoCommand) -> Result<(), CliError> {
     match command {
-        DemoCommand::Workflow => workflow::workflow(at).await,
+        DemoCommand::Workflow { mode, carries } => workflow::workflow(at, mode, carries).await,
         DemoCommand::Mode { mode, carries } => service::switch_all(at, mode, carries).await,
         DemoCommand::Traffic { seconds } => traffic(at, Duration::from_secs(seconds)).await,
     }

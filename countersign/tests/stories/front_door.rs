@@ -177,7 +177,10 @@ fn the_authority_s_api_refuses_strangers_users_and_services() {
             if !path.starts_with("/api/v1") || public.contains(&route.as_str()) {
                 continue;
             }
-            let url = format!("{base}{}", path.replace("{id}", "last").replace("{name}", "ads").replace("{trust_domain}", "b.test"));
+            let url = format!(
+                "{base}{}",
+                path.replace("{id}", "last").replace("{name}", "ads").replace("{trust_domain}", "b.test")
+            );
             let method = method.to_uppercase();
             let ask = ["-X", &method, "--cacert", ca, "-H", "Content-Type: application/json", "-d", "{}"];
             let (stranger, said) = d.curl(&url, &ask);

@@ -16,6 +16,7 @@ mod front_door;
 mod keys;
 mod ledger;
 mod lifecycle;
+mod modes;
 mod openssl;
 mod revocation;
 mod services;

@@ -4,14 +4,18 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use countersign_identity::Mode;
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_ledger::event::{CheckResult, Decision, Entry, Event};
 use countersign_wire::api::Page;
 use countersign_wire::api::audit::AuditEvent;
+use countersign_wire::api::modes::{ModesChanged, SwitchDemo};
+use countersign_wire::api::services::Service;
 use http::{HeaderValue, Method};
 
 use crate::cli::At;
 use crate::cli::demo::{headers, token_of};
+use crate::cli::service::{self, Carries};
 use crate::error::CliError;
 use crate::https::Https;
 use crate::output::{self, Format};
@@ -23,18 +27,33 @@ const LEDGER_WAIT: Duration = Duration::from_secs(10);
 /// One step as it is told.
 #[derive(serde::Serialize)]
 struct Step {
-    number: u8,
+    number: &'static str,
     hop: String,
     told: String,
     /// Milliseconds, where the step was timed.
     ms: Option<f64>,
 }
 
-/// Runs `demo workflow`.
+/// Runs `demo workflow`, in `mode` if one is named; afterwards the services are as they were.
 ///
 /// # Errors
 /// Exit 1 where the call fails or a hop is not in the ledger.
-pub async fn workflow(at: &At) -> Result<(), CliError> {
+pub async fn workflow(at: &At, mode: Option<Mode>, carries: Carries) -> Result<(), CliError> {
+    let Some(mode) = mode else { return tell(at).await };
+    let before: Vec<Service> = at.admin.get("/api/v1/services").await?;
+    let wanted = service::switch(mode, carries);
+    let _: ModesChanged = at.admin.post("/api/v1/demo/mode", &wanted).await?;
+    let told = tell(at).await;
+    if let Some(service) = before.first() {
+        let back =
+            SwitchDemo { mode: service.sends, user_context: service.user_context, wimse: service.wimse };
+        let _: ModesChanged = at.admin.post("/api/v1/demo/mode", &back).await?;
+    }
+    told
+}
+
+/// One real call, and what the ledger says of it.
+async fn tell(at: &At) -> Result<(), CliError> {
     let ready = at.ready()?;
     let token = token_of(&ready, "alice").await?;
     let mut https = Https::connect(&ready.gateway_tls, &ready.ca_file).await?;
@@ -63,7 +82,7 @@ pub async fn workflow(at: &At) -> Result<(), CliError> {
     output::line(format!("GET {CALL} as alice, trace {trace}\n"));
     for step in steps {
         let ms = step.ms.map_or_else(String::new, |ms| format!("{ms:.2} ms"));
-        output::line(format!("{} {:<20} {:>9}  {}", step.number, step.hop, ms, step.told));
+        output::line(format!("{:<2} {:<20} {:>9}  {}", step.number, step.hop, ms, step.told));
     }
     Ok(())
 }
@@ -117,45 +136,56 @@ async fn decisions(at: &At, trace: &str) -> Result<Vec<(String, Decision)>, CliE
 
 fn told(hops: &Hops, gateway: &str, took: Duration, bytes: usize) -> Vec<Step> {
     let Hops { gateway: edge, ads, users } = hops;
-    let step = |number, hop: &str, told: String, ms| Step { number, hop: hop.to_owned(), told, ms };
+    let step =
+        |number: &'static str, hop: &str, told: String, ms| Step { number, hop: hop.to_owned(), told, ms };
+    // The thesis counts the two steps in which the services prove themselves by tokens as 4' and 5'.
+    let (fourth, fifth) = match (ads.mode.as_str(), users.mode.as_str()) {
+        ("mtls", "mtls") => ("4", "5"),
+        _ => ("4'", "5'"),
+    };
     let ms = |decision: &Decision| Some(Duration::from_micros(decision.latency_us).as_secs_f64() * 1000.0);
     let user = edge.user.as_deref().unwrap_or("nobody");
     let policy = |d: &Decision| d.policy.clone().unwrap_or_else(|| "no policy".to_owned());
     let on = |d: &Decision| d.connection.clone().unwrap_or_else(|| "its connection".to_owned());
     vec![
         step(
-            1,
+            "1",
             "client → gateway",
             format!("HTTPS to {gateway}, access token in the Authorization header"),
             None,
         ),
         step(
-            2,
+            "2",
             "gateway",
             "checks the token's signature, issuer, audience and time with the authority's key: no call"
                 .into(),
             None,
         ),
         step(
-            3,
+            "3",
             "gateway",
             format!(
-                "valid: user {user}; policy {} permits; one internal token is minted for all hops",
+                "valid: user {user}; policy {} permits; an internal token of the gateway takes the access token's place",
                 policy(edge)
             ),
             None,
         ),
-        step(4, "gateway → ads", format!("{}: {}; policy {}", ads.mode, checks(ads), policy(ads)), None),
-        step(5, "ads → users", format!("{}: {}; policy {}", users.mode, checks(users), policy(users)), None),
+        step(fourth, "gateway → ads", proven(ads), None),
+        step(fifth, "ads → users", proven(users), None),
         step(
-            6,
+            "6",
             "users → ads",
             format!("{} on {}, no second authentication", users.status, on(users)),
             ms(users),
         ),
-        step(7, "ads → gateway", format!("{} on {}, no second authentication", ads.status, on(ads)), ms(ads)),
         step(
-            8,
+            "7",
+            "ads → gateway",
+            format!("{} on {}, no second authentication", ads.status, on(ads)),
+            ms(ads),
+        ),
+        step(
+            "8",
             "gateway → client",
             format!(
                 "{} with {bytes} bytes; at the client {:.2} ms",
@@ -165,6 +195,23 @@ fn told(hops: &Hops, gateway: &str, took: Duration, bytes: usize) -> Vec<Step> {
             ms(edge),
         ),
     ]
+}
+
+/// What the caller made, and what the callee verified of it.
+fn proven(decision: &Decision) -> String {
+    let made = match decision.mode.as_str() {
+        "none" => "the caller proves nothing",
+        "bearer" => "the client's middleware adds the caller's bearer token",
+        "macaroon" => {
+            "the client's middleware narrows the caller's macaroon to this request and ten seconds, and adds it"
+        }
+        "jwt" => "the client's middleware signs a token of its own for this request, and adds it",
+        "wimse" => "the client's middleware adds the caller's identity token and a proof for this request",
+        "mtls+jwt" => "the caller shows its certificate, and its middleware signs a token for this request",
+        _ => "the caller shows its certificate",
+    };
+    let policy = decision.policy.as_deref().unwrap_or("no policy");
+    format!("{}: {made}; {}; policy {policy}", decision.mode, checks(decision))
 }
 
 fn checks(decision: &Decision) -> String {

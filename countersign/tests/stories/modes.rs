@@ -1,0 +1,362 @@
+//! # One flea market, seven ways to prove who calls
+//!
+//! The table says beforehand what becomes of each request in each mode. Nothing else differs: the same processes, the
+//! same policies, switched while they run.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_keys::{KeyPair, SystemRandom, sha256};
+use countersign_token::service_token::{self, BodyBinding, ServiceToken, UserBinding};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
+
+use crate::deployment::{Deployment, curl, text};
+
+const MODES: [&str; 7] = ["none", "bearer", "macaroon", "jwt", "wimse", "mtls", "mtls+jwt"];
+
+/// The stage of the refusal behind the status, or where the connection ended.
+const OK: &str = "200";
+const MADE: &str = "201";
+/// The gateway's or the service's rules say no.
+const POLICY: &str = "403 policy";
+/// The token is there and does not hold.
+const TOKEN: &str = "401 token";
+/// Proven, but not in a way that this callee accepts; or not at all.
+const FLOOR: &str = "401 identity";
+const REQUEST: &str = "400 request";
+/// TLS refuses the caller before any request is read.
+const SHAKE: &str = "handshake";
+/// No TLS, so no answer.
+const CLOSED: &str = "closed";
+
+/// What a request is, and what must become of it in each of [`MODES`].
+type Row = (&'static str, fn(&World) -> Seen, [&'static str; 7]);
+
+#[rustfmt::skip]
+const TABLE: [Row; 23] = [
+    // Through the gateway: users, and what the services behind say of the gateway.
+    //                                          none    bearer  macaroon jwt    wimse   mtls    mtls+jwt
+    ("alice lists ads",        |w| w.user("alice", "/ads?near=48.37,14.51", &[]),
+                                               [POLICY, OK,     OK,     OK,     OK,     OK,     OK]),
+    ("alice looks at an ad",   |w| w.user("alice", "/ads/1", &[]),
+                                               [POLICY, OK,     OK,     OK,     OK,     OK,     OK]),
+    ("mod reads reports",      |w| w.user("mod", "/reports", &[]),
+                                               [POLICY, OK,     OK,     OK,     OK,     OK,     OK]),
+    ("bob offers something",   |w| w.user("bob", "/ads", &["-d", NEW_AD]),
+                                               [POLICY, MADE,   MADE,   MADE,   MADE,   MADE,   MADE]),
+    // Whatever changes hands is asked for by a workload that proved to hold a key.
+    ("alice buys",             World::buy,     [POLICY, POLICY, POLICY, OK,     OK,     OK,     OK]),
+    ("eve buys",               |w| w.user("eve", "/ads/1/buy", &["-d", "{}"]),
+                                               [POLICY, POLICY, POLICY, POLICY, POLICY, POLICY, POLICY]),
+    ("alice reads reports",    |w| w.user("alice", "/reports", &[]),
+                                               [POLICY, POLICY, POLICY, POLICY, POLICY, POLICY, POLICY]),
+    ("nobody lists ads",       |w| w.nobody("/ads", &[]),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN]),
+    ("a forged user lists ads", |w| w.nobody("/ads", &["-H", FORGED_USER]),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN]),
+    ("a path with two meanings", |w| w.user("alice", "/ads/..%2freports", &["--path-as-is"]),
+                                               [REQUEST, REQUEST, REQUEST, REQUEST, REQUEST, REQUEST, REQUEST]),
+    // Straight to the port of ads.
+    // Where nothing has to be proven, a stranger is told that a certificate could help.
+    ("a stranger over TLS",    |w| w.ads(&[], &[]),
+                                               [FLOOR,  FLOOR,  FLOOR,  FLOOR,  FLOOR,  SHAKE,  SHAKE]),
+    ("a header says it is ads, in the clear", |w| w.clear(&["-H", "X-Caller: ads"]),
+                                               [POLICY, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED]),
+    ("a certificate of another authority", |w| w.ads(&[], &w.foreign),
+                                               [SHAKE,  SHAKE,  SHAKE,  SHAKE,  SHAKE,  SHAKE,  SHAKE]),
+    ("chat with its certificate", |w| w.ads(&[], &w.chat_tls),
+                                               [POLICY, FLOOR,  FLOOR,  FLOOR,  FLOOR,  POLICY, FLOOR]),
+    ("chat with its own token", |w| w.signed(&w.chat, &Claims::default()),
+                                               [POLICY, FLOOR,  FLOOR,  POLICY, FLOOR,  SHAKE,  SHAKE]),
+    ("users presents a token that chat made", |w| w.presented(&w.chat.token(w, &Claims::default()), &w.users),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("users signs in the name of chat", |w| w.signed(&w.users, &Claims { issuer: "chat", ..Claims::default() }),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("a token for another callee", |w| w.signed(&w.chat, &Claims { audience: "media", ..Claims::default() }),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("a token for another method", |w| w.signed(&w.chat, &Claims { method: "POST", ..Claims::default() }),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("a token for another query", |w| w.signed(&w.chat, &Claims { target: "/ads?near=1,1", ..Claims::default() }),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("the same token twice",   World::twice,
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("a bearer token that nobody issued", |w| w.ads(&["-H", &format!("Authorization: Bearer {}", w.unknown_bearer)], &[]),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+    ("a macaroon of chat with a caveat for another path", |w| w.ads(&["-H", &format!("Authorization: Macaroon {}", w.narrow)], &[]),
+                                               [TOKEN,  TOKEN,  TOKEN,  TOKEN,  TOKEN,  SHAKE,  SHAKE]),
+];
+
+const NEW_AD: &str = r#"{"kind":"sell","title":"A lamp","description":"It shines.","category":"home","price_cents":500,
+    "town":"Freistadt","place":{"latitude":48.37,"longitude":14.51}}"#;
+const FORGED_USER: &str =
+    "Authorization: Bearer eyJhbGciOiJub25lIiwia2lkIjoieCIsInR5cCI6ImF0K2p3dCJ9.eyJzdWIiOiJ1XzEifQ.AAAA";
+
+#[test]
+fn twenty_requests_have_in_every_mode_the_verdict_that_was_written_beforehand() {
+    let world = World::new();
+    let mut wrong = Vec::new();
+    for (column, mode) in MODES.into_iter().enumerate() {
+        world.d.ok(&["demo", "mode", mode]);
+        for (name, send, expected) in TABLE {
+            let (seen, want) = (send(&world), expected[column]);
+            if seen.verdict != want {
+                wrong.push(format!("{mode}: {name}: {} instead of {want}; {}", seen.verdict, seen.told));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let edges = world.d.json(&["edges"]);
+    let seen: Vec<&str> = edges.as_array().unwrap().iter().filter_map(|edge| edge["mode"].as_str()).collect();
+    for mode in MODES {
+        assert!(seen.contains(&mode), "{mode} is missing where the callees say what they verified: {seen:?}");
+    }
+}
+
+/// What became of a request.
+struct Seen {
+    verdict: String,
+    /// For whoever reads a failure.
+    told: String,
+}
+
+/// A deployment, and what its enemies have in their hands.
+struct World {
+    d: Deployment,
+    ads: String,
+    chat: Signer,
+    users: Signer,
+    chat_tls: Vec<String>,
+    foreign: Vec<String>,
+    unknown_bearer: String,
+    narrow: String,
+    /// Things that nobody has bought yet.
+    for_sale: RefCell<Vec<String>>,
+}
+
+/// A signing key with its certificate, as `cert issue --profile signing` writes them.
+struct Signer {
+    key: KeyPair,
+    chain: Vec<Vec<u8>>,
+}
+
+struct Claims {
+    issuer: &'static str,
+    audience: &'static str,
+    method: &'static str,
+    target: &'static str,
+}
+
+impl Default for Claims {
+    fn default() -> Self {
+        Self { issuer: "chat", audience: "ads", method: "GET", target: "/ads" }
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let d = Deployment::start();
+        let tls = d.scratch("chat-tls");
+        d.ok(&["cert", "issue", "--service", "chat", "--out", tls.to_str().unwrap()]);
+        let foreign = d.scratch("foreign");
+        self_signed(&foreign);
+        let narrow = d.ok(&[
+            "token",
+            "mint",
+            "macaroon",
+            "--service",
+            "chat",
+            "--callee",
+            "ads",
+            "--caveat",
+            "path = /elsewhere",
+        ]);
+        let issued = d.ok(&["token", "mint", "bearer", "--service", "chat", "--scope", "media"]);
+        Self {
+            ads: d.address_of("ads"),
+            chat: Signer::of(&d, "chat"),
+            users: Signer::of(&d, "users"),
+            chat_tls: certificate(&tls),
+            foreign: certificate(&foreign),
+            unknown_bearer: issued.trim().to_owned(),
+            narrow: narrow.trim().to_owned(),
+            for_sale: RefCell::new(MODES.map(|_| offered(&d)).to_vec()),
+            d,
+        }
+    }
+
+    fn buy(&self) -> Seen {
+        let id = self.for_sale.borrow_mut().pop().unwrap();
+        self.user("alice", &format!("/ads/{id}/buy"), &["-d", "{}"])
+    }
+
+    fn user(&self, user: &str, path: &str, more: &[&str]) -> Seen {
+        let (status, body) =
+            self.d.as_user(user, path, &[&["-H", "Content-Type: application/json"], more].concat());
+        self.seen(status, body)
+    }
+
+    fn nobody(&self, path: &str, more: &[&str]) -> Seen {
+        let url = format!("{}{path}", self.d.url("gateway_tls"));
+        let (status, body) = self.d.curl(&url, &[&["--cacert", self.d.url("ca_file")], more].concat());
+        self.seen(status, body)
+    }
+
+    /// Over TLS to the port of ads, past the gateway.
+    fn ads(&self, more: &[&str], certificate: &[String]) -> Seen {
+        let certificate: Vec<&str> = certificate.iter().map(String::as_str).collect();
+        let arguments = [&["-k"], more, &certificate].concat();
+        self.straight(&format!("https://{}/ads", self.ads), &arguments, SHAKE)
+    }
+
+    fn clear(&self, more: &[&str]) -> Seen {
+        self.straight(&format!("http://{}/ads", self.ads), more, CLOSED)
+    }
+
+    fn straight(&self, url: &str, arguments: &[&str], no_answer: &str) -> Seen {
+        let (code, said) = curl(url, arguments);
+        if code != 0 {
+            return Seen { verdict: no_answer.to_owned(), told: said };
+        }
+        let (body, status) = said.rsplit_once('\n').unwrap();
+        self.seen(status.parse().unwrap(), body.to_owned())
+    }
+
+    fn signed(&self, signer: &Signer, claims: &Claims) -> Seen {
+        self.presented(&signer.token(self, claims), signer)
+    }
+
+    /// A token, whoever made it, with the chain of `shown`.
+    fn presented(&self, token: &str, shown: &Signer) -> Seen {
+        let chain: Vec<String> =
+            shown.chain.iter().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
+        let chain = format!("Countersign-Signing-Chain: {}", chain.join(", "));
+        self.ads(&["-H", &format!("Authorization: Bearer {token}"), "-H", &chain], &[])
+    }
+
+    fn twice(&self) -> Seen {
+        let token = self.chat.token(self, &Claims::default());
+        let _first = self.presented(&token, &self.chat);
+        self.presented(&token, &self.chat)
+    }
+
+    fn service(&self, name: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://{}/svc/{name}", self.d.url("trust_domain"))).unwrap()
+    }
+
+    fn seen(&self, status: u16, body: String) -> Seen {
+        if status < 400 {
+            return Seen { verdict: status.to_string(), told: body };
+        }
+        let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+        let Some(decision) = problem["decision"].as_str() else {
+            return Seen { verdict: format!("{status} without a decision"), told: body };
+        };
+        let explained = self.explained(decision);
+        Seen {
+            verdict: format!("{status} {}", explained["stage"].as_str().unwrap_or("?")),
+            told: explained.to_string(),
+        }
+    }
+
+    fn explained(&self, decision: &str) -> Value {
+        for _ in 0..100 {
+            let out = self.d.run(&["explain", decision, "-o", "json"]);
+            if let Ok(found) = serde_json::from_slice::<Value>(&out.stdout) {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{decision} is not in the ledger after five seconds");
+    }
+}
+
+impl Signer {
+    fn of(d: &Deployment, service: &str) -> Self {
+        let dir = d.scratch(&format!("{service}-signing"));
+        d.ok(&[
+            "cert",
+            "issue",
+            "--service",
+            service,
+            "--profile",
+            "signing",
+            "--out",
+            dir.to_str().unwrap(),
+        ]);
+        let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
+        let chain = CertificateDer::pem_file_iter(dir.join("cert.pem")).unwrap();
+        Self {
+            key: KeyPair::from_pkcs8(key.secret_der()).unwrap(),
+            chain: chain.map(|der| der.unwrap().to_vec()).collect(),
+        }
+    }
+
+    /// Made here and now, for no connection: as through a proxy of somebody else.
+    fn token(&self, world: &World, claims: &Claims) -> String {
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = UnixTime::from_secs(i64::try_from(elapsed.as_secs()).unwrap());
+        let token = ServiceToken {
+            issuer: world.service(claims.issuer),
+            audience: world.service(claims.audience),
+            jti: service_token::new_id(&SystemRandom::new()).unwrap(),
+            method: claims.method.to_owned(),
+            path_and_query: claims.target.to_owned(),
+            body: BodyBinding::Sha256(sha256(b"")),
+            channel: None,
+            user: UserBinding::None,
+            private: Default::default(),
+            issued_at: now,
+            expires: now.saturating_add(Duration::from_secs(30)),
+        };
+        token.mint(&self.key, Some(&sha256(&self.chain[0]))).unwrap()
+    }
+}
+
+/// Id of something that bob has just put up for sale.
+fn offered(d: &Deployment) -> String {
+    let (status, body) = d.as_user("bob", "/ads", &["-H", "Content-Type: application/json", "-d", NEW_AD]);
+    assert_eq!(status, 201, "{body}");
+    let published: Value = serde_json::from_str(&body).unwrap();
+    published["ad"]["id"].as_i64().unwrap().to_string()
+}
+
+fn certificate(dir: &Path) -> Vec<String> {
+    let file = |name: &str| dir.join(name).display().to_string();
+    vec!["--cert".to_owned(), file("cert.pem"), "--key".to_owned(), file("key.pem")]
+}
+
+/// A certificate that names ads and was signed by nobody we know.
+fn self_signed(dir: &Path) {
+    let out = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+        ])
+        .args(["-subj", "/", "-addext", "subjectAltName=critical,URI:spiffe://fleamarket.test/svc/ads"])
+        .args([
+            "-addext",
+            "extendedKeyUsage=clientAuth,serverAuth",
+            "-addext",
+            "keyUsage=critical,digitalSignature",
+        ])
+        .arg("-keyout")
+        .arg(dir.join("key.pem"))
+        .arg("-out")
+        .arg(dir.join("cert.pem"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+}

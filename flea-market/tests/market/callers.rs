@@ -81,6 +81,8 @@ async fn a_name_belongs_to_the_account_that_came_first() {
         roles: vec!["buyer".into()],
         scope: "fleamarket".into(),
         requested_by: square.deployment.id("gateway"),
+        actors: Vec::new(),
+        possession: countersign_identity::Possession::None,
         expires: countersign_token::txn_token::expiry(now, None),
     };
     let token = token.mint(&square.deployment.gateway_key, now).unwrap();

@@ -142,6 +142,8 @@ impl Square {
             roles: vec![roles.to_owned()],
             scope: "fleamarket".into(),
             requested_by: self.gateway.id().clone(),
+            actors: Vec::new(),
+            possession: countersign_identity::Possession::None,
             expires: txn_token::expiry(now, Some(now.saturating_add(Duration::from_mins(1)))),
         };
         token.mint(&self.deployment.gateway_key, now).unwrap()

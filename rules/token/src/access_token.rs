@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use crate::{
     claims::{ClaimError, Claims},
+    confirmation::{Confirmation, ConfirmationError, Shown},
     jws::{self, JwsError, printable},
+    revoked::TokenFacts,
     typ::TokenKind,
 };
 
@@ -31,6 +33,17 @@ pub struct AccessToken {
     pub jti: String,
     /// When it expires; at most [`ACCESS_TOKEN_LIFETIME_MAX`] after it is minted.
     pub expires: UnixTime,
+    /// In whose hands alone it counts; `None` is everybody's.
+    pub confirmation: Option<Confirmation>,
+}
+
+/// A user whose access token holds, and by what it can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessGrant {
+    /// The user.
+    pub user: Verified<User>,
+    /// For [`crate::revoked::Revoked::judge`], at every use.
+    pub facts: TokenFacts,
 }
 
 impl AccessToken {
@@ -50,6 +63,7 @@ impl AccessToken {
             jti: &self.jti,
             name: &self.name,
             roles: &self.roles,
+            cnf: self.confirmation.as_ref().map(Confirmation::to_claim),
         })
         .map_err(|_| AccessTokenError::Claim(ClaimError::NotJson))?;
         let token = jws::sign_as(TokenKind::AccessToken, key, &claims)?;
@@ -58,9 +72,7 @@ impl AccessToken {
         Ok(token)
     }
 
-    /// Verifies a token of exactly this `issuer` for exactly this `audience` at `now`.
-    ///
-    /// `key_of` finds the key of a `kid` among the keys that sign access tokens, and no others.
+    /// Verifies a token that came alone, as [`AccessToken::verify_shown`]: a bound one is refused.
     pub fn verify(
         token: &str,
         issuer: &str,
@@ -68,6 +80,21 @@ impl AccessToken {
         now: UnixTime,
         key_of: impl FnOnce(&str) -> Option<PublicKey>,
     ) -> Result<Verified<User>, AccessTokenError> {
+        Self::verify_shown(token, Shown::NOTHING, issuer, audience, now, key_of).map(|grant| grant.user)
+    }
+
+    /// Verifies a token of exactly this `issuer` for exactly this `audience` at `now`, in the hands of a client that
+    /// proved to hold what is `shown`.
+    ///
+    /// `key_of` finds the key of a `kid` among the keys that sign access tokens, and no others.
+    pub fn verify_shown(
+        token: &str,
+        shown: Shown<'_>,
+        issuer: &str,
+        audience: &str,
+        now: UnixTime,
+        key_of: impl FnOnce(&str) -> Option<PublicKey>,
+    ) -> Result<AccessGrant, AccessTokenError> {
         let unverified = jws::parse_as(TokenKind::AccessToken, token)?;
         let key = key_of(&unverified.kid)
             .ok_or_else(|| AccessTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
@@ -79,16 +106,28 @@ impl AccessToken {
             return Err(AccessTokenError::WrongAudience { got: printable(&token.audience) });
         }
         judge_times(issued_at, token.expires, now)?;
-        Ok(Verified::vouch(User {
+        let possession = match &token.confirmation {
+            Some(confirmation) => confirmation.judge(shown).map(|()| Possession::Key)?,
+            None => Possession::None,
+        };
+        let facts = TokenFacts {
+            ids: vec![token.jti.clone()],
+            subject: token.user_id.clone(),
+            kid: unverified.kid,
+            issued_at,
+            expires: token.expires,
+        };
+        let user = Verified::vouch(User {
             id: token.user_id,
             name: token.name,
             roles: token.roles,
             txn: token.jti,
             requested_by: None,
             actors: Vec::new(),
-            possession: Possession::None,
+            possession,
             not_after: token.expires,
-        }))
+        });
+        Ok(AccessGrant { user, facts })
     }
 }
 
@@ -125,6 +164,7 @@ fn read(json: &[u8]) -> Result<Read, ClaimError> {
         client_id: claims.string("client_id")?.to_owned(),
         jti: claims.string("jti")?.to_owned(),
         expires: claims.time("exp")?,
+        confirmation: Confirmation::read(&claims)?,
     };
     Ok(Read { token, audiences, issued_at: claims.time("iat")? })
 }
@@ -140,6 +180,8 @@ struct WireClaims<'a> {
     jti: &'a str,
     name: &'a str,
     roles: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<serde_json::Value>,
 }
 
 /// Why an access token is refused.
@@ -187,6 +229,9 @@ pub enum AccessTokenError {
         /// How far ahead.
         in_seconds: u64,
     },
+    /// Bound, and in the wrong hands.
+    #[error(transparent)]
+    Confirmation(#[from] ConfirmationError),
     /// Too old.
     #[error("the access token expired {by_seconds} s ago; log in again")]
     Expired {

@@ -9,7 +9,7 @@
 //!   token never goes past the gateway.
 //!
 //! ```
-//! use countersign_identity::{SpiffeId, UnixTime};
+//! use countersign_identity::{Possession, SpiffeId, UnixTime};
 //! use countersign_keys::{KeyPair, SystemRandom};
 //! use countersign_token::{TxnToken, txn_token};
 //!
@@ -18,6 +18,7 @@
 //! let token = TxnToken {
 //!     txn: "01JZ".into(), user_id: "u_1".into(), name: "alice".into(), roles: vec!["buyer".into()],
 //!     scope: "fleamarket".into(), requested_by: gateway.clone(), expires: txn_token::expiry(now, None),
+//!     actors: Vec::new(), possession: Possession::None,
 //! }.mint(&key, now)?;
 //!
 //! let user = TxnToken::verify(&token, gateway.trust_domain(), now, |kid| {
@@ -28,15 +29,22 @@
 //! ```
 
 pub mod access_token;
+pub mod actors;
 pub mod bearer;
 mod claims;
+pub mod client_assertion;
+pub mod confirmation;
 pub mod dpop;
+pub mod exchange;
+pub mod exchanged_token;
 pub mod http_signature;
 pub mod jwe;
 pub mod jws;
+pub mod jwt_svid;
 pub mod macaroon;
 pub mod replay;
 pub mod revoked;
+pub mod scope;
 pub mod service_token;
 pub mod signer;
 pub mod times;
@@ -45,19 +53,25 @@ pub mod typ;
 pub mod wit;
 pub mod wpt;
 
-pub use access_token::{AccessToken, AccessTokenError};
+pub use access_token::{AccessGrant, AccessToken, AccessTokenError};
 pub use bearer::{BearerEntry, BearerError, BearerHash, BearerHolder, BearerId, BearerKey, BearerToken};
 pub use claims::{CLAIM_DEPTH_MAX, CLAIM_VALUES_MAX, ClaimError};
+pub use client_assertion::{ClientAssertion, ClientAssertionError};
+pub use confirmation::{Confirmation, ConfirmationError, Shown};
 pub use dpop::{DpopError, DpopNonces, DpopProof, DpopTarget, DpopUri, NonceError};
+pub use exchange::{ExchangeError, ExchangeGrant, ExchangeRequest, SubjectKind, SubjectToken, Wanted};
+pub use exchanged_token::{ExchangedToken, ExchangedTokenError, ExpectedToken};
 pub use http_signature::SignatureError;
 pub use jwe::JweError;
 pub use jws::JwsError;
+pub use jwt_svid::{JwtSvid, JwtSvidError};
 pub use replay::{ReplayCache, ReplayError, ReplayLimits, Sighting};
 pub use revoked::{Revoked, RevokedError, TokenFacts};
+pub use scope::{Scope, ScopeError};
 pub use service_token::{BodyError, ServiceToken, ServiceTokenError};
 pub use signer::{Signer, SignerHint};
 pub use times::TimeError;
-pub use txn_token::{TxnToken, TxnTokenError};
+pub use txn_token::{TxnGrant, TxnToken, TxnTokenError};
 pub use typ::TokenKind;
 pub use wit::{ConfirmationKey, ProvenWorkload, Unproven, Wit, WitError, WitIssuer, WorkloadUri};
 pub use wpt::{ProofTarget, WptError};

@@ -8,8 +8,11 @@ use countersign_keys::{KeyPair, PublicKey};
 use serde::Serialize;
 
 use crate::{
-    claims::{ClaimError, Claims},
+    actors::ACTORS_MAX,
+    claims::{ClaimError, Claims, optional},
+    exchanged_token::possession,
     jws::{self, JwsError, printable},
+    revoked::TokenFacts,
     typ::TokenKind,
 };
 
@@ -26,10 +29,26 @@ pub struct TxnToken {
     pub roles: Vec<String>,
     /// Purpose of the transaction, words with spaces between.
     pub scope: String,
-    /// The workload that requested the token; today always the gateway that also signs it.
+    /// The workload that requested the token: the gateway that also signs it, or whoever exchanged another token
+    /// for it at the authority.
     pub requested_by: SpiffeId,
+    /// The workloads that acted for the user before this transaction, first one first.
+    pub actors: Vec<SpiffeId>,
+    /// Whether the evidence that the user showed was bound to a key.
+    pub possession: Possession,
     /// When it expires; see [`expiry`].
     pub expires: UnixTime,
+}
+
+/// A user whose transaction token holds, what for, and by what it can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TxnGrant {
+    /// The user.
+    pub user: Verified<User>,
+    /// The purpose of the transaction.
+    pub scope: String,
+    /// For [`crate::revoked::Revoked::judge`], at every use.
+    pub facts: TokenFacts,
 }
 
 /// When a token that is minted `now` expires: as late as allowed, never later than the evidence behind it.
@@ -39,29 +58,45 @@ pub fn expiry(now: UnixTime, evidence_expires: Option<UnixTime>) -> UnixTime {
 }
 
 impl TxnToken {
-    /// Signs it with the gateway's key for internal tokens, which signs nothing else. Its audience is the
-    /// trust domain of [`TxnToken::requested_by`].
+    /// Signs it with the key for internal tokens of the gateway that requested it, which signs nothing else. Its
+    /// audience is the maker's trust domain.
     pub fn mint(&self, key: &KeyPair, now: UnixTime) -> Result<String, TxnTokenError> {
+        self.mint_as(&self.requested_by, key, now)
+    }
+
+    /// Signs it with the key for internal tokens of `issuer`: of the authority, where another workload requested it
+    /// in exchange.
+    pub fn mint_as(&self, issuer: &SpiffeId, key: &KeyPair, now: UnixTime) -> Result<String, TxnTokenError> {
         let lifetime = self.expires.since(now);
         if lifetime.as_secs() == 0 || lifetime > TXN_TOKEN_LIFETIME_MAX {
             return Err(TxnTokenError::Lifetime { seconds: lifetime.as_secs() });
         }
         let claims = serde_json::to_vec(&WireClaims {
-            iss: self.requested_by.as_str(),
+            iss: issuer.as_str(),
             iat: now.secs(),
-            aud: self.requested_by.trust_domain().as_str(),
+            aud: issuer.trust_domain().as_str(),
             exp: self.expires.secs(),
             txn: &self.txn,
             sub: &self.user_id,
             scope: &self.scope,
             req_wl: self.requested_by.as_str(),
             tctx: WireContext { name: &self.name, roles: &self.roles },
+            rctx: self.request_context(),
         })
         .map_err(|_| TxnTokenError::Claim(ClaimError::NotJson))?;
         let token = jws::sign_as(TokenKind::TxnToken, key, &claims)?;
         // What we would not accept ourselves never leaves.
         read(&claims)?;
         Ok(token)
+    }
+
+    /// How the request came to be, for who wants to know more than the user. Left out where there is nothing to say.
+    fn request_context(&self) -> Option<WireRequest<'_>> {
+        let said = !self.actors.is_empty() || self.possession != Possession::None;
+        said.then(|| WireRequest {
+            actors: self.actors.iter().map(SpiffeId::as_str).collect(),
+            user_possession: self.possession.as_str(),
+        })
     }
 
     /// Verifies a token for `trust_domain` at `now`.
@@ -74,6 +109,16 @@ impl TxnToken {
         now: UnixTime,
         key_of: impl FnOnce(&str) -> Option<(PublicKey, SpiffeId)>,
     ) -> Result<Verified<User>, TxnTokenError> {
+        Self::verify_grant(token, trust_domain, now, key_of).map(|grant| grant.user)
+    }
+
+    /// Verifies as [`TxnToken::verify`], and says by what the token can be taken back.
+    pub fn verify_grant(
+        token: &str,
+        trust_domain: &TrustDomain,
+        now: UnixTime,
+        key_of: impl FnOnce(&str) -> Option<(PublicKey, SpiffeId)>,
+    ) -> Result<TxnGrant, TxnTokenError> {
         let unverified = jws::parse_as(TokenKind::TxnToken, token)?;
         let (key, owner) = key_of(&unverified.kid)
             .ok_or_else(|| TxnTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
@@ -84,20 +129,29 @@ impl TxnToken {
         if read.audience != trust_domain.as_str() {
             return Err(TxnTokenError::WrongTrustDomain { got: printable(&read.audience) });
         }
-        if read.issuer != owner.as_str() || read.token.requested_by != owner {
+        if read.issuer != owner.as_str() {
             return Err(TxnTokenError::NotOwner { issuer: printable(&read.issuer), owner });
         }
+        judge_requester(&read.token.requested_by, &owner)?;
         judge_times(read.issued_at, read.token.expires, now)?;
-        Ok(Verified::vouch(User {
+        let facts = TokenFacts {
+            ids: vec![read.token.txn.clone()],
+            subject: read.token.user_id.clone(),
+            kid: unverified.kid,
+            issued_at: read.issued_at,
+            expires: read.token.expires,
+        };
+        let user = Verified::vouch(User {
             id: read.token.user_id,
             name: read.token.name,
             roles: read.token.roles,
             txn: read.token.txn,
             requested_by: Some(read.token.requested_by),
-            actors: Vec::new(),
-            possession: Possession::None,
+            actors: read.token.actors,
+            possession: read.token.possession,
             not_after: read.token.expires,
-        }))
+        });
+        Ok(TxnGrant { user, scope: read.token.scope, facts })
     }
 }
 
@@ -105,6 +159,18 @@ impl TxnToken {
 /// mistake or by malice gains nothing from it.
 fn may_issue(owner: &SpiffeId, trust_domain: &TrustDomain) -> bool {
     owner.trust_domain() == trust_domain && matches!(owner.kind(), IdKind::Gateway(_) | IdKind::Authority)
+}
+
+/// A gateway makes tokens for its own requests alone. The authority makes them for the workloads of its trust domain
+/// that exchanged another token (draft-ietf-oauth-transaction-tokens section 7.4).
+fn judge_requester(requested_by: &SpiffeId, owner: &SpiffeId) -> Result<(), TxnTokenError> {
+    let for_another = matches!(owner.kind(), IdKind::Authority)
+        && requested_by.trust_domain() == owner.trust_domain()
+        && matches!(requested_by.kind(), IdKind::Service(_) | IdKind::Gateway(_) | IdKind::Other);
+    match requested_by == owner || for_another {
+        true => Ok(()),
+        false => Err(TxnTokenError::NotRequester { req_wl: requested_by.clone(), owner: owner.clone() }),
+    }
 }
 
 fn judge_times(issued_at: UnixTime, expires: UnixTime, now: UnixTime) -> Result<(), TxnTokenError> {
@@ -133,6 +199,10 @@ fn read(json: &[u8]) -> Result<Read, TxnTokenError> {
     let claims = Claims::parse(json)?;
     let context = claims.object("tctx")?;
     let requested_by = claims.string("req_wl")?;
+    let (actors, possession) = match optional(claims.object("rctx"))? {
+        Some(request) => (actors(&request)?, possession(&request)?),
+        None => (Vec::new(), Possession::None),
+    };
     let token = TxnToken {
         txn: claims.string("txn")?.to_owned(),
         user_id: claims.string("sub")?.to_owned(),
@@ -142,6 +212,8 @@ fn read(json: &[u8]) -> Result<Read, TxnTokenError> {
         requested_by: requested_by
             .parse()
             .map_err(|_| TxnTokenError::NotAWorkload { req_wl: printable(requested_by) })?,
+        actors,
+        possession,
         expires: claims.time("exp")?,
     };
     Ok(Read {
@@ -151,6 +223,15 @@ fn read(json: &[u8]) -> Result<Read, TxnTokenError> {
         audience: claims.string("aud")?.to_owned(),
         issued_at: claims.time("iat")?,
     })
+}
+
+fn actors(request: &Claims) -> Result<Vec<SpiffeId>, TxnTokenError> {
+    let ids = optional(request.strings("actors"))?.unwrap_or_default();
+    if ids.len() > ACTORS_MAX {
+        return Err(ClaimError::TooMany { name: "actors", values: ids.len() }.into());
+    }
+    let wrong = ClaimError::WrongType { name: "actors", want: "SPIFFE IDs" };
+    ids.into_iter().map(|id| id.parse().map_err(|_| wrong.clone().into())).collect()
 }
 
 #[derive(Serialize)]
@@ -164,6 +245,14 @@ struct WireClaims<'a> {
     scope: &'a str,
     req_wl: &'a str,
     tctx: WireContext<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rctx: Option<WireRequest<'a>>,
+}
+
+#[derive(Serialize)]
+struct WireRequest<'a> {
+    actors: Vec<&'a str>,
+    user_possession: &'a str,
 }
 
 #[derive(Serialize)]
@@ -217,6 +306,16 @@ pub enum TxnTokenError {
         /// Who it says made it.
         issuer: String,
         /// Who owns the key.
+        owner: SpiffeId,
+    },
+    /// Requested by a workload that its maker may not make tokens for.
+    #[error(
+        "{owner} made a transaction token for a request of {req_wl}; a gateway makes its own alone, the authority those of workloads of its trust domain"
+    )]
+    NotRequester {
+        /// Who is said to have requested it.
+        req_wl: SpiffeId,
+        /// Who made it.
         owner: SpiffeId,
     },
     /// No time between issue and expiry, or too much.

@@ -9,8 +9,10 @@ use common::{NOW, at, forge, header, key, payload, reissue};
 use countersign_identity::{CLOCK_SKEW, Possession, UnixTime, User, Verified};
 use countersign_keys::KeyPair;
 use countersign_token::{
-    AccessToken, AccessTokenError, CLAIM_VALUES_MAX, ClaimError, JwsError,
+    AccessToken, AccessTokenError, CLAIM_VALUES_MAX, ClaimError, Confirmation, ConfirmationError, JwsError,
+    Shown,
     access_token::{ACCESS_TOKEN_LIFETIME_MAX, ACCESS_TOKEN_TYP},
+    revoked::TokenFacts,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -262,6 +264,7 @@ fn alice() -> AccessToken {
         client_id: "countersign-cli".into(),
         jti: "jti-1".into(),
         expires: at(600),
+        confirmation: None,
     }
 }
 
@@ -282,4 +285,53 @@ fn verify_at(key: &KeyPair, token: &str, now: UnixTime) -> Result<Verified<User>
     AccessToken::verify(token, ISSUER, GATEWAY, now, |kid| {
         (kid == public.thumbprint()).then(|| public.clone())
     })
+}
+
+fn in_hands(confirmation: Option<Confirmation>, shown: Shown<'_>) -> Result<Possession, AccessTokenError> {
+    let key = key();
+    let token = AccessToken { confirmation, ..alice() }.mint(&key, NOW).unwrap();
+    let key_of = |_: &str| Some(key.public_key().clone());
+    let grant = AccessToken::verify_shown(&token, shown, ISSUER, GATEWAY, NOW, key_of)?;
+    let facts = TokenFacts {
+        ids: vec!["jti-1".into()],
+        subject: "u_1".into(),
+        kid: key.public_key().thumbprint(),
+        issued_at: NOW,
+        expires: at(600),
+    };
+    assert_eq!(grant.facts, facts);
+    Ok(grant.user.possession)
+}
+
+#[test]
+fn accepts_a_bound_token_in_the_right_hands_and_says_that_a_key_was_proven() {
+    let held = [key().public_key().thumbprint()];
+    let by_key = Shown { keys: &held, certificates: &[] };
+    let by_certificate = Shown { keys: &[], certificates: &held };
+    assert_eq!(in_hands(Some(Confirmation::Key(held[0].clone())), by_key), Ok(Possession::Key));
+    assert_eq!(
+        in_hands(Some(Confirmation::Certificate(held[0].clone())), by_certificate),
+        Ok(Possession::Key)
+    );
+    assert_eq!(in_hands(None, by_certificate), Ok(Possession::None), "everybody may show a certificate");
+}
+
+#[test]
+fn rejects_a_bound_token_in_any_other_hands() {
+    let (mine, others) = (key().public_key().thumbprint(), [key().public_key().thumbprint()]);
+    for (bound, method) in
+        [(Confirmation::Key(mine.clone()), "jkt"), (Confirmation::Certificate(mine), "x5t#S256")]
+    {
+        let refused = Err(AccessTokenError::Confirmation(ConfirmationError::NotHeld { method }));
+        assert_eq!(in_hands(Some(bound.clone()), Shown::NOTHING), refused);
+        assert_eq!(in_hands(Some(bound), Shown { keys: &others, certificates: &others }), refused);
+    }
+}
+
+#[test]
+fn rejects_a_condition_that_is_not_understood() {
+    let key = key();
+    let minted = alice().mint(&key, NOW).unwrap();
+    let token = reissue(&key, "at+jwt", &minted, |claims| claims["cnf"] = json!({ "kid": "1" }));
+    assert!(matches!(verify(&key, &token), Err(AccessTokenError::Claim(_))));
 }

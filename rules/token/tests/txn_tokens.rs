@@ -7,7 +7,8 @@ use common::{NOW, at, forge, header, key, payload, reissue};
 use countersign_identity::{CLOCK_SKEW, Possession, SpiffeId, TrustDomain, UnixTime, User, Verified};
 use countersign_keys::KeyPair;
 use countersign_token::{
-    ClaimError, JwsError, TokenKind, TxnToken, TxnTokenError,
+    ClaimError, JwsError, TokenKind, TxnGrant, TxnToken, TxnTokenError,
+    actors::ACTORS_MAX,
     txn_token::{self, TXN_TOKEN_LIFETIME_MAX, TXN_TOKEN_TYP},
 };
 use proptest::prelude::*;
@@ -135,9 +136,72 @@ fn rejects_a_token_by_anybody_who_is_no_gateway_of_ours_even_if_the_key_was_publ
 #[test]
 fn rejects_a_token_that_names_another_requester_than_its_issuer() {
     let key = key();
-    for name in ["iss", "req_wl"] {
-        let token = changed(&key, |claims| claims[name] = json!("spiffe://fleamarket.test/svc/ads"));
-        assert!(matches!(verify(&key, &token), Err(TxnTokenError::NotOwner { .. })), "{name}");
+    let token = changed(&key, |claims| claims["iss"] = json!("spiffe://fleamarket.test/svc/ads"));
+    let issuer = "spiffe://fleamarket.test/svc/ads".to_owned();
+    assert_eq!(verify(&key, &token), Err(TxnTokenError::NotOwner { issuer, owner: gateway() }));
+    let token = changed(&key, |claims| claims["req_wl"] = json!("spiffe://fleamarket.test/svc/ads"));
+    let req_wl = SpiffeId::parse("spiffe://fleamarket.test/svc/ads").unwrap();
+    assert_eq!(verify(&key, &token), Err(TxnTokenError::NotRequester { req_wl, owner: gateway() }));
+}
+
+/// A token of the authority, requested by `workload`.
+fn by_the_authority(workload: &str) -> Result<TxnGrant, TxnTokenError> {
+    let (key, authority) = (key(), SpiffeId::authority(&td()));
+    let requested_by = SpiffeId::parse(workload).unwrap();
+    let actors = vec![gateway(), requested_by.clone()];
+    let token = TxnToken { requested_by, actors, possession: Possession::Key, ..alice() };
+    let token = token.mint_as(&authority, &key, NOW).unwrap();
+    TxnToken::verify_grant(&token, &td(), NOW, |_| Some((key.public_key().clone(), authority.clone())))
+}
+
+#[test]
+fn accepts_a_token_of_the_authority_for_a_workload_of_its_trust_domain() {
+    let grant = by_the_authority("spiffe://fleamarket.test/svc/ads").unwrap();
+    let ads = SpiffeId::parse("spiffe://fleamarket.test/svc/ads").unwrap();
+    assert_eq!(grant.user.requested_by, Some(ads.clone()));
+    assert_eq!(grant.user.actors, [gateway(), ads]);
+    assert_eq!(grant.user.possession, Possession::Key, "what the first one proved is not lost on the way");
+    assert_eq!((grant.scope.as_str(), grant.facts.ids), ("fleamarket", vec!["txn-1".to_owned()]));
+    assert_eq!((grant.facts.subject.as_str(), grant.facts.issued_at), ("u_1", NOW));
+}
+
+#[test]
+fn rejects_a_token_of_the_authority_for_anybody_else() {
+    for workload in [
+        "spiffe://other.test/svc/ads",
+        "spiffe://fleamarket.test",
+        "spiffe://fleamarket.test/countersign/agent/local",
+    ] {
+        let found = by_the_authority(workload);
+        assert!(matches!(found, Err(TxnTokenError::NotRequester { .. })), "{workload}: {found:?}");
+    }
+}
+
+#[test]
+fn a_request_context_that_says_nothing_is_the_weakest() {
+    let key = key();
+    for rctx in [json!({}), json!({ "user_possession": "none" }), json!({ "later": 1 })] {
+        let token = changed(&key, |claims| claims["rctx"] = rctx);
+        let user = verify(&key, &token).unwrap();
+        assert_eq!((user.possession, user.actors.len()), (Possession::None, 0));
+    }
+}
+
+#[test]
+fn rejects_a_request_context_that_is_malformed() {
+    let key = key();
+    let many = vec!["spiffe://fleamarket.test/svc/a"; ACTORS_MAX + 1];
+    for rctx in [
+        json!(null),
+        json!([]),
+        json!({ "user_possession": "Key" }),
+        json!({ "user_possession": true }),
+        json!({ "actors": "spiffe://fleamarket.test/svc/a" }),
+        json!({ "actors": ["u_1"] }),
+        json!({ "actors": many }),
+    ] {
+        let token = changed(&key, |claims| claims["rctx"] = rctx.clone());
+        assert!(matches!(verify(&key, &token), Err(TxnTokenError::Claim(_))), "{rctx}");
     }
 }
 
@@ -253,6 +317,8 @@ fn alice() -> TxnToken {
         roles: vec!["buyer".into()],
         scope: "fleamarket".into(),
         requested_by: gateway(),
+        actors: Vec::new(),
+        possession: Possession::None,
         expires: at(300),
     }
 }

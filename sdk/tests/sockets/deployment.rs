@@ -384,6 +384,8 @@ impl Deployment {
             roles: vec!["buyer".into()],
             scope: "fleamarket".into(),
             requested_by: self.id("gateway"),
+            actors: Vec::new(),
+            possession: countersign_identity::Possession::None,
             expires: txn_token::expiry(now, Some(now.saturating_add(lives))),
         };
         token.mint(key, now).unwrap()

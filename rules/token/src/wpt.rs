@@ -177,10 +177,11 @@ fn judge_times(
         return Err(WptError::NotYetValid { in_seconds: issued.since(now).as_secs() });
     }
     // Without iat the lifetime is unknown; what can be judged is how long it would have to be remembered.
-    let lifetime =
-        issued.map_or_else(|| expires.since(now.saturating_add(CLOCK_SKEW)), |issued| expires.since(issued));
-    if lifetime.as_secs() > lifetime_max.as_secs() {
-        return Err(WptError::Lifetime { seconds: lifetime.as_secs() });
+    let made = issued.unwrap_or_else(|| now.saturating_add(CLOCK_SKEW));
+    let lifetime = expires.since(made).as_secs();
+    let is_one = issued.is_none() || lifetime > 0;
+    if !is_one || lifetime > lifetime_max.as_secs() {
+        return Err(WptError::Lifetime { seconds: lifetime });
     }
     Ok(())
 }
@@ -252,8 +253,8 @@ pub enum WptError {
         /// How far ahead.
         in_seconds: u64,
     },
-    /// Lives longer than the profile allows.
-    #[error("the proof lives {seconds} s, which is too long to remember it; let it expire sooner")]
+    /// Lives longer than the profile allows, or not at all.
+    #[error("the proof lives {seconds} s; let it live for some, and few enough to remember it")]
     Lifetime {
         /// How long.
         seconds: u64,

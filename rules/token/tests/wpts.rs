@@ -251,7 +251,7 @@ fn rejects_a_proof_from_the_future() {
 }
 
 #[test]
-fn rejects_a_proof_that_lives_too_long_to_be_remembered() {
+fn rejects_a_proof_that_lives_too_long_to_be_remembered_or_not_at_all() {
     let caller = Caller::new();
     let expiring = |seconds, iat: bool| {
         caller.reissue(&TARGET, |claims| {
@@ -263,6 +263,8 @@ fn rejects_a_proof_that_lives_too_long_to_be_remembered() {
     };
     assert!(caller.verify(&expiring(60, true), &TARGET).is_ok());
     assert_eq!(caller.refused(&expiring(61, true), &TARGET), WptError::Lifetime { seconds: 61 });
+    let backwards = caller.reissue(&TARGET, |claims| claims["iat"] = at(30).secs().into());
+    assert_eq!(caller.refused(&backwards, &TARGET), WptError::Lifetime { seconds: 0 });
     // Others do not say when they made it: then what is left counts, and honest clocks differ.
     let proven = caller.verify(&expiring(120, false), &TARGET).unwrap();
     assert_eq!(proven.proof_issued, at(60), "it counts as old as it may be");

@@ -1,11 +1,17 @@
 //! The edge of a deployment, and the authority's own API: users with access tokens, and peers with certificates.
 //! Where clients write headers, no other evidence counts; who is let in is each edge's own rule.
+//!
+//! An access token that is bound to a key counts beside a DPoP proof of that key, and one bound to a certificate over
+//! a connection that shows it (RFC 9449, RFC 8705). In other hands it is a stolen one. Nonce and single use of the
+//! proof are the edge's part, because each edge has its own: the proof comes here verified.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{
-    Binding, Caller, Freshness, Possession, Proof, UnixTime, User, UserProof, Verified, WorkloadProof,
+    Binding, Bound, Caller, Freshness, Possession, Proof, UnixTime, User, UserProof, Verified, WorkloadProof,
 };
 use countersign_ledger::{CheckRecord, CheckResult};
-use countersign_token::AccessToken;
+use countersign_request::DPOP;
+use countersign_token::{AccessGrant, AccessToken, DpopProof, Shown};
 use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::EvidenceError;
@@ -18,6 +24,22 @@ pub struct Evidence<'a> {
     pub connection: Option<&'a Connection>,
     /// An access token, from `Authorization`.
     pub access_token: Option<&'a str>,
+    /// The proof beside it, verified for this request.
+    pub proof: Option<&'a DpopProof>,
+}
+
+/// An access token, and how its client says that it holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessCredential<'a> {
+    /// `Authorization: Bearer TOKEN` (RFC 6750 section 2.1).
+    Bearer(&'a str),
+    /// `Authorization: DPoP TOKEN`, with the header `DPoP` (RFC 9449 section 7.1).
+    Dpop {
+        /// The token.
+        token: &'a str,
+        /// The proof, as it came.
+        proof: &'a str,
+    },
 }
 
 /// How it went.
@@ -52,31 +74,55 @@ fn judge(
     let workload = peer.map(|peer| peer.workload(now)).transpose()?;
     let mut user = None;
     if let Some(token) = evidence.access_token {
-        let verified = access(token, keys, now);
+        let verified = access(token, evidence, keys, now);
         checks.push(token_check(&verified));
         user = Some(verified?);
     }
-    let proof = proof(workload.is_some(), user.is_some());
+    let proof = proof(workload.is_some(), user.as_deref(), evidence.proof.is_some());
     Ok(Caller::new(workload, user, Vec::new(), proof))
 }
 
-fn access(token: &str, keys: &TokenKeys, now: UnixTime) -> Result<Verified<User>, EvidenceError> {
+fn access(
+    token: &str,
+    evidence: &Evidence<'_>,
+    keys: &TokenKeys,
+    now: UnixTime,
+) -> Result<Verified<User>, EvidenceError> {
     let key_of = |kid: &str| keys.access.get(kid).cloned();
-    Ok(AccessToken::verify(token, &keys.access_issuer, &keys.access_audience, now, key_of)?)
+    let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
+    let certificate = peer.and_then(|peer| peer.thumbprint()).map(|sha256| URL_SAFE_NO_PAD.encode(sha256));
+    let certificates: Vec<String> = certificate.into_iter().collect();
+    let proven: Vec<String> = evidence.proof.map(|proof| proof.jkt().to_owned()).into_iter().collect();
+    let shown = Shown { keys: &proven, certificates: &certificates };
+    let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
+    let AccessGrant { user, facts } = AccessToken::verify_shown(token, shown, issuer, audience, now, key_of)?;
+    // Who sends a proof believes that the token is bound: a token that is not is another one than they think.
+    if evidence.proof.is_some() && user.possession == Possession::None {
+        return Err(EvidenceError::Combination(
+            "a dpop proof came beside an access token that is bound to no key",
+        ));
+    }
+    keys.revoked.judge(&facts)?;
+    Ok(user)
 }
 
 /// Per axis the weakest of what was presented: a token that is good until it expires makes the whole
-/// request reusable, whatever the channel.
-fn proof(has_workload: bool, has_user: bool) -> Proof {
+/// request reusable, whatever the channel, unless it comes with a proof for this request alone.
+fn proof(has_workload: bool, user: Option<&User>, is_fresh: bool) -> Proof {
+    let mut binding = if has_workload { Binding::CHANNEL } else { Binding::NONE };
+    if is_fresh {
+        binding = binding.and(Bound::Target);
+    }
     Proof {
         workload: if has_workload { WorkloadProof::Certificate } else { WorkloadProof::None },
-        binding: if has_workload { Binding::CHANNEL } else { Binding::NONE },
-        user: if has_user { UserProof::AccessToken } else { UserProof::None },
-        user_possession: Possession::None,
-        freshness: match (has_workload, has_user) {
-            (_, true) => Freshness::Reusable,
-            (true, false) => Freshness::Connection,
-            (false, false) => Freshness::None,
+        binding,
+        user: if user.is_some() { UserProof::AccessToken } else { UserProof::None },
+        user_possession: user.map_or(Possession::None, |user| user.possession),
+        freshness: match (has_workload, user.is_some(), is_fresh) {
+            (_, true, true) => Freshness::SingleUse,
+            (_, true, false) => Freshness::Reusable,
+            (true, false, _) => Freshness::Connection,
+            (false, false, _) => Freshness::None,
         },
     }
 }
@@ -94,14 +140,57 @@ fn token_check(verified: &Result<Verified<User>, EvidenceError>) -> CheckRecord 
 /// # Errors
 /// The header is there and says something else: that is evidence, and it does not hold.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, EvidenceError> {
+    match authorization(headers)? {
+        Some((Scheme::Bearer, token)) => Ok(Some(token)),
+        Some((Scheme::Dpop, _)) => Err(EvidenceError::NotBearer),
+        None => Ok(None),
+    }
+}
+
+/// The access token of a request, with the proof where there is one.
+///
+/// # Errors
+/// `Authorization` is of another form, or it and the header `DPoP` do not go together.
+pub fn access_credential(headers: &HeaderMap) -> Result<Option<AccessCredential<'_>>, EvidenceError> {
+    let mut proofs = headers.get_all(DPOP).iter();
+    // A proof that is no text is one that does not hold: it reads as an empty one.
+    let proof = proofs.next().map(|value| value.to_str().unwrap_or_default());
+    if proofs.next().is_some() {
+        return Err(EvidenceError::Combination("more than one dpop proof came: send one"));
+    }
+    match (authorization(headers)?, proof) {
+        (None, None) => Ok(None),
+        (Some((Scheme::Bearer, token)), None) => Ok(Some(AccessCredential::Bearer(token))),
+        (Some((Scheme::Dpop, token)), Some(proof)) => Ok(Some(AccessCredential::Dpop { token, proof })),
+        (Some((Scheme::Dpop, _)), None) => {
+            Err(EvidenceError::Combination("an access token came under the scheme DPoP without a proof"))
+        }
+        (_, Some(_)) => {
+            Err(EvidenceError::Combination("a dpop proof came without an access token under the scheme DPoP"))
+        }
+    }
+}
+
+/// How a client says that it holds its token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+fn authorization(headers: &HeaderMap) -> Result<Option<(Scheme, &str)>, EvidenceError> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
     let text = value.to_str().map_err(|_| EvidenceError::NotBearer)?;
     let (scheme, token) = text.split_once(' ').ok_or(EvidenceError::NotBearer)?;
     let token = token.trim_start_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(' ') {
+    let scheme = [("bearer", Scheme::Bearer), ("dpop", Scheme::Dpop)]
+        .into_iter()
+        .find_map(|(name, known)| scheme.eq_ignore_ascii_case(name).then_some(known))
+        .ok_or(EvidenceError::NotBearer)?;
+    if token.is_empty() || token.contains(' ') {
         return Err(EvidenceError::NotBearer);
     }
-    Ok(Some(token))
+    Ok(Some((scheme, token)))
 }
 
 #[cfg(test)]
@@ -123,17 +212,58 @@ mod tests {
 
     #[test]
     fn rejects_an_authorization_header_of_another_form() {
-        for bad in ["Basic abc", "Bearer", "Bearer ", "Bearer a b", "abc"] {
+        for bad in ["Basic abc", "Bearer", "Bearer ", "Bearer a b", "abc", "DPoP", "DPoP a b"] {
             assert_eq!(bearer_token(&headers(bad)), Err(EvidenceError::NotBearer), "{bad}");
+            assert_eq!(access_credential(&headers(bad)), Err(EvidenceError::NotBearer), "{bad}");
+        }
+        assert_eq!(
+            bearer_token(&headers("DPoP abc")),
+            Err(EvidenceError::NotBearer),
+            "where no proof is looked at"
+        );
+    }
+
+    #[test]
+    fn a_token_under_the_scheme_dpop_and_exactly_one_proof_belong_together() {
+        let with = |authorization: &'static str, proofs: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            if !authorization.is_empty() {
+                headers.insert(AUTHORIZATION, HeaderValue::from_static(authorization));
+            }
+            proofs.iter().for_each(|proof| drop(headers.append(DPOP, HeaderValue::from_static(proof))));
+            access_credential(&headers).map(|credential| format!("{credential:?}"))
+        };
+        assert_eq!(with("", &[]).unwrap(), "None");
+        assert_eq!(with("Bearer abc", &[]).unwrap(), "Some(Bearer(\"abc\"))");
+        assert_eq!(with("dpop abc", &["x"]).unwrap(), "Some(Dpop { token: \"abc\", proof: \"x\" })");
+        for (authorization, proofs) in
+            [("DPoP abc", &[][..]), ("DPoP abc", &["x", "y"]), ("Bearer abc", &["x"]), ("", &["x"])]
+        {
+            let refused = with(authorization, proofs);
+            assert!(matches!(refused, Err(EvidenceError::Combination(_))), "{authorization}: {refused:?}");
         }
     }
 
     #[test]
     fn proof_is_per_axis_the_weakest_of_what_was_presented() {
-        assert_eq!(proof(false, false), Proof::NONE);
-        assert_eq!(proof(true, false).freshness, Freshness::Connection);
-        let both = proof(true, true);
+        let user = |possession| User {
+            id: "u_1".into(),
+            name: "alice".into(),
+            roles: Vec::new(),
+            txn: "1".into(),
+            requested_by: None,
+            actors: Vec::new(),
+            possession,
+            not_after: UnixTime::from_secs(0),
+        };
+        let (bearer, holder) = (user(Possession::None), user(Possession::Key));
+        assert_eq!(proof(false, None, false), Proof::NONE);
+        assert_eq!(proof(true, None, false).freshness, Freshness::Connection);
+        let both = proof(true, Some(&bearer), false);
         assert_eq!((both.binding, both.freshness), (Binding::CHANNEL, Freshness::Reusable));
-        assert_eq!(proof(false, true).binding, Binding::NONE);
+        assert_eq!(proof(false, Some(&bearer), false).binding, Binding::NONE);
+        let held = proof(false, Some(&holder), true);
+        assert_eq!((held.user_possession, held.freshness), (Possession::Key, Freshness::SingleUse));
+        assert_eq!(held.binding, Binding::of(&[Bound::Target]));
     }
 }

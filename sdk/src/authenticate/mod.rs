@@ -29,7 +29,7 @@ use countersign_identity::{
 use countersign_ledger::CheckRecord;
 use countersign_request::CanonicalRequest;
 
-pub use edge::{Authenticated, Evidence, authenticate, bearer_token};
+pub use edge::{AccessCredential, Authenticated, Evidence, access_credential, authenticate, bearer_token};
 pub use error::EvidenceError;
 
 use self::{

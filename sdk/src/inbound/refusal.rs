@@ -270,7 +270,9 @@ fn code_of_txn_token(error: &TxnTokenError) -> Code {
         TxnTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
         TxnTokenError::Claim(_) | TxnTokenError::NotAWorkload { .. } => Code::TokenClaims,
         TxnTokenError::WrongTrustDomain { .. } => Code::TokenAudience,
-        TxnTokenError::NotOwner { .. } | TxnTokenError::NotAnIssuer { .. } => Code::TokenRequester,
+        TxnTokenError::NotOwner { .. }
+        | TxnTokenError::NotAnIssuer { .. }
+        | TxnTokenError::NotRequester { .. } => Code::TokenRequester,
         TxnTokenError::Lifetime { .. } => Code::TokenLifetime,
         TxnTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
         TxnTokenError::Expired { .. } => Code::TokenExpired,
@@ -288,6 +290,7 @@ fn code_of_access_token(error: &AccessTokenError) -> Code {
         AccessTokenError::Lifetime { .. } => Code::TokenLifetime,
         AccessTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
         AccessTokenError::Expired { .. } => Code::TokenExpired,
+        AccessTokenError::Confirmation(_) => Code::TokenOfOtherHolder,
     }
 }
 

@@ -233,6 +233,7 @@ async fn the_edge_user_is_proven_by_an_access_token_alone_and_no_kind_passes_as_
         client_id: "countersign-cli".into(),
         jti: "1".into(),
         expires: now.saturating_add(Duration::from_mins(10)),
+        confirmation: None,
     };
     let token = token.mint(&access, now).unwrap();
     let evidence = Evidence { access_token: Some(&token), ..Evidence::default() };

@@ -178,6 +178,7 @@ fn mint(
         client_id: CLIENT_ID.to_owned(),
         jti: jti.clone(),
         expires,
+        confirmation: None,
     };
     let minted =
         token.mint(authority.keys.load().access_token.current(), now).map_err(|error| failed(&error))?;

@@ -29,6 +29,7 @@ mod headers;
 mod listener;
 mod login;
 mod pipeline;
+mod proof;
 mod record;
 mod refusal;
 mod route;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 use countersign_keys::{KeyError, KeyPair, SystemRandom};
 use countersign_policy::Explainer;
 use countersign_sdk::accept::{Transport, serve};
+use countersign_sdk::clock;
 use countersign_sdk::tls::{Acceptor, ClientAuth};
 use countersign_sdk::workload::Workload;
 use tokio::net::TcpListener;
@@ -60,6 +62,7 @@ use crate::headers::Rules;
 use crate::listener::{EdgeListener, EdgeService, HandshakeMeter, accept_limits};
 use crate::login::LoginDesk;
 use crate::pipeline::Pipeline;
+use crate::proof::Proofs;
 use crate::record::Recorder;
 use crate::route::RouteTable;
 use crate::throttle::{AddressCount, Throttle};
@@ -110,7 +113,7 @@ pub enum GatewayError {
     /// See [`LoginSettingsError`].
     #[error("[gateway] {0}")]
     Login(#[from] LoginSettingsError),
-    /// No key for internal tokens.
+    /// No key for internal tokens, or none for nonces.
     #[error("no key for internal tokens: {0}")]
     Key(#[from] KeyError),
 }
@@ -248,12 +251,15 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
         None => None,
     };
     // The key lives and dies with this process; it signs internal tokens and nothing else.
-    let key = KeyPair::generate(&SystemRandom::new())?;
+    let rng = SystemRandom::new();
+    let key = KeyPair::generate(&rng)?;
+    let proofs = Proofs::new(&rng, clock::now()).map_err(KeyError::Random)?;
     Ok(Pipeline {
         routes: RouteTable::compile(&settings.routes)?,
         rules: Rules::compile(&settings.headers)?,
         throttle: Throttle::new(&settings.throttle),
         tokens: Tokens::new(key, workload.id().clone(), settings.limits.sessions_max),
+        proofs,
         login,
         recorder: Recorder::new(Arc::clone(workload.spool())),
         workload,

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_identity::Caller;
+use countersign_identity::{Caller, Possession};
 use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, pseudonym};
 use countersign_policy::{Ask, Explainer, Permit, decide};
-use countersign_request::CanonicalRequest;
+use countersign_request::{CanonicalRequest, DPOP};
 use countersign_sdk::accept::RequestBody;
-use countersign_sdk::authenticate::{Evidence, authenticate, bearer_token};
+use countersign_sdk::authenticate::{AccessCredential, Evidence, access_credential, authenticate};
 use countersign_sdk::clock;
 use countersign_sdk::inbound::{DecisionDraft, TraceId};
 use countersign_sdk::live::{Freshness, Live};
@@ -38,6 +38,7 @@ use crate::forward::{self, EdgeBody};
 use crate::headers::Rules;
 use crate::listener::Arrival;
 use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
+use crate::proof::{DPOP_NONCE, Proofs};
 use crate::record::{Check, Recorder, Trace};
 use crate::refusal::Refusal;
 use crate::route::{Route, RouteTable};
@@ -51,6 +52,7 @@ pub(crate) struct Pipeline {
     pub(crate) rules: Rules,
     pub(crate) throttle: Throttle,
     pub(crate) tokens: Tokens,
+    pub(crate) proofs: Proofs,
     pub(crate) login: Option<LoginDesk>,
     pub(crate) workload: Workload,
     pub(crate) recorder: Recorder,
@@ -66,6 +68,7 @@ impl Pipeline {
         arrival: &Arrival,
     ) -> Response<EdgeBody> {
         let trace_id = TraceId::of_request(request.headers());
+        let proves_a_key = request.headers().contains_key(DPOP);
         let mut draft = DecisionDraft::begin(GATEWAY, trace_id);
         draft.asks_for(request.method(), "");
         if let Some(connection) = &arrival.connection {
@@ -78,7 +81,7 @@ impl Pipeline {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
             };
-        match outcome {
+        let mut answer = match outcome {
             Ok(answer) => {
                 self.recorder.allowed(trace, answer.status());
                 answer
@@ -89,7 +92,12 @@ impl Pipeline {
                 self.recorder.refused(trace, &refusal, &denial).await;
                 answer
             }
+        };
+        // Whoever proves a key needs a nonce for the next time, and has it before the last one is too old.
+        if proves_a_key && let Ok(nonce) = HeaderValue::from_str(&self.proofs.nonce(clock::now())) {
+            answer.headers_mut().insert(DPOP_NONCE, nonce);
         }
+        answer
     }
 
     /// The stages, in their order.
@@ -113,7 +121,7 @@ impl Pipeline {
         route.target.as_str().clone_into(&mut trace.callee);
         trace.pass(Check::Route, format!("{} to {}", route.template, route.target));
         let live = self.live()?;
-        let session = self.authenticate(route, &request, &live, trace)?;
+        let session = self.authenticate(route, &request, arrival, &live, trace)?;
         let token_counts = route.user != UserNeed::None;
         let permit =
             self.decide(&request, route.template.as_str(), session.as_deref(), token_counts, &live, trace)?;
@@ -128,11 +136,13 @@ impl Pipeline {
         if live.freshness(clock::now()) == Freshness::Stale { Err(Refusal::Stale) } else { Ok(live) }
     }
 
-    /// The user behind the access token. A token that is there and wrong is final on every route that looks at it.
+    /// The user behind the access token. A token that is there and wrong is final on every route that looks at it, and
+    /// so is a proof.
     fn authenticate(
         &self,
         route: &Route,
         request: &CanonicalRequest,
+        arrival: &Arrival,
         live: &Live,
         trace: &mut Trace,
     ) -> Result<Option<Arc<Session>>, Refusal> {
@@ -140,7 +150,7 @@ impl Pipeline {
             trace.pass(Check::Token, "not asked for");
             return Ok(None);
         }
-        let Some(token) = bearer_token(request.headers())? else {
+        let Some(credential) = access_credential(request.headers())? else {
             if route.user == UserNeed::Required {
                 return Err(Refusal::NoToken);
             }
@@ -149,9 +159,20 @@ impl Pipeline {
         };
         let snapshot = live.snapshot();
         let rules = AccessRules { keys: live.tokens(), epoch: &snapshot.epoch, sequence: snapshot.sequence };
-        let session = self.tokens.verify(token, &rules, clock::now())?;
+        let now = clock::now();
+        let session = match credential {
+            AccessCredential::Bearer(token) => self.tokens.verify(token, None, &rules, now)?,
+            AccessCredential::Dpop { token, proof } => {
+                let judged = self.proofs.judge(proof, arrival.scheme, request, Some(token), now)?;
+                let session = self.tokens.verify(token, Some(&judged.proof), &rules, now);
+                let session = session.map_err(Refusal::HeldEvidence)?;
+                self.proofs.admit(&judged, now)?;
+                session
+            }
+        };
         trace.draft.comes_from(&session.caller, live.pseudonyms());
-        trace.pass(Check::Token, "access token");
+        let bound = session.caller.proof().user_possession == Possession::Key;
+        trace.pass(Check::Token, if bound { "access token, and its key" } else { "access token" });
         Ok(Some(session))
     }
 

@@ -13,6 +13,7 @@ use countersign_request::RequestError;
 use countersign_sdk::authenticate::EvidenceError;
 use countersign_sdk::inbound::{Challenge, Denial};
 use countersign_sdk::outbound::CallError;
+use countersign_token::{AccessTokenError, ReplayError};
 use countersign_wire::codes::Code;
 use countersign_wire::json::JsonError;
 use countersign_wire::problem::Problem;
@@ -22,6 +23,7 @@ use http_body_util::{BodyExt as _, Full};
 use crate::body::BodyError;
 use crate::forward::EdgeBody;
 use crate::login::LoginError;
+use crate::proof::ProofError;
 use crate::route::NoRoute;
 use crate::token::MintError;
 
@@ -44,6 +46,11 @@ pub(crate) enum Refusal {
     NoToken,
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// The access token beside a proof of its key.
+    #[error(transparent)]
+    HeldEvidence(EvidenceError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     #[error("{refusal}")]
     Policy {
         refusal: countersign_policy::Refusal,
@@ -81,7 +88,13 @@ impl Refusal {
     pub(crate) fn denial(&self) -> Denial {
         match self {
             Refusal::Unreadable(error) => Denial::from(error),
+            // A token that is bound to a key, in the hands of somebody who proves none.
+            Refusal::Evidence(error @ EvidenceError::AccessToken(AccessTokenError::Confirmation(_)))
+            | Refusal::HeldEvidence(error) => {
+                Denial::from(error).with_challenge(Challenge::Dpop("invalid_token"))
+            }
             Refusal::Evidence(error) => Denial::from(error),
+            Refusal::Proof(error) => of_proof(error),
             Refusal::Upstream(error) => Denial::from(error),
             Refusal::Policy { refusal, fix, could_log_in } => {
                 let denial = Denial::of_policy(refusal, fix.clone(), false, false);
@@ -126,6 +139,8 @@ impl Refusal {
             Refusal::Mint(_)
             | Refusal::Unreadable(_)
             | Refusal::Evidence(_)
+            | Refusal::HeldEvidence(_)
+            | Refusal::Proof(_)
             | Refusal::Upstream(_)
             | Refusal::Policy { .. } => Code::Internal,
         }
@@ -227,12 +242,25 @@ impl Refusal {
     }
 }
 
+fn of_proof(error: &ProofError) -> Denial {
+    let (code, says) = match error {
+        ProofError::Proof(_) => (Code::KeyProofRefused, "invalid_dpop_proof"),
+        ProofError::Nonce(_) => (Code::KeyProofNonce, "use_dpop_nonce"),
+        ProofError::Replay(ReplayError::Replayed) => (Code::ProofReplayed, "invalid_dpop_proof"),
+        ProofError::Replay(ReplayError::Full { .. } | ReplayError::IssuerQuota { .. }) => {
+            return Denial::new(Code::ProofMemoryFull, error.to_string());
+        }
+        ProofError::Replay(_) => (Code::KeyProofRefused, "invalid_dpop_proof"),
+    };
+    Denial::new(code, error.to_string()).with_challenge(Challenge::Dpop(says))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use countersign_keys::RandomError;
     use countersign_request::PathError;
-    use countersign_token::{AccessTokenError, TxnTokenError};
+    use countersign_token::{ConfirmationError, DpopError, NonceError, TxnTokenError};
 
     use super::*;
 
@@ -256,6 +284,12 @@ mod tests {
             (Refusal::NoToken, 401),
             (Refusal::Evidence(EvidenceError::NotBearer), 401),
             (Refusal::Evidence(AccessTokenError::Expired { by_seconds: 1 }.into()), 401),
+            (Refusal::HeldEvidence(AccessTokenError::Expired { by_seconds: 1 }.into()), 401),
+            (Refusal::Proof(DpopError::NoToken.into()), 401),
+            (Refusal::Proof(NonceError::Missing.into()), 401),
+            (Refusal::Proof(ReplayError::Replayed.into()), 401),
+            (Refusal::Proof(ReplayError::Expired { by_seconds: 1 }.into()), 401),
+            (Refusal::Proof(ReplayError::IssuerQuota { live: 1 }.into()), 503),
             (Refusal::Mint(MintError::Random(RandomError::Unavailable)), 500),
             (Refusal::Mint(MintError::Token(TxnTokenError::Lifetime { seconds: 0 })), 500),
             (Refusal::Stale, 503),
@@ -273,6 +307,21 @@ mod tests {
             (Refusal::LoginMethod, 405),
         ] {
             assert_eq!(status(&refusal), expected, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn who_proves_a_key_or_should_have_is_told_so_in_the_words_of_rfc_9449() {
+        let bound = AccessTokenError::Confirmation(ConfirmationError::NotHeld { method: "jkt" });
+        for (refusal, says) in [
+            (Refusal::Evidence(bound.clone().into()), "invalid_token"),
+            (Refusal::HeldEvidence(bound.into()), "invalid_token"),
+            (Refusal::Proof(DpopError::OtherToken.into()), "invalid_dpop_proof"),
+            (Refusal::Proof(ReplayError::Replayed.into()), "invalid_dpop_proof"),
+            (Refusal::Proof(NonceError::Old.into()), "use_dpop_nonce"),
+        ] {
+            assert_eq!(refusal.denial().challenge, Challenge::Dpop(says), "{refusal}");
+            assert!(refusal.is_before_authentication());
         }
     }
 

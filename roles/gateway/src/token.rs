@@ -14,6 +14,7 @@ use countersign_keys::hash::hex;
 use countersign_keys::{KeyPair, PublicKey, RandomError, Secret, SecureRandom, random_bytes, sha256};
 use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate};
 use countersign_sdk::live::TokenKeys;
+use countersign_token::DpopProof;
 use countersign_token::txn_token::{self, TxnToken, TxnTokenError};
 
 /// By what an access token is judged: all of it comes from one snapshot.
@@ -82,14 +83,15 @@ impl Tokens {
         self.key.public_key()
     }
 
-    /// The user of an access token.
+    /// The user of an access token, beside the proof of its key that was judged for this request.
     pub(crate) fn verify(
         &self,
         token: &str,
+        proof: Option<&DpopProof>,
         rules: &AccessRules<'_>,
         now: UnixTime,
     ) -> Result<Arc<Session>, EvidenceError> {
-        let digest = cache_key(token, rules);
+        let digest = cache_key(token, proof, rules);
         let known = self.known(&digest);
         if let Some(session) = &known
             && session.sequence == rules.sequence
@@ -97,7 +99,7 @@ impl Tokens {
         {
             return Ok(Arc::clone(session));
         }
-        let evidence = Evidence { access_token: Some(token), ..Evidence::default() };
+        let evidence = Evidence { access_token: Some(token), proof, ..Evidence::default() };
         let caller = authenticate(&evidence, rules.keys, now).caller.inspect_err(|_| self.forget(&digest))?;
         let user = caller.user().ok_or(EvidenceError::NotBearer)?.get().clone();
         // The same access token keeps its internal token from one snapshot to the next.
@@ -138,6 +140,8 @@ impl Tokens {
             roles: user.roles.clone(),
             scope: SCOPE.to_owned(),
             requested_by: self.owner.clone(),
+            actors: Vec::new(),
+            possession: user.possession,
             expires,
         };
         let token = token.mint(&self.key, now)?;
@@ -180,11 +184,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every input, separated so that no two sets of inputs look alike.
-fn cache_key(token: &str, rules: &AccessRules<'_>) -> Digest {
+/// Every input, separated so that no two sets of inputs look alike. Of a proof that is its key: a token in one client's
+/// hands is not the same as in another's, or in nobody's.
+fn cache_key(token: &str, proof: Option<&DpopProof>, rules: &AccessRules<'_>) -> Digest {
     let (issuer, audience) = (&rules.keys.access_issuer, &rules.keys.access_audience);
-    let mut input = Vec::with_capacity(token.len() + issuer.len() + audience.len() + 96);
-    for part in [issuer, audience, rules.epoch, token] {
+    let key = proof.map(DpopProof::jkt).unwrap_or_default();
+    let mut input = Vec::with_capacity(token.len() + issuer.len() + audience.len() + 160);
+    for part in [issuer, audience, rules.epoch, key, token] {
         input.extend_from_slice(&(part.len() as u64).to_be_bytes());
         input.extend_from_slice(part.as_bytes());
     }
@@ -247,7 +253,7 @@ mod tests {
         }
 
         fn verify(&self, token: &str, sequence: u64, now: UnixTime) -> Result<Arc<Session>, EvidenceError> {
-            self.tokens.verify(token, &AccessRules { keys: &self.keys, epoch: "e1", sequence }, now)
+            self.tokens.verify(token, None, &AccessRules { keys: &self.keys, epoch: "e1", sequence }, now)
         }
 
         /// The internal token, if it had to be minted.

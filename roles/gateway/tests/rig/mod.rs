@@ -23,7 +23,7 @@ use countersign_pki::profile::EdgeNames;
 use countersign_sdk::clock;
 use countersign_sdk::workload::Workload;
 use countersign_testkit::TempDir;
-use countersign_token::AccessToken;
+use countersign_token::{AccessToken, Confirmation};
 use countersign_wire::snapshot::{PolicyFile, ServiceAddress};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -149,6 +149,13 @@ impl Rig {
         self.token_of(user, roles).mint_at(&self.world.access_key, now, now.saturating_add(life))
     }
 
+    /// One that is bound to a key or certificate.
+    pub fn bound_access_token(&self, user: &str, confirmation: Confirmation) -> String {
+        let now = clock::now();
+        let token = AccessToken { confirmation: Some(confirmation), ..self.token_of(user, &["buyer"]) };
+        token.mint_at(&self.world.access_key, now, now.saturating_add(Duration::from_secs(600)))
+    }
+
     /// A token that was good until `ago` before now.
     pub fn expired_access_token(&self, user: &str, ago: Duration) -> String {
         let then = clock::now().saturating_sub(ago);
@@ -169,6 +176,7 @@ impl Rig {
             client_id: "countersign-cli".into(),
             jti: hex(&random_bytes::<16>(&SystemRandom::new()).unwrap()),
             expires: clock::now(),
+            confirmation: None,
         }
     }
 

@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use floor::Floor;
+pub(crate) use token_keys::wit_facts;
 pub use token_keys::{AuthorityKeys, RegisteredKey, TokenKeys};
 
 /// How long a snapshot still counts after its `valid_until`.
@@ -166,11 +167,15 @@ fn bundles(snapshot: &Snapshot, previous: Option<&Live>) -> Result<BundleSet, Co
     snapshot.bundles.iter().map(|entry| kept(entry).map_or_else(|| bundle(entry), Ok)).collect()
 }
 
-/// The same table as before if nothing in it changed: caches that were filled by it stay good.
+/// The same table as before if nothing in it changed.
 fn tokens(snapshot: &Snapshot, previous: Option<&Live>) -> Result<Arc<TokenKeys>, CompileError> {
-    match previous.filter(|previous| TokenKeys::are_the_same(&previous.snapshot, snapshot)) {
-        Some(previous) => Ok(Arc::clone(&previous.tokens)),
-        None => TokenKeys::read(snapshot).map(Arc::new),
+    let previous = previous.map(|previous| (&previous.snapshot, &previous.tokens));
+    let keys = TokenKeys::read(snapshot, previous.map(|(snapshot, keys)| (snapshot, &**keys)))?;
+    match previous {
+        Some((before, held)) if keys.generation == held.generation && before.revoked == snapshot.revoked => {
+            Ok(Arc::clone(held))
+        }
+        _ => Ok(Arc::new(keys)),
     }
 }
 

@@ -3,8 +3,9 @@
 use countersign_identity::{Mode, SpiffeId};
 use countersign_pki::verify::PeerError;
 use countersign_token::{
-    AccessTokenError, BearerError, BodyError, JwsError, ReplayError, RevokedError, ServiceTokenError,
-    SignatureError, TxnTokenError, WitError, WptError, macaroon::MacaroonError,
+    AccessTokenError, BearerError, BodyError, ExchangedTokenError, JwsError, JwtSvidError, ReplayError,
+    RevokedError, ServiceTokenError, SignatureError, TxnTokenError, WitError, WptError,
+    macaroon::MacaroonError,
 };
 use thiserror::Error;
 
@@ -24,6 +25,12 @@ pub enum EvidenceError {
         "user's token came from somebody who proved no name: connect over mtls, or send a proof beside it"
     )]
     TokenFromStranger,
+    /// The token for this hop.
+    #[error(transparent)]
+    HopToken(#[from] ExchangedTokenError),
+    /// The JWT-SVID.
+    #[error(transparent)]
+    JwtSvid(#[from] JwtSvidError),
     /// The access token.
     #[error(transparent)]
     AccessToken(#[from] AccessTokenError),

@@ -6,10 +6,7 @@ use countersign_token::{
     macaroon::{HeldMacaroon, MacaroonHolder, Predicate, RequestFacts, service},
 };
 
-use super::{
-    Authenticator, EvidenceError, Rules, body::BodyClaim, presented::Presented, user::internal,
-    workload::Proven,
-};
+use super::{Authenticator, EvidenceError, Rules, body::BodyClaim, presented::Presented, workload::Proven};
 
 impl Authenticator {
     pub(super) fn macaroon(
@@ -21,7 +18,7 @@ impl Authenticator {
         let (secrets, request) = (self.secrets.load(), presented.request);
         let body = named_body(credential)?;
         let user = match presented.txn_token {
-            Some(token) => Some(internal(token, rules)?),
+            Some(token) => Some(self.internal_user(token, rules)?),
             None => None,
         };
         let facts = RequestFacts {

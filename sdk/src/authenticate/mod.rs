@@ -14,6 +14,8 @@ mod body;
 mod checks;
 mod edge;
 mod error;
+mod jwt_svid;
+mod known;
 mod macaroon;
 mod presented;
 mod service_token;
@@ -24,10 +26,11 @@ mod workload;
 use std::{fmt, sync::Arc};
 
 use countersign_identity::{
-    Caller, Freshness, IdKind, Mode, Possession, Proof, SpiffeId, UnixTime, UserProof,
+    Caller, Freshness, IdKind, Mode, Possession, Proof, SpiffeId, UnixTime, User, UserProof, Verified,
 };
 use countersign_ledger::CheckRecord;
 use countersign_request::CanonicalRequest;
+use countersign_token::Unproven;
 
 pub use edge::{AccessCredential, Authenticated, Evidence, access_credential, authenticate, bearer_token};
 pub use error::EvidenceError;
@@ -35,6 +38,7 @@ pub use error::EvidenceError;
 use self::{
     body::BodyClaim,
     checks::Trail,
+    known::Known,
     presented::{Presented, UserToken},
     user::ProvenUser,
     workload::Proven,
@@ -51,6 +55,9 @@ pub struct Authenticator {
     secrets: Arc<SecretsCell>,
     chains: SigningChains,
     replay: ReplayGuard,
+    users: Known<Verified<User>>,
+    svids: Known<SpiffeId>,
+    wits: Known<Unproven>,
 }
 
 /// By what a request is judged, at this moment.
@@ -91,7 +98,8 @@ impl Authenticator {
     #[must_use]
     pub fn new(me: SpiffeId, trust: Arc<TrustState>, secrets: Arc<SecretsCell>) -> Arc<Self> {
         let (chains, replay) = (SigningChains::new(trust), ReplayGuard::new(clock::now()));
-        Arc::new(Self { me, secrets, chains, replay })
+        let (users, svids, wits) = (Known::new(), Known::new(), Known::new());
+        Arc::new(Self { me, secrets, chains, replay, users, svids, wits })
     }
 
     /// Whose door it is: the audience of tokens.

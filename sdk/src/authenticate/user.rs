@@ -1,9 +1,19 @@
 //! On whose behalf a workload calls.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{SpiffeId, User, UserProof, Verified};
-use countersign_token::{TxnToken, TxnTokenError};
+use countersign_token::{
+    TokenKind, TxnToken,
+    confirmation::Shown,
+    exchanged_token::{ExchangedToken, ExpectedToken},
+};
 
-use super::{Authenticator, EvidenceError, Rules, presented::UserToken, workload::Proven};
+use super::{
+    Authenticator, EvidenceError, Rules,
+    known::Held,
+    presented::{UserToken, kind},
+    workload::Proven,
+};
 
 /// A user whose token holds here.
 pub(super) struct ProvenUser {
@@ -17,9 +27,11 @@ impl ProvenUser {
     /// The workloads that the request came through, first one first, the caller itself left out.
     pub(super) fn came_through(&self, caller: Option<&SpiffeId>) -> Vec<SpiffeId> {
         let mut chain: Vec<SpiffeId> =
-            self.user.requested_by.iter().chain(&self.user.actors).cloned().collect();
+            self.user.actors.iter().chain(&self.user.requested_by).cloned().collect();
         chain.dedup();
-        chain.retain(|id| Some(id) != caller);
+        if chain.last() == caller {
+            chain.pop();
+        }
         chain
     }
 }
@@ -31,21 +43,68 @@ impl Authenticator {
         proven: &Proven,
         rules: &Rules<'_>,
     ) -> Result<ProvenUser, EvidenceError> {
-        match token {
-            UserToken::Internal(token) => {
-                let user = internal(token, rules)?;
-                let is_covered = proven.users.covers_txn_token;
-                Ok(ProvenUser { user, proof: UserProof::InternalToken, is_covered })
-            }
-            UserToken::Hop(_) | UserToken::Nested(_) => {
-                Err(EvidenceError::UnknownKind { typ: String::new() })
-            }
-        }
+        Ok(match token {
+            UserToken::Internal(token) => ProvenUser {
+                user: self.internal_user(token, rules)?,
+                proof: UserProof::InternalToken,
+                is_covered: proven.users.covers_txn_token,
+            },
+            UserToken::Hop(token) => ProvenUser {
+                user: self.hop_user(token, proven, rules)?,
+                proof: UserProof::HopToken,
+                is_covered: proven.users.covers_user_token,
+            },
+            UserToken::Nested(token) => ProvenUser {
+                user: match kind(token) {
+                    Some(TokenKind::TxnToken) => self.internal_user(token, rules)?,
+                    _ => self.hop_user(token, proven, rules)?,
+                },
+                proof: UserProof::HopToken,
+                is_covered: true,
+            },
+        })
     }
-}
 
-/// The token that the gateway minted, passed on as it is.
-pub(super) fn internal(token: &str, rules: &Rules<'_>) -> Result<Verified<User>, TxnTokenError> {
-    let key_of = |kid: &str| rules.keys.internal.get(kid).cloned();
-    TxnToken::verify(token, &rules.keys.trust_domain, rules.now, key_of)
+    /// The token that the gateway minted, passed on as it is.
+    pub(super) fn internal_user(
+        &self,
+        token: &str,
+        rules: &Rules<'_>,
+    ) -> Result<Verified<User>, EvidenceError> {
+        let held = self.users.recall(&[b"txn-token", token.as_bytes()], rules, || {
+            let key_of = |kid: &str| rules.keys.internal.get(kid).cloned();
+            let grant = TxnToken::verify_grant(token, &rules.keys.trust_domain, rules.now, key_of)?;
+            Ok(Held { value: grant.user, facts: grant.facts })
+        })?;
+        Ok(held.value.clone())
+    }
+
+    /// The token that the token service issued for this hop: for us, and to be shown by this caller alone.
+    fn hop_user(
+        &self,
+        token: &str,
+        proven: &Proven,
+        rules: &Rules<'_>,
+    ) -> Result<Verified<User>, EvidenceError> {
+        let certificates: Vec<_> =
+            proven.certificates.iter().map(|hash| URL_SAFE_NO_PAD.encode(hash)).collect();
+        let shown = Shown { keys: &proven.keys, certificates: &certificates };
+        let presenter = proven.id();
+        let mut inputs = vec![b"user-token".as_slice(), token.as_bytes()];
+        inputs.push(presenter.map_or(b"", |id| id.as_str().as_bytes()));
+        inputs.extend(proven.keys.iter().chain(&certificates).map(String::as_bytes));
+        let held = self.users.recall(&inputs, rules, || {
+            let authority = rules.keys.authorities.get(&rules.keys.trust_domain);
+            let issuer = authority.map_or("", |authority| authority.issuer.as_str());
+            let expected = ExpectedToken { issuer, audience: &self.me, presenter, shown };
+            let mut signed_by = None;
+            let verified = ExchangedToken::verify(token, &expected, rules.now, |kid| {
+                signed_by = Some(kid.to_owned());
+                authority?.exchange.get(kid).cloned()
+            })?;
+            let facts = verified.facts(&signed_by.unwrap_or_default());
+            Ok(Held { value: ExchangedToken::user(&verified), facts })
+        })?;
+        Ok(held.value.clone())
+    }
 }

@@ -10,10 +10,11 @@ use countersign_token::{
 use super::{
     Authenticator, EvidenceError, Rules,
     body::BodyClaim,
+    known::Held,
     presented::{Presented, WimseProof},
     workload::{Proven, Users},
 };
-use crate::accept::Exporter;
+use crate::{accept::Exporter, live::wit_facts};
 
 impl Authenticator {
     pub(super) fn wimse(
@@ -23,11 +24,17 @@ impl Authenticator {
         presented: &Presented<'_>,
         rules: &Rules<'_>,
     ) -> Result<Proven, EvidenceError> {
-        let wit: Unproven = Wit::verify(wit, rules.now, |kid| rules.keys.wit_issuer(kid))?;
-        rules.keys.judge_wit(&wit, rules.now)?;
+        let held = self.wits.recall(&[wit.as_bytes()], rules, || {
+            let wit = Wit::verify(wit, rules.now, |kid| rules.keys.wit_issuer(kid))?;
+            let [signed_by, _] = wit.key_ids();
+            let facts = wit_facts(&wit, signed_by, rules.now);
+            Ok(Held { value: wit, facts })
+        })?;
+        let wit = &held.value;
+        rules.keys.judge_wit(wit, rules.now)?;
         match proof {
-            WimseProof::Token(token) => self.proof_token(token, &wit, presented, rules),
-            WimseProof::Signature => self.signature(&wit, presented, rules),
+            WimseProof::Token(token) => self.proof_token(token, wit, presented, rules),
+            WimseProof::Signature => self.signature(wit, presented, rules),
         }
     }
 

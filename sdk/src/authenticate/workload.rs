@@ -96,7 +96,7 @@ impl Authenticator {
             WorkloadEvidence::Wimse { wit, proof } => self.wimse(wit, proof, presented, rules),
             WorkloadEvidence::Macaroon(credential) => self.macaroon(credential, presented, rules),
             WorkloadEvidence::ServiceToken(signed) => self.service_token(*signed, presented, rules),
-            WorkloadEvidence::JwtSvid(_) => Err(EvidenceError::UnknownKind { typ: String::new() }),
+            WorkloadEvidence::JwtSvid(token) => self.jwt_svid(token, rules),
         }
     }
 

@@ -11,8 +11,8 @@ use countersign_pki::{
 use countersign_policy::{Refusal, RefusalKind};
 use countersign_request::{HeaderError, PathError, QueryError, RequestError};
 use countersign_token::{
-    AccessTokenError, BearerError, JwsError, ReplayError, ServiceTokenError, SignatureError, TimeError,
-    TxnTokenError, WitError, WptError,
+    AccessTokenError, BearerError, ExchangedTokenError, JwsError, JwtSvidError, ReplayError,
+    ServiceTokenError, SignatureError, TimeError, TxnTokenError, WitError, WptError,
     macaroon::{ChainError as MacaroonChainError, MacaroonError, PredicateError},
 };
 use countersign_wire::{
@@ -202,6 +202,8 @@ impl From<&EvidenceError> for Denial {
             EvidenceError::Wit(wit) => (code_of_wit(wit), Challenge::Mode(Mode::Wimse)),
             EvidenceError::Wpt(wpt) => (code_of_wpt(wpt), Challenge::Mode(Mode::Wimse)),
             EvidenceError::Replay(replay) => (code_of_replay(replay), Challenge::Proof),
+            EvidenceError::HopToken(token) => (code_of_hop_token(token), Challenge::TxnToken),
+            EvidenceError::JwtSvid(token) => (code_of_jwt_svid(token), Challenge::BetterBearer),
             EvidenceError::Revoked(_) => (Code::TokenRevoked, Challenge::BetterBearer),
             EvidenceError::Macaroon(macaroon) => {
                 (code_of_macaroon(macaroon), Challenge::Mode(Mode::Macaroon))
@@ -402,6 +404,33 @@ fn code_of_service_token(error: &ServiceTokenError) -> Code {
         | ServiceTokenError::NotText { .. }
         | ServiceTokenError::Demanded { .. }
         | ServiceTokenError::OtherValue { .. } => Code::TokenClaims,
+    }
+}
+
+fn code_of_hop_token(error: &ExchangedTokenError) -> Code {
+    match error {
+        ExchangedTokenError::Jws(jws) => code_of_jws(jws),
+        ExchangedTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        ExchangedTokenError::WrongIssuer { .. } => Code::TokenIssuer,
+        ExchangedTokenError::WrongAudience { .. } => Code::TokenAudience,
+        ExchangedTokenError::OtherActor { .. } | ExchangedTokenError::Confirmation(_) => {
+            Code::TokenOfOtherHolder
+        }
+        ExchangedTokenError::Times(times) => code_of_times(times),
+        ExchangedTokenError::Claim(_)
+        | ExchangedTokenError::Scope(_)
+        | ExchangedTokenError::NotAWorkload { .. }
+        | ExchangedTokenError::OtherClient => Code::TokenClaims,
+    }
+}
+
+fn code_of_jwt_svid(error: &JwtSvidError) -> Code {
+    match error {
+        JwtSvidError::Jws(jws) => code_of_jws(jws),
+        JwtSvidError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        JwtSvidError::WrongAudience { .. } => Code::TokenAudience,
+        JwtSvidError::Times(times) => code_of_times(times),
+        JwtSvidError::Claim(_) | JwtSvidError::NotAnId { .. } => Code::TokenClaims,
     }
 }
 

@@ -90,16 +90,7 @@ impl TokenKeys {
     /// # Errors
     /// One of them was taken back.
     pub fn judge_wit(&self, wit: &Unproven, now: UnixTime) -> Result<(), RevokedError> {
-        wit.key_ids().into_iter().try_for_each(|kid| {
-            self.revoked.judge(&TokenFacts {
-                ids: wit.token_id().map(str::to_owned).into_iter().collect(),
-                subject: wit.claimed_subject().to_string(),
-                kid,
-                // What it says of that is for audit alone (WIT-SVID section 3.6).
-                issued_at: now,
-                expires: wit.expires(),
-            })
-        })
+        wit.key_ids().into_iter().try_for_each(|kid| self.revoked.judge(&wit_facts(wit, kid, now)))
     }
 
     /// The key for workload identity tokens that a trust domain publishes under this name.
@@ -112,7 +103,15 @@ impl TokenKeys {
         })
     }
 
-    pub(super) fn read(snapshot: &Snapshot) -> Result<Self, CompileError> {
+    /// As `snapshot` has them; of the same `generation` as those before if only revocations came.
+    pub(super) fn read(
+        snapshot: &Snapshot,
+        previous: Option<(&Snapshot, &Self)>,
+    ) -> Result<Self, CompileError> {
+        let same = previous.filter(|(previous, _)| are_the_same_keys(previous, snapshot));
+        if let Some((_, keys)) = same {
+            return Ok(Self { revoked: revoked(&snapshot.revoked), ..keys.clone() });
+        }
         let mut internal = HashMap::new();
         for entry in &snapshot.internal_token_keys {
             let key = read(&entry.jwk)?;
@@ -139,16 +138,14 @@ impl TokenKeys {
             revoked: revoked(&snapshot.revoked),
         })
     }
+}
 
-    /// Would [`TokenKeys::read`] give the same for both?
-    pub(super) fn are_the_same(a: &Snapshot, b: &Snapshot) -> bool {
-        a.trust_domain == b.trust_domain
-            && a.access_token == b.access_token
-            && a.internal_token_keys == b.internal_token_keys
-            && a.token_authorities == b.token_authorities
-            && a.workload_keys == b.workload_keys
-            && a.revoked == b.revoked
-    }
+fn are_the_same_keys(a: &Snapshot, b: &Snapshot) -> bool {
+    a.trust_domain == b.trust_domain
+        && a.access_token == b.access_token
+        && a.internal_token_keys == b.internal_token_keys
+        && a.token_authorities == b.token_authorities
+        && a.workload_keys == b.workload_keys
 }
 
 impl AuthorityKeys {
@@ -159,6 +156,18 @@ impl AuthorityKeys {
             wit: named(&entry.wit)?,
             exchange: table(&entry.exchange)?,
         })
+    }
+}
+
+/// By what a workload identity token can be taken back, one of its keys being `kid`.
+pub(crate) fn wit_facts(wit: &Unproven, kid: String, now: UnixTime) -> TokenFacts {
+    TokenFacts {
+        ids: wit.token_id().map(str::to_owned).into_iter().collect(),
+        subject: wit.claimed_subject().to_string(),
+        kid,
+        // What it says of that is for audit alone (WIT-SVID section 3.6).
+        issued_at: now,
+        expires: wit.expires(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The SDK through real sockets: a deployment in one process, with certificates made by `pki`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod callers;
 mod calls;
 mod deployment;
 mod desk;
@@ -11,3 +12,5 @@ mod ledger;
 mod lifetime;
 mod limits;
 mod rotation;
+mod sts;
+mod user_context;

@@ -262,6 +262,13 @@ fn rejects_components_that_the_profile_does_not_name() {
         let found = Forgery::default().covering(extra).refused();
         assert_eq!(found, SignatureError::UnknownComponent { name: name.into() }, "{extra}");
     }
+    // In place of the plain component, not beside it.
+    for parameter in ["bs", "sf", "tr", "key=\"a\"", "req=?0"] {
+        let mut forgery = Forgery::default();
+        forgery.components.retain(|(name, _)| *name != "content-type");
+        let found = forgery.covering(&format!("\"content-type\";{parameter}")).refused();
+        assert_eq!(found, SignatureError::UnknownComponent { name: "content-type".into() }, "{parameter}");
+    }
 }
 
 #[test]

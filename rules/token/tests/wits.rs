@@ -124,6 +124,15 @@ fn rejects_an_issuer_that_is_not_that_of_the_trust_domain() {
 }
 
 #[test]
+fn does_not_judge_an_issuer_of_whom_nothing_is_known_but_the_key() {
+    let issuer = key();
+    let nameless = WitIssuer { issuer: None, ..authority(&issuer) };
+    let token =
+        reissue(&issuer, WIT_TYP, &minted(&issuer), |claims| claims["iss"] = "https://any.test".into());
+    assert!(Wit::<SpiffeId>::verify(&token, NOW, |_| Some(nameless)).is_ok());
+}
+
+#[test]
 fn rejects_a_confirmation_that_is_not_exactly_one_key() {
     let issuer = key();
     let refused = |change: fn(&mut Value)| {
@@ -182,6 +191,8 @@ fn rejects_algorithms_that_the_profile_does_not_know() {
     // As issuer's key and as the workload's: the generic profile takes both, that of SPIFFE takes neither.
     assert_eq!(wit(&key()).mint(&ed25519, NOW), Err(forbidden.clone()));
     assert_eq!(wit(&ed25519).mint(&key(), NOW), Err(forbidden.clone()));
+    let foreign = reissue(&ed25519, WIT_TYP, &minted(&key()), |_| {});
+    assert_eq!(verify(&foreign, &ed25519), Err(forbidden.clone()), "the issuer's key alone");
     let generic = Wit { subject: WorkloadUri::read(ADS).unwrap(), ..generic(&ed25519) };
     let token = generic.mint(&ed25519, NOW).unwrap();
     assert!(Wit::<WorkloadUri>::verify(&token, NOW, |_| Some(authority(&ed25519))).is_ok());

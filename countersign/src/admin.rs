@@ -46,6 +46,14 @@ impl Admin {
         parse(self.call(Method::POST, path, body.into()).await?)
     }
 
+    /// `DELETE` of a path; there is nothing to read.
+    ///
+    /// # Errors
+    /// As [`Admin::get`].
+    pub async fn delete(&self, path: &str) -> Result<(), CliError> {
+        self.call(Method::DELETE, path, Bytes::new()).await.map(drop)
+    }
+
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body)).await {
             Ok(answer) => answer,

@@ -19,6 +19,7 @@ mod run;
 mod serve;
 pub mod service;
 mod token;
+mod trust;
 
 /// Proves who is calling, decides what they may do, and can prove afterwards what happened.
 #[derive(Debug, Parser)]
@@ -78,6 +79,9 @@ enum Command {
     /// Tokens: mint, exchange, narrow, discharge, take back
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Other trust domains
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
     /// Certificates
     #[command(subcommand)]
     Cert(ca::CertCommand),
@@ -116,6 +120,7 @@ impl Cli {
             Command::Edges => overview::edges(&at).await,
             Command::Service(command) => service::service(&at, command).await,
             Command::Token(command) => token::token(&at, command).await,
+            Command::Trust(command) => trust::trust(&at, command).await,
             Command::Explain(args) => explain::explain(&at, args).await,
             Command::Inspect(args) => inspect::inspect(&at, args).await,
             Command::Run(args) => run::run(&at, args).await,

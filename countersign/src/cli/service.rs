@@ -1,13 +1,19 @@
-//! Column service: `service list|show|mode`.
+//! Column service: `service list|show|mode|key`.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use countersign_identity::{Mode, UserContext, WimseProof};
 use countersign_wire::api::modes::{ChangeModes, LowerFloor, ModesChanged, SwitchDemo};
 use countersign_wire::api::services::{Service, ServiceDetail};
+use countersign_wire::api::workload_keys::{NewWorkloadKey, RegisteredKey, WithdrawKey};
+use countersign_wire::snapshot::{Jwk, KeyPurpose};
 
-use crate::cli::{At, percent};
+use crate::cli::{At, percent, read_input};
 use crate::error::CliError;
 use crate::output::{self, Format};
+
+const JWK_BYTES_MAX: u64 = 16 * 1024;
 
 /// `service …`
 #[derive(Debug, Subcommand)]
@@ -21,6 +27,37 @@ pub enum ServiceCommand {
     },
     /// How it proves itself to others, and what it asks of those who call it; while it runs
     Mode(ModeArgs),
+    /// Public keys of its own: proofs signed with them need no certificate
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// `service key …`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Registered keys of a service
+    List {
+        /// Short name
+        name: String,
+    },
+    /// Register a public key; its private half stays with the service
+    Add {
+        /// Short name
+        name: String,
+        /// A public JWK
+        #[arg(long, value_name = "FILE|-")]
+        jwk: PathBuf,
+        /// Payloads are encrypted to it, instead of requests signed with it
+        #[arg(long)]
+        encryption: bool,
+    },
+    /// Withdraw a key, for ever
+    Withdraw {
+        /// Short name
+        name: String,
+        /// RFC 7638 thumbprint
+        kid: String,
+    },
 }
 
 /// `service mode NAME`
@@ -82,6 +119,7 @@ pub async fn service(at: &At, command: ServiceCommand) -> Result<(), CliError> {
         ServiceCommand::List => list(at).await,
         ServiceCommand::Show { name } => show(at, &name).await,
         ServiceCommand::Mode(args) => mode(at, args).await,
+        ServiceCommand::Key(command) => key(at, command).await,
     }
 }
 
@@ -156,6 +194,43 @@ async fn mode(at: &At, args: ModeArgs) -> Result<(), CliError> {
         }
     };
     told(at, changed)
+}
+
+async fn key(at: &At, command: KeyCommand) -> Result<(), CliError> {
+    let route = |name: &str| format!("/api/v1/services/{}/keys", percent(name));
+    let keys: Vec<RegisteredKey> = match command {
+        KeyCommand::List { name } => at.admin.get(&route(&name)).await?,
+        KeyCommand::Add { name, jwk, encryption } => {
+            let unusable = |why: &dyn std::fmt::Display| {
+                CliError::usage(
+                    format!("{} holds no public key", jwk.display()),
+                    why,
+                    "give one JWK (RFC 7517)",
+                )
+            };
+            let text = String::from_utf8(read_input(&jwk, JWK_BYTES_MAX)?).map_err(|e| unusable(&e))?;
+            let purpose = if encryption { KeyPurpose::Encryption } else { KeyPurpose::Signing };
+            let body =
+                NewWorkloadKey { purpose, jwk: Jwk::from_text(text.trim()).map_err(|e| unusable(&e))? };
+            vec![at.admin.post(&route(&name), &body).await?]
+        }
+        KeyCommand::Withdraw { name, kid } => {
+            at.admin.post(&format!("{}/withdraw", route(&name)), &WithdrawKey { kid }).await?
+        }
+    };
+    if at.output == Format::Json {
+        return output::json(&keys, false);
+    }
+    output::table(
+        ["KID", "PURPOSE", "SINCE", "BY"],
+        keys.into_iter().map(|key| {
+            let purpose = match key.purpose {
+                KeyPurpose::Signing => "signing",
+                KeyPurpose::Encryption => "encryption",
+            };
+            [key.kid, purpose.to_owned(), output::moment(key.registered_at), key.registered_by]
+        }),
+    )
 }
 
 fn told(at: &At, changed: ModesChanged) -> Result<(), CliError> {

@@ -146,7 +146,7 @@ fn prove(authority: &Authority, connection: &Connection, request: &Request) -> P
         }
         Origin::Tcp(_) => {
             let evidence = bearer_token(request.headers()).map(|access_token| {
-                let evidence = Evidence { connection: Some(connection), access_token };
+                let evidence = Evidence { connection: Some(connection), access_token, proof: None };
                 authenticate(&evidence, &token_keys(authority), clock::now())
             });
             match evidence {

@@ -74,8 +74,8 @@ impl Authenticator {
         let audience = target_uri(self.authority(), presented.request.path());
         let (signed, body) = http_signature::verify_request_head(&request, &audience, wit, rules.now)?;
         self.admit_once(&signed.workload, rules)?;
-        let nonce = signed.workload.proof_id.clone();
-        Ok(Proven { body: BodyClaim::Sha256(body), answer: Some(nonce), ..of(wit, &signed.workload) })
+        let answer = signed.sign_response.then(|| signed.workload.proof_id.clone());
+        Ok(Proven { body: BodyClaim::Sha256(body), answer, ..of(wit, &signed.workload) })
     }
 
     fn admit_once(&self, proven: &Verified<ProvenWorkload>, rules: &Rules<'_>) -> Result<(), EvidenceError> {

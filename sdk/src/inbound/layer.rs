@@ -19,7 +19,10 @@ use http_body_util::{Either, Full};
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::{Caller, DecisionDraft, Denial, Door, TraceId, bound_body};
+use super::{
+    Caller, DecisionDraft, Denial, Door, TraceId, bound_body,
+    signed_answer::{self, Wanted},
+};
 use crate::{
     accept::Connection,
     authenticate::{Claimed, Rules},
@@ -49,7 +52,8 @@ where
     S::Future: Send,
     B: Body<Data = Bytes> + From<Bytes> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
-    R: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     type Response = Response<GuardedBody<R>>;
     type Error = S::Error;
@@ -67,9 +71,13 @@ where
         Box::pin(async move {
             let trace = TraceId::of_request(request.headers());
             let mut draft = DecisionDraft::begin(&door.target, trace);
-            let (mut request, entry) = match door.enter(request, &mut draft, trace).await {
+            let mut wanted = None;
+            let (mut request, entry) = match door.enter(request, &mut draft, trace, &mut wanted).await {
                 Ok(entered) => entered,
-                Err(denial) => return Ok(door.refuse(draft, &denial).await.map(Either::Right)),
+                Err(denial) => {
+                    let refusal = door.refuse(draft, &denial).await.map(Either::Right);
+                    return Ok(door.signed(refusal, wanted.as_ref()).await);
+                }
             };
             let span = tracing::info_span!(
                 "countersign.request",
@@ -86,11 +94,12 @@ where
             let Ok(answer) = tokio::time::timeout(door.limits.answer, answering).await else {
                 let late = Denial::new(Code::UpstreamTimeout, "the handler took too long");
                 let draft = call.draft.take().unwrap_or_else(|| DecisionDraft::begin(&door.target, trace));
-                return Ok(door.refuse(draft, &late).await.map(Either::Right));
+                let refusal = door.refuse(draft, &late).await.map(Either::Right);
+                return Ok(door.signed(refusal, wanted.as_ref()).await);
             };
             let answer = answer?;
             call.answered(answer.status());
-            Ok(answer.map(Either::Left))
+            Ok(door.signed(answer.map(Either::Left), wanted.as_ref()).await)
         })
     }
 }
@@ -143,6 +152,7 @@ impl Door {
         mut request: Request<B>,
         draft: &mut DecisionDraft,
         trace: TraceId,
+        wanted: &mut Option<Wanted>,
     ) -> Result<(Request<B>, Entry), Denial>
     where
         B: Body<Data = Bytes> + From<Bytes>,
@@ -155,6 +165,7 @@ impl Door {
         }
         let mut claimed = self.authenticate(&asked, connection.as_ref(), draft)?;
         let token = claimed.take_token();
+        *wanted = claimed.take_answer().map(|nonce| Wanted::by(&asked.canonical, nonce));
         let (caller, request) = bound_body::confirm(claimed, request, &self.limits)
             .await
             .inspect_err(|denial| draft.failed("body", &denial.reason))?;
@@ -215,6 +226,21 @@ impl Door {
         let permit = judge(&live, &ask, could_help, &self.explainer, draft)?;
         draft.permitted(&permit);
         Ok(permit)
+    }
+
+    async fn signed<R>(
+        &self,
+        answer: Response<GuardedBody<R>>,
+        wanted: Option<&Wanted>,
+    ) -> Response<GuardedBody<R>>
+    where
+        R: Body<Data = Bytes>,
+        R::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        match wanted {
+            Some(wanted) => signed_answer::sign(answer, wanted, self.credentials.as_ref()).await,
+            None => answer,
+        }
     }
 
     fn check_length(&self, request: &CanonicalRequest) -> Result<(), Denial> {

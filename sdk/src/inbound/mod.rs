@@ -11,6 +11,7 @@ mod extract;
 mod handshakes;
 mod layer;
 mod refusal;
+mod signed_answer;
 mod trace;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +29,7 @@ pub use layer::{Guarded, GuardedBody};
 pub use refusal::{Challenge, Denial, new_decision_id};
 pub use trace::TraceId;
 
-use crate::{authenticate::Authenticator, live::LiveCell, spool::Spool};
+use crate::{authenticate::Authenticator, credentials::Credentials, live::LiveCell, spool::Spool};
 
 /// Lets in whom the policy permits. Made by [`crate::workload::Workload::require`].
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Inbound {
 struct Door {
     target: String,
     authenticator: Arc<Authenticator>,
+    /// With what answers are signed.
+    credentials: Option<Credentials>,
     live: Arc<LiveCell>,
     spool: Arc<Spool>,
     skipped: Vec<RouteTemplate>,
@@ -97,6 +100,7 @@ impl Inbound {
             door: Arc::new(Door {
                 target,
                 authenticator,
+                credentials: None,
                 live,
                 spool,
                 skipped: Vec::new(),
@@ -105,6 +109,13 @@ impl Inbound {
                 explainer: Explainer::default(),
             }),
         }
+    }
+
+    /// Signs the answers to callers that ask for it, with the key of our workload identity token.
+    #[must_use]
+    pub fn signing_answers(mut self, credentials: Credentials) -> Self {
+        self.door = Arc::new(Door { credentials: Some(credentials), ..self.parts() });
+        self
     }
 
     /// Lets everybody use this route, whoever they are: `/healthz`. No caller is known there, even if
@@ -143,6 +154,7 @@ impl Inbound {
         Door {
             target: self.door.target.clone(),
             authenticator: Arc::clone(&self.door.authenticator),
+            credentials: self.door.credentials.clone(),
             live: Arc::clone(&self.door.live),
             spool: Arc::clone(&self.door.spool),
             skipped: self.door.skipped.clone(),

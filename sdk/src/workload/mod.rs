@@ -202,6 +202,7 @@ impl Workload {
     pub fn require(&self) -> Inbound {
         let (authenticator, live) = (Arc::clone(&self.0.authenticator), Arc::clone(&self.0.live));
         Inbound::new(self.0.target.clone(), authenticator, live, Arc::clone(&self.0.spool))
+            .signing_answers(self.0.credentials.clone())
     }
 
     /// Our door, for services that do not use [`Workload::require`].

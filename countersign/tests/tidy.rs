@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lab", &["sdk", "wire", "token", "pki"]),
     ("countersign", &["authority", "agent", "gateway", "flea-market", "sdk"]),
     ("testkit", &[]),
+    ("fuzz", &["token"]),
     ("xtask", &[]),
 ];
 

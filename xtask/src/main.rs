@@ -1,5 +1,5 @@
 //! The repository's own chores. `cargo xtask test` runs every test, and installs what they need where it may;
-//! `cargo xtask bench` prints the figures of `docs/performance.md`.
+//! `cargo xtask bench` prints the figures of `docs/performance.md`, `cargo xtask fuzz` looks for input that breaks a parser.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -27,9 +27,11 @@ const TOOLS: &[(&str, &[&str])] = &[
 const BENCHES: &[&str] = &[
     "bench",
     "--package=countersign-pki",
+    "--package=countersign-token",
     "--package=countersign-sdk",
     "--package=countersign",
     "--bench=issue",
+    "--bench=tokens",
     "--bench=door",
     "--bench=deployment",
 ];
@@ -51,12 +53,21 @@ enum Chore {
     },
     /// Build with optimisation, then print every figure of docs/performance.md (about five minutes)
     Bench,
+    /// Let libFuzzer look for input that breaks one target of `fuzz/`; needs a C++ compiler, and builds everything anew once
+    Fuzz {
+        /// A kind of token or a parser, such as `macaroon`; any other word lists them
+        target: String,
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
     match Xtask::parse().chore {
         Chore::Test { rest } => test(rest),
         Chore::Bench => cargo(BENCHES),
+        Chore::Fuzz { target, seconds } => fuzz(&target, seconds),
     }
 }
 
@@ -70,9 +81,37 @@ fn test(rest: Vec<String>) -> ExitCode {
     cargo(&arguments)
 }
 
+/// What libFuzzer finds out from: every branch counted, every comparison watched. Plain LLVM, so no nightly compiler.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions --cfg fuzzing";
+
+/// Builds for a named platform, even if it is this one: else build scripts and macros would be counted too.
+fn fuzz(target: &str, seconds: u32) -> ExitCode {
+    let corpus = std::env::current_dir().unwrap_or_default().join("target/fuzz").join(target);
+    if let Err(why) = std::fs::create_dir_all(&corpus) {
+        say(&format!("{} cannot be made: {why}", corpus.display()));
+        return ExitCode::from(2);
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .env("RUSTFLAGS", COVERAGE)
+        .env("COUNTERSIGN_FUZZ_TARGET", target)
+        .env("COUNTERSIGN_FUZZ_CORPUS", &corpus);
+    cargo.args(["run", "--release", "--package=countersign-fuzz", "--features=libfuzzer", "--bin=fuzz"]);
+    cargo.arg(format!("--target={}-unknown-linux-gnu", std::env::consts::ARCH));
+    cargo.arg("--").arg(&corpus).arg(format!("-artifact_prefix={}/", corpus.display()));
+    cargo.args([format!("-max_total_time={seconds}"), "-max_len=20000".to_owned()]);
+    run(&mut cargo)
+}
+
 fn cargo(arguments: &[impl AsRef<OsStr>]) -> ExitCode {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    match cargo.args(arguments).status() {
+    run(cargo.args(arguments))
+}
+
+fn run(cargo: &mut Command) -> ExitCode {
+    match cargo.status() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(1),
         Err(why) => {

@@ -11,12 +11,13 @@ mod fields;
 use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use countersign_identity::{Binding, Bound, CLOCK_SKEW, SpiffeId, UnixTime, Verified};
+use countersign_identity::{Binding, Bound, SpiffeId, UnixTime, Verified};
 use countersign_keys::{KeyPair, SignError, constant_time_eq, sha256};
 use http::HeaderMap;
 
 use crate::{
     jws::printable,
+    times::{self, TimeError},
     wit::{PROOF_ID_BYTES_MAX, ProofFacts, ProvenWorkload, Subject, Unproven},
 };
 use base::Message;
@@ -207,7 +208,7 @@ fn sign(
     // What we would not accept ourselves never leaves.
     let Stamp { nonce, created, expires } = parameters.stamp;
     judge_nonce(nonce)?;
-    judge_times(created, expires, SIGNATURE_LIFETIME_MAX, created)?;
+    times::judge(created, expires, SIGNATURE_LIFETIME_MAX, created)?;
     judge_digest(message.headers(), body)?;
     write(key, message, parameters)
 }
@@ -235,7 +236,7 @@ fn verify<S: Subject>(
         return Err(SignatureError::WrongTag { got: printable(tag) });
     }
     let (created, expires) = (received.time("created")?, received.time("expires")?);
-    judge_times(created, expires, S::PROOF_LIFETIME_MAX, now)?;
+    times::judge(created, expires, S::PROOF_LIFETIME_MAX, now)?;
     let nonce = received.text("nonce")?;
     judge_nonce(nonce)?;
     // The WIT may come from a cache, where it was in date.
@@ -256,25 +257,6 @@ fn verify<S: Subject>(
         binding: Binding::of(&[Bound::Target, Bound::MethodAndQuery, Bound::Body]),
         covers: message.tokens(),
     })
-}
-
-fn judge_times(
-    created: UnixTime,
-    expires: UnixTime,
-    lifetime_max: Duration,
-    now: UnixTime,
-) -> Result<(), SignatureError> {
-    if now >= expires {
-        return Err(SignatureError::Expired { by_seconds: now.since(expires).as_secs() });
-    }
-    if created > now.saturating_add(CLOCK_SKEW) {
-        return Err(SignatureError::NotYetValid { in_seconds: created.since(now).as_secs() });
-    }
-    let lifetime = expires.since(created);
-    if lifetime.is_zero() || lifetime > lifetime_max {
-        return Err(SignatureError::Lifetime { seconds: lifetime.as_secs() });
-    }
-    Ok(())
 }
 
 fn judge_nonce(nonce: &str) -> Result<(), SignatureError> {
@@ -379,24 +361,9 @@ pub enum SignatureError {
         /// How long ago.
         by_seconds: u64,
     },
-    /// Expired.
-    #[error("the signature expired {by_seconds} s ago; sign each message when it is sent")]
-    Expired {
-        /// How long ago.
-        by_seconds: u64,
-    },
-    /// `created` lies ahead.
-    #[error("the signature was made {in_seconds} s ahead of now; compare the clocks")]
-    NotYetValid {
-        /// How far ahead.
-        in_seconds: u64,
-    },
-    /// Lives longer than the profile allows, or not at all.
-    #[error("the signature lives {seconds} s; let it live for some, and few enough to remember it")]
-    Lifetime {
-        /// How long.
-        seconds: u64,
-    },
+    /// Not now: expired, from the future, or alive for longer than the profile allows.
+    #[error("the signature does not count now: {0}")]
+    Times(#[from] TimeError),
     /// The nonce is empty or longer than [`PROOF_ID_BYTES_MAX`].
     #[error("the nonce has {bytes} bytes, not 1 to {PROOF_ID_BYTES_MAX}")]
     Nonce {

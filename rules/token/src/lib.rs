@@ -1,12 +1,21 @@
 //! Tokens: who somebody is, as signed text.
 //!
 //! Every kind of token is one file with `mint` and `verify`. All of them stand on one strict compact JWS
-//! ([`jws`]): one algorithm per key, three known header members, a registered `typ` and an own signing key
-//! for each kind, so that a token of one kind never passes as another. Time is an argument.
+//! ([`jws`]): one algorithm per key, the few header members that its kind has, a registered `typ` ([`typ`]) and an
+//! own signing key for each kind, so that a token of one kind never passes as another. Time is an argument.
 //!
 //! - [`access_token`]: what a user gets by login and shows at the gateway (RFC 9068, `at+jwt`).
 //! - [`txn_token`]: what the gateway makes of it for the services inside (`txntoken+jwt`); the external
 //!   token never goes past the gateway.
+//! - [`exchanged_token`]: the user's token for one hop, from the token service (RFC 8693); [`mod@exchange`] says
+//!   which token may become which.
+//! - [`service_token`]: what a service signs for one request of its own.
+//! - [`jwt_svid`]: which workload it is, for who cannot show a certificate; [`client_assertion`]: the same towards
+//!   the token service.
+//! - [`dpop`] and [`confirmation`]: the key that a token is bound to, and the proof of it.
+//! - [`revoked`]: what counts no longer, asked at every use.
+//! - [`wit`], and [`wpt`] or [`http_signature`]: who a workload is in the form of the WIMSE drafts, and its proof.
+//! - [`jwe`]: no token, but a payload that nobody may read between two workloads.
 //!
 //! ```
 //! use countersign_identity::{Possession, SpiffeId, UnixTime};

@@ -26,6 +26,7 @@ pub use subject::{Subject, WorkloadUri};
 use crate::{
     claims::{ClaimError, Claims},
     jws::{self, JwsError, printable},
+    times::{self, TimeError},
     typ::TokenKind,
 };
 
@@ -280,19 +281,13 @@ fn read<S: Subject>(json: &[u8]) -> Result<Read<S>, WitError> {
 }
 
 /// `iat` is not looked at: it is for audit, and never the beginning of validity (WIT-SVID section 3.6).
-fn judge_times<S>(read: &Read<S>, now: UnixTime) -> Result<(), WitError> {
+fn judge_times<S>(read: &Read<S>, now: UnixTime) -> Result<(), TimeError> {
     let expires = read.wit.expires;
-    if now >= expires {
-        return Err(WitError::Expired { by_seconds: now.since(expires).as_secs() });
-    }
-    if let Some(not_before) = read.not_before
-        && not_before > now.saturating_add(CLOCK_SKEW)
-    {
-        return Err(WitError::NotYetValid { in_seconds: not_before.since(now).as_secs() });
-    }
-    let left = expires.since(now);
-    if left > WIT_LIFETIME_MAX + CLOCK_SKEW {
-        return Err(WitError::Lifetime { seconds: left.as_secs() });
+    times::judge_end(expires, now)?;
+    read.not_before.map_or(Ok(()), |from| times::judge_start(from, now))?;
+    let (left, max) = (expires.since(now), WIT_LIFETIME_MAX + CLOCK_SKEW);
+    if left > max {
+        return Err(TimeError::Lifetime { seconds: left.as_secs(), max: max.as_secs() });
     }
     Ok(())
 }
@@ -358,26 +353,9 @@ pub enum WitError {
         /// What it says.
         got: String,
     },
-    /// Expired.
-    #[error("the workload identity token expired {by_seconds} s ago; fetch a new one from the agent")]
-    Expired {
-        /// How long ago.
-        by_seconds: u64,
-    },
-    /// `nbf` lies ahead.
-    #[error("the workload identity token is valid only in {in_seconds} s; compare the clocks")]
-    NotYetValid {
-        /// How far ahead.
-        in_seconds: u64,
-    },
-    /// Valid for longer than [`WIT_LIFETIME_MAX`] from now.
-    #[error(
-        "the workload identity token is valid for another {seconds} s, which is too long; issue it for hours"
-    )]
-    Lifetime {
-        /// How long.
-        seconds: u64,
-    },
+    /// Not now: expired, before its `nbf`, or valid for longer than [`WIT_LIFETIME_MAX`] from now.
+    #[error("the workload identity token does not count now: {0}")]
+    Times(#[from] TimeError),
 }
 
 impl From<JwsError> for WitError {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     claims::{ClaimError, Claims},
     jws::{self, JwsError, printable},
+    times::{self, TimeError},
     typ::TokenKind,
     wit::{PROOF_ID_BYTES_MAX, ProofFacts, ProvenWorkload, Subject, Unproven},
 };
@@ -167,23 +168,14 @@ fn judge_times(
     expires: UnixTime,
     lifetime_max: Duration,
     now: UnixTime,
-) -> Result<(), WptError> {
-    if now >= expires {
-        return Err(WptError::Expired { by_seconds: now.since(expires).as_secs() });
+) -> Result<(), TimeError> {
+    if let Some(issued) = issued {
+        return times::judge(issued, expires, lifetime_max, now);
     }
-    if let Some(issued) = issued
-        && issued > now.saturating_add(CLOCK_SKEW)
-    {
-        return Err(WptError::NotYetValid { in_seconds: issued.since(now).as_secs() });
-    }
-    // Without iat the lifetime is unknown; what can be judged is how long it would have to be remembered.
-    let made = issued.unwrap_or_else(|| now.saturating_add(CLOCK_SKEW));
-    let lifetime = expires.since(made).as_secs();
-    let is_one = issued.is_none() || lifetime > 0;
-    if !is_one || lifetime > lifetime_max.as_secs() {
-        return Err(WptError::Lifetime { seconds: lifetime });
-    }
-    Ok(())
+    times::judge_end(expires, now)?;
+    // The lifetime is unknown; what can be judged is for how long the proof would have to be remembered.
+    let (left, max) = (expires.since(now).as_secs(), (lifetime_max + CLOCK_SKEW).as_secs());
+    if left > max { Err(TimeError::Lifetime { seconds: left, max }) } else { Ok(()) }
 }
 
 fn judge_hash(claim: &'static str, got: &str, want: &[u8; 32]) -> Result<(), WptError> {
@@ -241,24 +233,9 @@ pub enum WptError {
         /// Whom it is for.
         got: String,
     },
-    /// Expired.
-    #[error("the proof expired {by_seconds} s ago; make one for each request")]
-    Expired {
-        /// How long ago.
-        by_seconds: u64,
-    },
-    /// `iat` lies ahead.
-    #[error("the proof was made {in_seconds} s ahead of now; compare the clocks")]
-    NotYetValid {
-        /// How far ahead.
-        in_seconds: u64,
-    },
-    /// Lives longer than the profile allows, or not at all.
-    #[error("the proof lives {seconds} s; let it live for some, and few enough to remember it")]
-    Lifetime {
-        /// How long.
-        seconds: u64,
-    },
+    /// Not now: expired, from the future, or alive for longer than the profile allows.
+    #[error("the proof does not count now: {0}")]
+    Times(#[from] TimeError),
     /// The hash in this claim is not that of the token that came.
     #[error(
         "{claim} is not the hash of the token beside the proof; make the proof after the tokens are chosen"

@@ -8,7 +8,7 @@ use common::{part, payload};
 use countersign_identity::{Binding, Bound, SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::PublicKey;
 use countersign_token::{
-    JwsError, ProofTarget, Unproven, Wit, WitError, WitIssuer, WorkloadUri, WptError,
+    JwsError, ProofTarget, TimeError, Unproven, Wit, WitError, WitIssuer, WorkloadUri, WptError,
     http_signature::HTTP_SIGNATURE_DRAFT,
     wit::{Subject, WIT_DRAFT},
     wpt::{self, WPT_DRAFT},
@@ -48,7 +48,7 @@ fn refuses_the_wit_of_the_draft_when_it_has_expired_and_for_another_trust_domain
     };
     assert_eq!(verify(UnixTime::from_secs(1_745_512_509), "example.com"), Ok(()));
     let expired = verify(UnixTime::from_secs(1_745_512_510), "example.com");
-    assert_eq!(expired, Err(WitError::Expired { by_seconds: 0 }));
+    assert_eq!(expired, Err(WitError::Times(TimeError::Expired { by_seconds: 0 })));
     assert!(matches!(verify(MADE, "example.org"), Err(WitError::WrongTrustDomain { .. })));
 }
 
@@ -106,9 +106,9 @@ fn refuses_the_wpt_of_the_draft_with_other_tokens_for_another_target_or_at_anoth
         WptError::WrongAudience { got: "https://workload.example.com/path".into() }
     );
     let late = examples.verify(&examples.wpt, &target, UnixTime::from_secs(1_745_510_016));
-    assert_eq!(late, Err(WptError::Expired { by_seconds: 0 }));
+    assert_eq!(late, Err(WptError::Times(TimeError::Expired { by_seconds: 0 })));
     let early = examples.verify(&examples.wpt, &target, UnixTime::from_secs(1_745_509_000));
-    assert!(matches!(early, Err(WptError::Lifetime { .. })), "{early:?}");
+    assert!(matches!(early, Err(WptError::Times(TimeError::Lifetime { .. }))), "{early:?}");
 }
 
 #[test]

@@ -331,9 +331,7 @@ fn code_of_wit(error: &WitError) -> Code {
         WitError::WrongKind { .. } => Code::TokenKind,
         WitError::UnknownKey { .. } => Code::TokenKeyUnknown,
         WitError::WrongTrustDomain { .. } | WitError::WrongIssuer { .. } => Code::TokenIssuer,
-        WitError::Expired { .. } => Code::TokenExpired,
-        WitError::NotYetValid { .. } => Code::TokenNotYetValid,
-        WitError::Lifetime { .. } => Code::TokenLifetime,
+        WitError::Times(times) => code_of_times(times),
         _ => Code::TokenClaims,
     }
 }
@@ -343,9 +341,8 @@ fn code_of_wpt(error: &WptError) -> Code {
         WptError::Jws(jws) => code_of_jws(jws),
         WptError::WrongKind { .. } => Code::TokenKind,
         WptError::WrongAlgorithm { .. } => Code::TokenSignature,
-        WptError::WitExpired { .. } | WptError::Expired { .. } => Code::TokenExpired,
-        WptError::NotYetValid { .. } => Code::TokenNotYetValid,
-        WptError::Lifetime { .. } => Code::TokenLifetime,
+        WptError::WitExpired { .. } => Code::TokenExpired,
+        WptError::Times(times) => code_of_times(times),
         WptError::WrongAudience { .. } => Code::ProofOfOtherRequest,
         WptError::WrongChannel => Code::ProofOfOtherConnection,
         WptError::WrongHash { .. }
@@ -378,9 +375,8 @@ fn code_of_signature(error: &SignatureError) -> Code {
         SignatureError::BadSignature => Code::TokenSignature,
         SignatureError::WrongAudience { .. } | SignatureError::WrongRequest => Code::ProofOfOtherRequest,
         SignatureError::WrongDigest | SignatureError::NoDigest => Code::BodyChanged,
-        SignatureError::WitExpired { .. } | SignatureError::Expired { .. } => Code::TokenExpired,
-        SignatureError::NotYetValid { .. } => Code::TokenNotYetValid,
-        SignatureError::Lifetime { .. } => Code::TokenLifetime,
+        SignatureError::WitExpired { .. } => Code::TokenExpired,
+        SignatureError::Times(times) => code_of_times(times),
         SignatureError::WrongWit | SignatureError::Uncovered { .. } => Code::EvidenceCombination,
         _ => Code::TokenMalformed,
     }

@@ -80,7 +80,7 @@ fn refuses_every_change_of_the_request_of_the_draft() {
     let other = example.verify_request("https://svcc.example.com/gimme-ice-cream", at(0)).unwrap_err();
     assert_eq!(other, SignatureError::WrongAudience { got: AUDIENCE.into() });
     let late = example.verify_request(AUDIENCE, at(300)).unwrap_err();
-    assert_eq!(late, SignatureError::Expired { by_seconds: 0 });
+    assert_eq!(late, SignatureError::Times(TimeError::Expired { by_seconds: 0 }));
 }
 
 #[test]

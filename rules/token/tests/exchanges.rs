@@ -235,10 +235,9 @@ fn oauth_names_each_refusal() {
     assert_eq!(code(ExchangeError::MayNotAct { actor }), "invalid_request");
 }
 
-/// From real tokens, as the token service gets them.
 #[test]
-fn a_subject_says_what_its_verified_token_says() {
-    let (sts, authority) = (key(), id("countersign/gateway/edge"));
+fn a_subject_from_login_proved_what_it_proved_where_it_was_shown() {
+    let sts = key();
     let key_of = |_: &str| Some(sts.public_key().clone());
     let login = AccessToken {
         issuer: "i".into(),
@@ -258,7 +257,11 @@ fn a_subject_says_what_its_verified_token_says() {
     let subject = SubjectToken::of_access_token(&grant, scope("read"), false);
     assert_eq!((subject.possession, subject.expires), (Possession::Key, at(600)));
     assert_eq!((subject.kind, subject.actors.len()), (SubjectKind::AccessToken, 0));
+}
 
+#[test]
+fn a_subject_of_a_transaction_counts_its_requester_among_the_actors() {
+    let (sts, authority) = (key(), id("countersign/gateway/edge"));
     let txn = TxnToken {
         txn: "t".into(),
         user_id: "u_1".into(),
@@ -276,12 +279,17 @@ fn a_subject_says_what_its_verified_token_says() {
             .unwrap()
     };
     let subject = SubjectToken::of_txn_token(&grant(&txn), &home(), false).unwrap();
-    assert_eq!(subject.actors, [authority.clone()], "who requested it has acted");
+    assert_eq!(subject.actors, std::slice::from_ref(&authority), "who requested it has acted");
     assert_eq!((subject.scope, subject.possession), (scope("read write"), Possession::Key));
     let unscoped = grant(&TxnToken { scope: "a  b".into(), ..txn });
     let refused = SubjectToken::of_txn_token(&unscoped, &home(), false);
     assert_eq!(refused, Err(ScopeError::NotAWord { word: String::new() }));
+}
 
+#[test]
+fn a_subject_of_a_hop_or_of_a_workload_is_for_whom_its_token_says() {
+    let (sts, authority) = (key(), id("countersign/gateway/edge"));
+    let key_of = |_: &str| Some(sts.public_key().clone());
     let hop = ExchangedToken {
         issuer: "i".into(),
         audience: id("svc/ads"),

@@ -24,6 +24,8 @@
 mod chain;
 #[path = "../../tests/sockets/deployment.rs"]
 mod deployment;
+#[path = "../../tests/sockets/desk.rs"]
+mod desk;
 
 use std::{sync::Arc, time::Duration};
 

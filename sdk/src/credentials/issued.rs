@@ -107,3 +107,21 @@ impl fmt::Debug for IssuedToken {
         write!(f, "IssuedToken(until {:?})", self.expires)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_a_token_that_cannot_be_shown() {
+        for (kind, token) in [
+            (TokenKind::Bearer, ""),
+            (TokenKind::Bearer, "two\nlines"),
+            (TokenKind::Macaroon, "csb_no_macaroon"),
+            (TokenKind::Macaroon, ""),
+        ] {
+            let refused = Token::read(kind, token.to_owned()).map(|_| ());
+            assert!(matches!(refused, Err(CredentialError::Unusable { .. })), "{kind:?} {token:?}");
+        }
+    }
+}

@@ -101,3 +101,58 @@ impl fmt::Debug for SigningIdentity {
         write!(f, "SigningIdentity({:?})", self.key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::Duration;
+
+    use countersign_identity::TrustDomain;
+    use countersign_pki::{
+        csr::Csr,
+        issue::{Issuer, Root, issue_signing, make_issuing, make_root},
+        profile::LeafTtl,
+    };
+
+    fn key() -> KeyPair {
+        KeyPair::generate(&SystemRandom::new()).unwrap()
+    }
+
+    fn issuer(td: &TrustDomain) -> Issuer {
+        let now = clock::now();
+        let root = make_root(Root::Workload, td, key(), now, [1; 16]).unwrap();
+        make_issuing(&root, td, key(), now, [2; 16]).unwrap()
+    }
+
+    fn answer(issuer: &Issuer, key: &KeyPair, id: &SpiffeId) -> IssueResponse {
+        let csr = Csr::parse(&csr::make(key, None).unwrap()).unwrap();
+        let ttl = LeafTtl::new(Duration::from_hours(1)).unwrap();
+        let issued = issue_signing(issuer, &csr, id, ttl, clock::now(), [3; 16]).unwrap();
+        let chain = vec![issued.der.to_vec(), issuer.certificate().to_vec()];
+        IssueResponse { chain, spiffe_id: id.to_string(), snapshot_keys: Vec::new() }
+    }
+
+    #[test]
+    fn prepares_once_what_each_request_shows() {
+        let td = TrustDomain::parse("fleamarket.test").unwrap();
+        let (issuer, key, ads) = (issuer(&td), key(), SpiffeId::service(&td, "ads").unwrap());
+        let answer = answer(&issuer, &key, &ads);
+        let leaf = answer.chain.first().unwrap().clone();
+        let identity = read(answer, key, &ads, clock::now()).unwrap();
+        assert_eq!(identity.leaf_sha256(), &sha256(&leaf));
+        let items: Vec<_> = identity.chain().to_str().unwrap().split(", ").collect();
+        assert_eq!(items.len(), 2);
+        assert!(items.iter().all(|item| item.starts_with(':') && item.ends_with(':')), "{items:?}");
+        assert!(identity.renew_at() < identity.expires());
+    }
+
+    #[test]
+    fn rejects_a_certificate_that_names_another() {
+        let td = TrustDomain::parse("fleamarket.test").unwrap();
+        let [ads, chat] = ["ads", "chat"].map(|name| SpiffeId::service(&td, name).unwrap());
+        let (issuer, key) = (issuer(&td), key());
+        let refused = read(answer(&issuer, &key, &chat), key, &ads, clock::now()).map(|_| ());
+        assert_eq!(refused, Err(CredentialError::OtherId { want: ads, got: chat.to_string() }));
+    }
+}

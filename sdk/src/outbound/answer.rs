@@ -11,9 +11,9 @@ use countersign_identity::{SpiffeId, UnixTime};
 use countersign_request::WORKLOAD_IDENTITY_TOKEN;
 use countersign_token::{
     RevokedError, Unproven, Wit, WitError, WitIssuer,
-    http_signature::{self, Answered, SignatureError},
+    http_signature::{self, Answered, SIGNATURE, SIGNATURE_INPUT, SignatureError},
 };
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -69,17 +69,31 @@ pub(super) async fn verify(
         return if refused { Ok(answer.map(Answer::from)) } else { Err(AnswerError::Unsigned) };
     }
     let nonce = answer.extensions().get::<SentNonce>().cloned().ok_or(AnswerError::Unsigned)?;
-    let (head, body) = answer.into_parts();
-    let body =
-        Limited::new(body, SIGNED_BYTES_MAX).collect().await.map_err(|_| AnswerError::Body)?.to_bytes();
-    let now = clock::now();
+    let (mut head, body) = answer.into_parts();
+    let body = Limited::new(body, SIGNED_BYTES_MAX).collect().await.map_err(|_| AnswerError::Body)?;
+    let body = body.to_bytes();
+    judge(&head, &body, asked, &nonce, keys, clock::now())?;
+    // They have done their work, and are nobody else's business.
+    for name in [WORKLOAD_IDENTITY_TOKEN.as_str(), SIGNATURE, SIGNATURE_INPUT] {
+        head.headers.remove(name);
+    }
+    Ok(Response::from_parts(head, Answer(Inner::Held(Full::new(body)))))
+}
+
+fn judge(
+    head: &Parts,
+    body: &[u8],
+    asked: &Asked<'_>,
+    nonce: &SentNonce,
+    keys: &TokenKeys,
+    now: UnixTime,
+) -> Result<(), AnswerError> {
     let token = head.headers.get(WORKLOAD_IDENTITY_TOKEN).and_then(|value| value.to_str().ok());
     let wit = signer(token.ok_or(AnswerError::Unsigned)?, asked.callee, keys, now)?;
-    let response =
-        http_signature::Response { status: head.status.as_u16(), headers: &head.headers, body: &body };
+    let response = http_signature::Response { status: head.status.as_u16(), headers: &head.headers, body };
     let answered = Answered { method: asked.method.as_str(), target: asked.target, nonce: &nonce.0 };
     http_signature::verify_response(&response, &answered, &wit, now)?;
-    Ok(Response::from_parts(head, Answer(Inner::Held(Full::new(body)))))
+    Ok(())
 }
 
 fn signer(token: &str, callee: &SpiffeId, keys: &TokenKeys, now: UnixTime) -> Result<Unproven, AnswerError> {
@@ -152,3 +166,129 @@ impl fmt::Debug for Answer {
 
 /// The longest signed answer: it is held until it is verified.
 const SIGNED_BYTES_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::Duration;
+
+    use countersign_identity::TrustDomain;
+    use countersign_keys::{KeyPair, SystemRandom};
+    use countersign_token::{ConfirmationKey, http_signature::Stamp};
+    use http::{HeaderMap, HeaderValue};
+
+    use crate::live::AuthorityKeys;
+
+    const BODY: &[u8] = b"hello";
+
+    struct Callee {
+        id: SpiffeId,
+        issuer: KeyPair,
+        key: KeyPair,
+        keys: TokenKeys,
+    }
+
+    impl Callee {
+        fn new() -> Self {
+            let td = TrustDomain::parse("fleamarket.test").unwrap();
+            let generate = || KeyPair::generate(&SystemRandom::new()).unwrap();
+            let (issuer, key) = (generate(), generate());
+            let mut keys = TokenKeys::for_access_tokens(td.clone(), "i".into(), "a".into(), []);
+            let wit = [(issuer.public_key().thumbprint().to_string(), issuer.public_key().clone())].into();
+            let authority = AuthorityKeys {
+                issuer: "https://sts.test".into(),
+                jwt_svid: Default::default(),
+                wit,
+                exchange: Default::default(),
+            };
+            keys.authorities.insert(td.clone(), authority);
+            Self { id: SpiffeId::service(&td, "users").unwrap(), issuer, key, keys }
+        }
+
+        fn wit(&self, subject: &SpiffeId) -> String {
+            let wit = Wit {
+                subject: subject.clone(),
+                confirmation: ConfirmationKey::new(self.key.public_key().clone()),
+                token_id: Some("w-1".into()),
+                issuer: Some("https://sts.test".into()),
+                expires: clock::now().saturating_add(Duration::from_mins(5)),
+            };
+            wit.mint(&self.issuer, clock::now()).unwrap()
+        }
+
+        /// An answer of `subject` to a request with this nonce.
+        fn answer(&self, subject: &SpiffeId, nonce: &str) -> Parts {
+            let now = clock::now();
+            let mut headers = HeaderMap::new();
+            let mut set = |name: &'static str, value: String| {
+                headers.insert(name, HeaderValue::try_from(value).unwrap());
+            };
+            set("workload-identity-token", self.wit(subject));
+            set(http_signature::CONTENT_DIGEST, http_signature::content_digest(BODY));
+            let response = http_signature::Response { status: 200, headers: &headers, body: BODY };
+            let answered = Answered { method: "GET", target: "/users/7", nonce };
+            let expires = now.saturating_add(Duration::from_secs(30));
+            let stamp = Stamp { nonce: "a-nonce-of-the-answer", created: now, expires };
+            let signed = http_signature::sign_response(&self.key, &response, &answered, &stamp).unwrap();
+            headers.insert(SIGNATURE_INPUT, HeaderValue::try_from(signed.signature_input).unwrap());
+            headers.insert(SIGNATURE, HeaderValue::try_from(signed.signature).unwrap());
+            let (mut head, ()) = Response::new(()).into_parts();
+            head.headers = headers;
+            head
+        }
+
+        fn judge(&self, head: &Parts, body: &[u8]) -> Result<(), AnswerError> {
+            let asked = Asked { method: &Method::GET, target: "/users/7", callee: &self.id };
+            judge(head, body, &asked, &SentNonce("our-nonce".into()), &self.keys, clock::now())
+        }
+    }
+
+    #[test]
+    fn accepts_what_the_callee_signed_for_this_request() {
+        let callee = Callee::new();
+        assert_eq!(callee.judge(&callee.answer(&callee.id, "our-nonce"), BODY), Ok(()));
+    }
+
+    #[test]
+    fn rejects_a_changed_body_a_changed_status_and_the_answer_to_another_request() {
+        let callee = Callee::new();
+        let answer = callee.answer(&callee.id, "our-nonce");
+        let changed = callee.judge(&answer, b"hullo");
+        assert_eq!(changed, Err(AnswerError::Signature(SignatureError::WrongDigest)));
+        let mut teapot = callee.answer(&callee.id, "our-nonce");
+        teapot.status = StatusCode::IM_A_TEAPOT;
+        assert_eq!(callee.judge(&teapot, BODY), Err(AnswerError::Signature(SignatureError::BadSignature)));
+        let other = callee.judge(&callee.answer(&callee.id, "the-nonce-of-another"), BODY);
+        assert_eq!(other, Err(AnswerError::Signature(SignatureError::WrongRequest)));
+    }
+
+    #[test]
+    fn rejects_an_answer_that_another_workload_signed() {
+        let callee = Callee::new();
+        let chat = SpiffeId::service(callee.id.trust_domain(), "chat").unwrap();
+        let refused = callee.judge(&callee.answer(&chat, "our-nonce"), BODY);
+        assert_eq!(refused, Err(AnswerError::OtherCallee { got: chat }));
+    }
+
+    #[test]
+    fn rejects_an_answer_whose_token_or_key_was_taken_back() {
+        let mut callee = Callee::new();
+        let answer = callee.answer(&callee.id, "our-nonce");
+        callee.keys.revoked.key(callee.key.public_key().thumbprint());
+        let refused = callee.judge(&answer, BODY);
+        assert!(matches!(refused, Err(AnswerError::Revoked(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn rejects_a_token_of_an_unknown_issuer_and_an_answer_without_one() {
+        let mut callee = Callee::new();
+        let mut answer = callee.answer(&callee.id, "our-nonce");
+        answer.headers.remove("workload-identity-token");
+        assert_eq!(callee.judge(&answer, BODY), Err(AnswerError::Unsigned));
+        let answer = callee.answer(&callee.id, "our-nonce");
+        callee.keys.authorities.clear();
+        let refused = callee.judge(&answer, BODY);
+        assert!(matches!(refused, Err(AnswerError::Wit(WitError::UnknownKey { .. }))), "{refused:?}");
+    }
+}

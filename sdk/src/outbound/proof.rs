@@ -302,3 +302,25 @@ const USER_TOKEN_NAME: &str = "user-token";
 const PROOF_LIFE: Duration = Duration::from_secs(30);
 /// How long the copy of a macaroon counts.
 const MACAROON_LIFE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{clock, outbound::empty};
+
+    #[test]
+    fn a_token_that_does_not_fit_into_a_header_does_not_leave() {
+        let token = InternalToken::minted("two\nlines".into());
+        let proof = Proof {
+            shown: Shown::Nothing,
+            user: Carried::Same(token),
+            callee: Some(SpiffeId::parse("spiffe://td/svc/users").unwrap()),
+            body: Held::Unbound,
+        };
+        let mut request = Request::get("/users/7").body(empty()).unwrap();
+        let refused = proof.sign(&mut request, None, clock::now()).map(|_| ());
+        assert!(matches!(refused, Err(CallError::Proof { .. })), "{refused:?}");
+        assert!(request.headers().is_empty());
+    }
+}

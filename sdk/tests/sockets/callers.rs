@@ -16,10 +16,16 @@ use countersign_sdk::{
     Workload, clock,
     credentials::CredentialError,
     outbound::{AnswerError, CallError},
+    tls::IdentityError,
 };
 use countersign_token::macaroon::{HeldMacaroon, RequestFacts, service};
-use countersign_wire::{agent::TokenKind, codes::Code};
+use countersign_wire::{
+    agent::{IssueResponse, TokenKind},
+    codes::Code,
+};
 use http::{HeaderMap, Uri};
+use http_body::Body;
+use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
@@ -254,6 +260,35 @@ async fn headers_of_a_handler_prove_nothing() {
 }
 
 #[tokio::test]
+async fn the_door_lets_the_permitted_caller_in_in_every_mode_that_proves_it() {
+    let deployment = Deployment::new();
+    let (_users, ads) = guarded_callee(&deployment, Mode::Mtls).await;
+    for mode in [Mode::Bearer, Mode::Macaroon, Mode::Jwt, Mode::Wimse, Mode::Mtls, Mode::MtlsJwt] {
+        deployment.speak(&["ads"], &[Mode::Mtls], mode);
+        settled(&deployment, &[&ads]).await;
+        let answer = ads.client("users").get("/users/7?near=48.37,14.51").send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{mode}: {}", text(answer).await);
+        let seen = deployment.reported(|decision| decision.mode == mode.as_str() && decision.status == 200);
+        assert!(seen.await.is_some(), "{mode}");
+    }
+    // In mode none the caller is nobody, and a rule that names a workload denies.
+    deployment.speak(&["ads"], &[Mode::Mtls], Mode::None);
+    settled(&deployment, &[&ads]).await;
+    assert_eq!(ads.client("users").get("/users/7").send().await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn a_signed_request_gets_an_answer_that_its_callee_signed() {
+    let deployment = Deployment::new();
+    let (users, ads) = guarded_callee(&deployment, Mode::Wimse).await;
+    deployment.modes("ads", |modes| modes.wimse = WimseProof::HttpSignature);
+    settled(&deployment, &[&ads, &users.workload]).await;
+    let answer = ads.client("users").get("/users/7").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(text(answer).await, "hello");
+}
+
+#[tokio::test]
 async fn switching_modes_under_load_fails_no_request() {
     let deployment = Deployment::new();
     let (_users, ads, seen) = open_callee(&deployment, Mode::Mtls).await;
@@ -377,4 +412,64 @@ pub(crate) async fn eventually(holds: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("it never held");
+}
+
+#[tokio::test]
+async fn rejects_a_signing_certificate_that_is_absent_or_for_another_key() {
+    let refused = async |tamper: fn(&mut IssueResponse)| {
+        let deployment = Deployment::new();
+        let ads = deployment.workload("ads").await;
+        deployment.world.lock().unwrap().tamper = Some(tamper);
+        ads.credentials().signing().await.unwrap_err()
+    };
+    let empty = refused(|answer| answer.chain.clear()).await;
+    assert_eq!(empty, CredentialError::Certificate(IdentityError::NoCertificate));
+    // The issuer's certificate, which has a key of its own, in place of ours.
+    let other_key = refused(|answer| drop(answer.chain.remove(0))).await;
+    assert_eq!(other_key, CredentialError::Certificate(IdentityError::KeyMismatch));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_not_sent() {
+    let deployment = Deployment::new();
+    let (_users, ads, seen) = open_callee(&deployment, Mode::Jwt).await;
+    let broken = BrokenBody.map_err(Into::into).boxed_unsync();
+    let request = http::Request::post("/users/7").body(broken).unwrap();
+    let refused = ads.client("users").send(request).await.unwrap_err();
+    assert!(matches!(refused, CallError::Body { .. }), "{refused}");
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+/// Promises ten bytes and gives none.
+struct BrokenBody;
+
+impl Body for BrokenBody {
+    type Data = bytes::Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, std::io::Error>>> {
+        std::task::Poll::Ready(Some(Err(std::io::Error::other("the client hung up"))))
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(10)
+    }
+}
+
+#[tokio::test]
+async fn a_signed_answer_that_is_too_long_to_be_held_is_refused() {
+    let deployment = Deployment::new();
+    deployment.register("ads");
+    let users = deployment.workload("users").await;
+    let long = || async { ([("signature-input", "s=()"), ("signature", "s=:AA==:")], vec![0_u8; 300_000]) };
+    let _users = deployment.serve_as(users, "users", Router::new().fallback(long)).await;
+    deployment.speak(&["users"], Mode::ALL, Mode::Mtls);
+    deployment.modes("ads", |modes| (modes.sends, modes.wimse) = (Mode::Wimse, WimseProof::HttpSignature));
+    let ads = deployment.workload("ads").await;
+    settled(&deployment, &[&ads, &_users.workload]).await;
+    let refused = ads.client("users").get("/users/7").send().await.unwrap_err();
+    assert_eq!(refused, CallError::Answer { service: "users".into(), source: AnswerError::Body });
 }

@@ -54,6 +54,7 @@ pub(crate) enum Behaviour {
     Issues,
     Denies,
     WantsNonce,
+    WantsHugeNonce,
     SaysNonsense,
     IsSilent,
 }
@@ -129,6 +130,10 @@ async fn exchange(
         Behaviour::WantsNonce if nonce.is_none() => {
             let body = r#"{"error":"use_dpop_nonce"}"#;
             (StatusCode::BAD_REQUEST, [("dpop-nonce", "n-1")], body).into_response()
+        }
+        Behaviour::WantsHugeNonce => {
+            let body = r#"{"error":"use_dpop_nonce"}"#;
+            (StatusCode::BAD_REQUEST, [("dpop-nonce", "n".repeat(9000))], body).into_response()
         }
         Behaviour::Issues | Behaviour::WantsNonce => {
             let body = format!(

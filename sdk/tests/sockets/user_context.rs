@@ -153,6 +153,14 @@ async fn a_nonce_that_the_token_service_wants_is_put_into_the_proof() {
 }
 
 #[tokio::test]
+async fn a_nonce_that_is_longer_than_any_proof_ends_the_exchange() {
+    let chain = Chain::new(Mode::Jwt, UserContext::PerHop).await;
+    chain.sts.behaves(Behaviour::WantsHugeNonce);
+    let refused = chain.call(&chain.user("alice")).await.unwrap_err();
+    assert!(matches!(refused, CallError::UserContext { source: ExchangeError::Proof { .. } }), "{refused}");
+}
+
+#[tokio::test]
 async fn without_an_answer_of_the_token_service_the_call_is_refused() {
     let chain = Chain::new(Mode::Mtls, UserContext::PerHop).await;
     let refused = async |behaviour| {

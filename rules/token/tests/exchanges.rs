@@ -126,6 +126,8 @@ fn an_actor_token_makes_its_owner_the_actor_and_bounds_the_life() {
     };
     let grant = judge(&subject(SubjectKind::AccessToken), &asked(at(20))).unwrap();
     assert_eq!((grant.actors, grant.expires), (vec![chat.clone()], at(20)));
+    let grant = judge(&subject(SubjectKind::AccessToken), &asked(at(299))).unwrap();
+    assert_eq!(grant.expires, at(250), "an actor who lives longer lends nothing of it");
     let found = judge(&subject(SubjectKind::AccessToken), &asked(NOW));
     assert_eq!(found, Err(ExchangeError::ActorExpired { actor: chat.clone() }));
 }

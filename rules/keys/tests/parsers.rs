@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use countersign_identity::TrustDomain;
-use countersign_keys::{AgreementKey, AgreementPublicKey, KeyPair, MasterKey, PublicKey, SealContext, Sealed, SystemRandom, algorithm};
+use countersign_keys::{
+    AgreementKey, AgreementPublicKey, KeyPair, MasterKey, PublicKey, SealContext, Sealed, SystemRandom,
+    algorithm,
+};
 use proptest::prelude::*;
 
 static RSA: std::sync::LazyLock<KeyPair> = std::sync::LazyLock::new(|| KeyPair::generate_rsa().unwrap());

@@ -36,9 +36,10 @@ pub(crate) async fn issue(authority: &Arc<Authority>, wanted: Wanted) -> Result<
     let event = issued(&row, &wanted.scope, None);
     let generation = authority
         .journal
-        .with(vec![event], |db, records| async move {
-            db.add_bearer(&row, &records).await.map(Change::Recorded)
-        })
+        .with(
+            vec![event],
+            |db, records| async move { db.add_bearer(&row, &records).await.map(Change::Recorded) },
+        )
         .await?;
     tell(authority, &wanted.scope, generation).await;
     Ok(made)
@@ -67,11 +68,7 @@ pub(crate) async fn replace(
 }
 
 /// Takes a token back: its entry goes from every callee, and its id into the snapshot.
-pub(crate) async fn revoke(
-    authority: &Arc<Authority>,
-    token: &Bearer,
-    by: &str,
-) -> Result<(), StoreError> {
+pub(crate) async fn revoke(authority: &Arc<Authority>, token: &Bearer, by: &str) -> Result<(), StoreError> {
     let now = clock::now();
     let event = Event::TokenRevoked {
         what: RevokedKind::Token.as_str().to_owned(),

@@ -161,11 +161,13 @@ pub(crate) fn own(authority: &Authority, keys: &Keys, crls: Vec<StoredCrl>, sequ
     let root = keys.workload_root.certificate().to_vec();
     let root_key =
         BundleKey { x5c: vec![Base64(root)], ..public(keys.workload_root.key(), USE_X509_SVID, false) };
-    let exchange = keys.exchange.all().map(|key| public(key, USE_EXCHANGE, true));
+    let kinds = [(USE_JWT_SVID, &keys.jwt_svid), (USE_WIT_SVID, &keys.wit), (USE_EXCHANGE, &keys.exchange)];
+    let tokens =
+        kinds.into_iter().flat_map(|(usage, keys)| keys.all().map(move |key| public(key, usage, true)));
     BundleDocument {
         spiffe_sequence: Some(sequence),
         spiffe_refresh_hint: Some(REFRESH_HINT.as_secs()),
-        keys: std::iter::once(root_key).chain(exchange).collect(),
+        keys: std::iter::once(root_key).chain(tokens).collect(),
         issuer: Some(authority.issuer.clone()),
         crls: crls.into_iter().map(|crl| Base64(crl.der)).collect(),
     }
@@ -196,14 +198,15 @@ fn bundle(trust_domain: &TrustDomain, document: &BundleDocument) -> Result<Optio
 }
 
 fn token_keys(document: &BundleDocument, usage: &str) -> Result<Vec<Jwk>, PeerError> {
-    // A foreign `kid` that is not the thumbprint is dropped: tokens that name it find no key, and are refused as such.
     let read = |(position, key): (usize, &BundleKey)| {
         let refused = |why: String| PeerError::Key { position, why };
-        if key.kid.as_deref().unwrap_or_default().is_empty() {
+        let Some(kid) = key.kid.as_deref().filter(|kid| !kid.is_empty()) else {
             return Err(refused("it has no kid (JWT-SVID section 5.2)".to_owned()));
-        }
+        };
         let public = PublicKey::from_jwk(&key.to_jwk()).map_err(|error| refused(error.to_string()))?;
-        Jwk::from_text(&public.to_jwk()).map_err(|error| refused(error.to_string()))
+        // Tokens name the key as their trust domain does, which need not be by its thumbprint.
+        let named = if public.is_named(kid) { public.to_jwk() } else { key.to_named_jwk(kid) };
+        Jwk::from_text(&named).map_err(|error| refused(error.to_string()))
     };
     of_use(document, usage).map(read).collect()
 }

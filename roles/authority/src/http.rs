@@ -91,11 +91,12 @@ async fn guard(
     let mut draft = DecisionDraft::begin(TARGET, TraceId::of_request(request.headers()));
     draft.came_over(&connection);
     draft.asks_for(request.method(), matched.as_str());
-    let proven = prove(&authority, &connection, &request);
+    let form = ErrorForm::of(matched.as_str());
+    let proven = prove(&authority, &connection, &request, form);
     draft.checked(proven.checks);
     let caller = match proven.caller {
         Ok(caller) => caller,
-        Err(denial) => return refuse(&authority, &connection, draft, &denial, None),
+        Err(denial) => return refuse(&authority, &connection, draft, &denial, None, form),
     };
     draft.comes_from(&caller, Some(&authority.keys.load().pseudonym));
     // The permit is proof for this function alone: the handler behind is exactly the route that was asked for.
@@ -104,7 +105,7 @@ async fn guard(
         Err(refusal) => {
             let denial = not_permitted(&refusal, &caller, authority.table.fix(&caller, &action, &path));
             draft.check(policy_check(&denial));
-            return refuse(&authority, &connection, draft, &denial, Some(&caller));
+            return refuse(&authority, &connection, draft, &denial, Some(&caller), form);
         }
     };
     let actor = actor(&authority, &caller);
@@ -121,6 +122,21 @@ async fn guard(
     response
 }
 
+/// In which form a route tells that it refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ErrorForm {
+    /// RFC 9457.
+    Problem,
+    /// RFC 6749 section 5.2. Clients of such a route authenticate to the route itself, or by their connection.
+    OAuth,
+}
+
+impl ErrorForm {
+    fn of(route: &str) -> Self {
+        if route.starts_with("/oauth2/") { Self::OAuth } else { Self::Problem }
+    }
+}
+
 /// An address that proved nothing in its handshake can ask so often and not more.
 fn within_quota(authority: &Authority, connection: &Connection) -> Result<(), ApiError> {
     let Some(address) = connection.address().filter(|_| connection.peer.is_none()) else { return Ok(()) };
@@ -134,7 +150,7 @@ struct Proven {
     checks: Vec<CheckRecord>,
 }
 
-fn prove(authority: &Authority, connection: &Connection, request: &Request) -> Proven {
+fn prove(authority: &Authority, connection: &Connection, request: &Request, form: ErrorForm) -> Proven {
     match connection.origin {
         Origin::Unix(peer) => {
             let caller = local(authority, peer.uid);
@@ -145,7 +161,11 @@ fn prove(authority: &Authority, connection: &Connection, request: &Request) -> P
             Proven { caller, checks: vec![CheckRecord { name: "uid".to_owned(), result, detail }] }
         }
         Origin::Tcp(_) => {
-            let evidence = bearer_token(request.headers()).map(|access_token| {
+            let token = match form {
+                ErrorForm::Problem => bearer_token(request.headers()),
+                ErrorForm::OAuth => Ok(None),
+            };
+            let evidence = token.map(|access_token| {
                 let evidence = Evidence { connection: Some(connection), access_token, proof: None };
                 authenticate(&evidence, &token_keys(authority), clock::now())
             });
@@ -229,13 +249,17 @@ fn refuse(
     mut draft: DecisionDraft,
     denial: &Denial,
     caller: Option<&Caller>,
+    form: ErrorForm,
 ) -> Response {
     draft.denied(denial);
     draft.answered(denial.status());
     metrics::counter!("countersign_admin_refusals_total", "code" => denial.code.to_string()).increment(1);
     let proven = caller.is_some_and(|caller| !is_stranger(caller));
     let id = record_refusal(&authority.journal, connection, proven, draft, denial);
-    denial.response(id).map(Body::new)
+    match form {
+        ErrorForm::Problem => denial.response(id).map(Body::new),
+        ErrorForm::OAuth => api::sts::answer(denial.code, None, Some(id)),
+    }
 }
 
 /// Whoever proved nothing is counted by address and minute, and told in full once per kind.

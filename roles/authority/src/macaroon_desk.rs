@@ -9,8 +9,8 @@ use countersign_ledger::Event;
 use countersign_sdk::clock;
 use countersign_store::{StoreError, issued_tokens::IssuedToken};
 use countersign_token::macaroon::{
-    AttenuateError, HeldMacaroon, MacaroonError, MacaroonName, Predicate, RootKey, Ticket,
-    TicketError, TicketKey, service,
+    AttenuateError, HeldMacaroon, MacaroonError, MacaroonName, Predicate, RootKey, Ticket, TicketError,
+    TicketKey, service,
 };
 
 use crate::{
@@ -129,8 +129,7 @@ fn make(
     let (key_id, key) = secrets::newest_macaroon_key(keys, &wanted.callee)
         .ok_or(MacaroonError::UnknownKey { key_id: String::new() })?;
     let name = MacaroonName::new(&key_id, wanted.owner.clone(), random()?)?;
-    let mut macaroon =
-        service::mint(&RootKey::derive(key.expose()), &name, &wanted.callee, expires)?;
+    let mut macaroon = service::mint(&RootKey::derive(key.expose()), &name, &wanted.callee, expires)?;
     for caveat in &wanted.caveats {
         // Unknown caveats deny: better here and now than at the first call.
         Predicate::parse(caveat.as_bytes())?;

@@ -76,8 +76,7 @@ pub(crate) async fn withdraw(
     kid: String,
     by: String,
 ) -> Result<(), StoreError> {
-    let event =
-        Event::WorkloadKeyWithdrawn { owner: owner.clone(), kid: kid.clone(), withdrawn_by: by };
+    let event = Event::WorkloadKeyWithdrawn { owner: owner.clone(), kid: kid.clone(), withdrawn_by: by };
     authority
         .journal
         .with(vec![event], move |db, records| async move {

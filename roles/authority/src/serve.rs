@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     AuthorityError, Deployment, Settings, admin,
     admin_table::{AdminTable, actions},
-    api::{self, ApiError},
+    api::{self, ApiError, sts::Sts},
     applied::Applied,
     boot::{self, Booted},
     credentials, entries,
@@ -90,6 +90,7 @@ fn assemble(
         settings.stranger_requests_burst,
         ADDRESSES_MAX,
     );
+    let trust = TrustState::new(BundleSet::new(), CrlPolicy::Require);
     let authority = Authority {
         trust_domain: deployment.trust_domain.clone(),
         id,
@@ -104,8 +105,9 @@ fn assemble(
         db: booted.db,
         journal,
         master: booted.master,
+        sts: Sts::new(&booted.keys, Arc::clone(&trust), clock::now()),
         keys: ArcSwap::from_pointee(booted.keys),
-        trust: TrustState::new(BundleSet::new(), CrlPolicy::Require),
+        trust,
         edge: TrustState::new(BundleSet::new(), CrlPolicy::Require),
         table: table.map_err(|error| AuthorityError::Policies { why: error.to_string() })?,
         desk: PasswordDesk::new(),

@@ -9,7 +9,7 @@ use countersign_ledger::{
     head::{Head, HeadError},
 };
 use countersign_pki::{Bundle, BundleSet, Crl};
-use countersign_sdk::clock;
+use countersign_sdk::{clock, live::CompileError};
 use countersign_store::{StoreError, certificates::StoredCrl, revoked::RevokedKind};
 use countersign_wire::{
     Base64, SecretText,
@@ -60,6 +60,9 @@ pub(crate) enum PublishError {
     /// A key that was registered for a service.
     #[error("a registered key cannot be read: {0}")]
     WorkloadKey(#[from] UnreadableKey),
+    /// The snapshot is not one that a data plane could use.
+    #[error("the snapshot cannot be used: {0}")]
+    Compile(#[from] CompileError),
     /// Our own roots or lists.
     #[error("our own bundle cannot be read: {why}")]
     Bundle {
@@ -83,9 +86,11 @@ pub(crate) async fn publish(authority: &Authority, occasion: Occasion) -> Result
     let signed = countersign_sdk::snapshot::sign(&snapshot, authority.keys.load().snapshot.current())?;
     tracing::debug!(sequence = snapshot.sequence, ?occasion, "snapshot published");
     authority.snapshots.send_replace(Some(Arc::new(signed)));
+    let epoch = snapshot.epoch.clone();
+    // The token service judges by what all others judge by.
+    authority.sts.take(snapshot)?;
     // A renewal a minute would say nothing that the next change does not say.
     if occasion == Occasion::Change {
-        let epoch = snapshot.epoch;
         authority.journal.note(Event::SnapshotPublished { epoch, sequence });
     }
     Ok(sequence)

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Settings, admin_table::AdminTable, applied::Applied, journal::Journal, keys::Keys,
+    Settings, admin_table::AdminTable, api::sts::Sts, applied::Applied, journal::Journal, keys::Keys,
     password_desk::PasswordDesk,
 };
 
@@ -46,6 +46,8 @@ pub(crate) struct Authority {
     /// What the API shows to browsers and command lines.
     pub(crate) edge: Arc<TrustState>,
     pub(crate) table: AdminTable,
+    /// The token service.
+    pub(crate) sts: Sts,
     pub(crate) desk: PasswordDesk,
     pub(crate) throttle: Mutex<Throttle>,
     /// What an address may ask at all before it proved anything.

@@ -4,9 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign_identity::{IdKind, SpiffeId, UnixTime};
-use countersign_keys::{
-    JwkError, PublicKey, RandomError, SystemRandom, hash::hex, random_bytes,
-};
+use countersign_keys::{JwkError, PublicKey, RandomError, SystemRandom, hash::hex, random_bytes};
 use countersign_ledger::Event;
 use countersign_sdk::clock;
 use countersign_store::{StoreError, issued_tokens::IssuedToken};
@@ -155,12 +153,8 @@ async fn bearer(
 ) -> Result<IssueTokenResponse, TokenError> {
     refuse_key("bearer token", &request)?;
     let callee = callee(authority, &request).await?;
-    let wanted = Wanted {
-        owner: owner.clone(),
-        scope: vec![callee],
-        life: BEARER_LIFE,
-        issued_by: agent.to_string(),
-    };
+    let wanted =
+        Wanted { owner: owner.clone(), scope: vec![callee], life: BEARER_LIFE, issued_by: agent.to_string() };
     let made = bearer_desk::issue(authority, wanted).await?;
     Ok(answer(made.token.expose().to_owned(), made.issued_at, made.expires_at))
 }

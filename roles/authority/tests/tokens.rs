@@ -76,11 +76,7 @@ impl Agent {
 }
 
 fn for_callee(kind: TokenKind, callee: &str) -> IssueTokenRequest {
-    IssueTokenRequest {
-        kind: kind.into(),
-        audience: id(callee).to_string(),
-        ..IssueTokenRequest::default()
-    }
+    IssueTokenRequest { kind: kind.into(), audience: id(callee).to_string(), ..IssueTokenRequest::default() }
 }
 
 fn wit_for(key: &KeyPair, who: &SpiffeId) -> IssueTokenRequest {
@@ -111,7 +107,11 @@ fn judge_bearer(secrets: &SecretsResponse, token: &str) -> Result<SpiffeId, bear
 }
 
 /// What `callee` thinks of a macaroon for `GET /users/7`, by its secrets alone.
-fn judge_macaroon(secrets: &SecretsResponse, callee: &SpiffeId, credential: &str) -> Result<SpiffeId, String> {
+fn judge_macaroon(
+    secrets: &SecretsResponse,
+    callee: &SpiffeId,
+    credential: &str,
+) -> Result<SpiffeId, String> {
     let facts = RequestFacts {
         callee,
         method: "GET",
@@ -457,7 +457,10 @@ async fn a_macaroon_with_a_condition_needs_the_discharge_that_only_who_fulfils_i
     for nonsense in ["AAAA", "!", ""] {
         assert!(ask(&holder, nonsense).await.status.is_client_error(), "{nonsense}");
     }
-    for answer in [ask(&holder, &caveat).await, authority.admin(Method::POST, path, Some(json!({ "caveat": caveat }))).await] {
+    for answer in [
+        ask(&holder, &caveat).await,
+        authority.admin(Method::POST, path, Some(json!({ "caveat": caveat }))).await,
+    ] {
         assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
         let discharge = HeldMacaroon::parse(answer.json()["discharge"].as_str().unwrap()).unwrap();
         let complete = held.clone().with(discharge.root().clone());

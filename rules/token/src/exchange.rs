@@ -58,6 +58,9 @@ pub enum SubjectKind {
         /// Which.
         subject: SpiffeId,
     },
+    /// No token at all: the client says by itself in whose name a transaction begins
+    /// (draft-ietf-oauth-transaction-tokens, `unsigned_json`). Good for a transaction token and for nothing else.
+    Stated,
 }
 
 /// What a client that proved its name asks for.
@@ -171,7 +174,7 @@ pub fn exchange(
     if now >= subject.expires {
         return Err(ExchangeError::SubjectExpired { by_seconds: now.since(subject.expires).as_secs() });
     }
-    judge_holder(&subject.kind, request.client)?;
+    judge_holder(subject, request.client, home)?;
     judge_change(&subject.kind, request, home)?;
     let (actor, actor_expires) = match request.actor {
         Some((actor, expires)) if now >= expires => {
@@ -201,13 +204,20 @@ pub fn exchange(
     })
 }
 
-/// Only the one whom a token is for may give it away: otherwise a stolen one could be laundered.
-fn judge_holder(kind: &SubjectKind, client: &SpiffeId) -> Result<(), ExchangeError> {
-    let is_for_client = match kind {
-        SubjectKind::AccessToken => matches!(client.kind(), IdKind::Gateway(_)),
+/// Only the one whom a token is for may give it away: otherwise a stolen one could be laundered. One that is for the
+/// token service itself was got by somebody who alone may show it: so it goes from one trust domain into another.
+fn judge_holder(subject: &SubjectToken, client: &SpiffeId, home: &TrustDomain) -> Result<(), ExchangeError> {
+    let is_for_client = match &subject.kind {
+        SubjectKind::AccessToken => {
+            client.trust_domain() == home && matches!(client.kind(), IdKind::Gateway(_))
+        }
+        SubjectKind::ExchangedToken { audience } if *audience == SpiffeId::authority(home) => {
+            subject.actors.last() == Some(client)
+        }
         SubjectKind::ExchangedToken { audience } => audience == client,
         SubjectKind::TxnToken { audience } => audience == client.trust_domain(),
         SubjectKind::JwtSvid { subject } => subject == client,
+        SubjectKind::Stated => client.trust_domain() == home,
     };
     match is_for_client {
         true => Ok(()),
@@ -233,6 +243,7 @@ fn judge_change(
         (SubjectKind::JwtSvid { .. }, _) => Err(ExchangeError::WorkloadIsNoUser),
         (_, Wanted::JwtSvid(_)) => Err(ExchangeError::UserIsNoWorkload),
         (SubjectKind::TxnToken { .. }, Wanted::TxnToken(_)) => Err(ExchangeError::AlreadyTxnToken),
+        (SubjectKind::Stated, Wanted::ExchangedToken(_)) => Err(ExchangeError::StatedSubject),
         (_, Wanted::TxnToken(target)) if target != home => {
             Err(ExchangeError::WrongTarget { target: target.as_str().to_owned() })
         }

@@ -216,6 +216,41 @@ fn rejects_a_foreign_workload_and_an_actor_for_a_workload() {
 }
 
 #[test]
+fn a_token_for_the_token_service_is_exchanged_by_whom_it_was_issued_to_and_by_nobody_else() {
+    let (partner, ads) = (SpiffeId::parse("spiffe://other.test/svc/shop").unwrap(), id("svc/ads"));
+    let mut across = subject(SubjectKind::ExchangedToken { audience: SpiffeId::authority(&home()) });
+    across.actors =
+        vec![SpiffeId::parse("spiffe://other.test/countersign/gateway/edge").unwrap(), partner.clone()];
+    let grant = judge(&across, &request(&partner, Wanted::ExchangedToken(&ads))).unwrap();
+    assert_eq!(grant.actors, across.actors, "it has acted already");
+    let thief = SpiffeId::parse("spiffe://other.test/svc/thief").unwrap();
+    for client in [thief, SpiffeId::authority(&home()), ads.clone()] {
+        let refused = judge(&across, &request(&client, Wanted::ExchangedToken(&ads)));
+        assert_eq!(refused, Err(ExchangeError::NotForClient { client: client.clone() }));
+    }
+}
+
+#[test]
+fn rejects_a_users_token_in_the_hands_of_another_trust_domains_gateway() {
+    let client = SpiffeId::parse("spiffe://other.test/countersign/gateway/edge").unwrap();
+    let refused =
+        judge(&subject(SubjectKind::AccessToken), &request(&client, Wanted::ExchangedToken(&id("svc/ads"))));
+    assert_eq!(refused, Err(ExchangeError::NotForClient { client }));
+}
+
+#[test]
+fn a_subject_that_is_only_stated_begins_a_transaction_and_becomes_nothing_else() {
+    let (ads, users) = (id("svc/ads"), id("svc/users"));
+    let stated = subject(SubjectKind::Stated);
+    assert_eq!(judge(&stated, &request(&ads, Wanted::TxnToken(&home()))).unwrap().actors, [ads.clone()]);
+    let hop = judge(&stated, &request(&ads, Wanted::ExchangedToken(&users)));
+    assert_eq!(hop, Err(ExchangeError::StatedSubject));
+    let foreign = SpiffeId::parse("spiffe://other.test/svc/ads").unwrap();
+    let refused = judge(&stated, &request(&foreign, Wanted::TxnToken(&home())));
+    assert_eq!(refused, Err(ExchangeError::NotForClient { client: foreign }));
+}
+
+#[test]
 fn rejects_one_actor_too_many() {
     let (ads, media) = (id("svc/ads"), id("svc/media"));
     let with = |actors| SubjectToken {

@@ -2,7 +2,7 @@
 
 use countersign_identity::{TrustDomain, UnixTime};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::Base64;
@@ -77,25 +77,30 @@ pub struct BundleKey {
 }
 
 impl BundleKey {
-    /// The bare public key: a JWK without `kid`, `use` and `x5c`. A `kid` names the key within its bundle and may be
-    /// anything; ours is the thumbprint, which follows from the key.
+    /// The bare public key: a JWK without `kid`, `use` and `x5c`.
     #[must_use]
     pub fn to_jwk(&self) -> String {
+        self.members(None).to_string()
+    }
+
+    /// The public key with the name that its trust domain gives it.
+    #[must_use]
+    pub fn to_named_jwk(&self, kid: &str) -> String {
+        self.members(Some(kid)).to_string()
+    }
+
+    fn members(&self, kid: Option<&str>) -> Value {
         let members = [
-            ("kty", &self.kty),
-            ("crv", &self.crv),
-            ("x", &self.x),
-            ("y", &self.y),
-            ("n", &self.n),
-            ("e", &self.e),
+            ("kty", self.kty.as_deref()),
+            ("crv", self.crv.as_deref()),
+            ("x", self.x.as_deref()),
+            ("y", self.y.as_deref()),
+            ("n", self.n.as_deref()),
+            ("e", self.e.as_deref()),
+            ("kid", kid),
         ];
-        let mut jwk = json!({});
-        for (name, value) in members {
-            if let (Some(object), Some(value)) = (jwk.as_object_mut(), value) {
-                object.insert(name.to_owned(), json!(value));
-            }
-        }
-        jwk.to_string()
+        let there = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?))));
+        Value::Object(there.collect())
     }
 }
 

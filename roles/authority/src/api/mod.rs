@@ -10,6 +10,7 @@ pub(crate) mod nodes;
 pub(crate) mod policy;
 pub(crate) mod revocations;
 pub(crate) mod status;
+pub(crate) mod sts;
 pub(crate) mod tokens;
 pub(crate) mod workload_keys;
 
@@ -85,6 +86,9 @@ fn all() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(idp::list, idp::add))
         .routes(routes!(idp::set_password))
         .routes(routes!(idp::login))
+        .routes(routes!(sts::token))
+        .routes(routes!(sts::introspect))
+        .routes(routes!(sts::revoke))
         .routes(routes!(policy::show))
         .routes(routes!(policy::reload))
         .routes(routes!(ledger::edges))

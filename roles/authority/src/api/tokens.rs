@@ -138,9 +138,9 @@ pub(crate) async fn discharge(
     Extension(caller): Extension<Arc<Caller>>,
     Body(body): Body<NewDischarge>,
 ) -> Result<Json<Discharge>, ApiError> {
-    let caveat = URL_SAFE_NO_PAD
-        .decode(&body.caveat)
-        .map_err(|_| ApiError::because(Code::ParameterInvalid, "`caveat` is not base64url without padding"))?;
+    let caveat = URL_SAFE_NO_PAD.decode(&body.caveat).map_err(|_| {
+        ApiError::because(Code::ParameterInvalid, "`caveat` is not base64url without padding")
+    })?;
     let (discharge, expires_at) = macaroon_desk::discharge(&authority, &caveat, &caller, by).await?;
     Ok(Json(Discharge { discharge: SecretText::new(discharge.expose().clone()), expires_at }))
 }

@@ -344,6 +344,12 @@ pub fn from_base64(text: &str) -> Vec<u8> {
     bytes.0
 }
 
+pub fn from_base64url(text: &str) -> Vec<u8> {
+    let mut text = text.replace('-', "+").replace('_', "/");
+    text.extend(std::iter::repeat_n('=', (4 - text.len() % 4) % 4));
+    from_base64(&text)
+}
+
 pub fn pem_of(der: &[u8]) -> String {
     pem::encode("CERTIFICATE", der)
 }

@@ -58,6 +58,9 @@ pub enum ExchangeError {
         /// Whose it would be.
         subject: SpiffeId,
     },
+    /// Nobody but the client vouches for the subject.
+    #[error("the subject is only stated by the client; that is good for a transaction token alone")]
+    StatedSubject,
     /// A transaction token is passed on as it is.
     #[error("the subject token is a transaction token already; pass it on as it is")]
     AlreadyTxnToken,
@@ -85,6 +88,7 @@ impl ExchangeError {
             | Self::WorkloadIsNoUser
             | Self::UserIsNoWorkload
             | Self::ForeignWorkload { .. }
+            | Self::StatedSubject
             | Self::AlreadyTxnToken
             | Self::NobodyToActFor
             | Self::ChainTooLong => "invalid_request",

@@ -204,3 +204,49 @@ impl std::fmt::Display for Condition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::serve::testing;
+
+    #[test]
+    fn a_condition_reads_back_as_it_is_written() {
+        for text in ["workload = spiffe://fleamarket.test/svc/ads", "user = u_1"] {
+            assert_eq!(Condition::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn rejects_conditions_that_nobody_decides() {
+        for text in
+            ["", "workload", "workload = ", "workload = ads", "user = alice", "user = u_ 1", "x = u_1"]
+        {
+            let refused = Condition::parse(text).unwrap_err();
+            assert!(matches!(refused, DischargeError::Condition { .. }), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_discharge_says_why_it_is_not_made() {
+        let (_dir, authority) = testing::authority().await;
+        let keys = authority.keys.load_full();
+        let nobody = Caller::new(None, None, Vec::new(), countersign_identity::Proof::NONE);
+        let ask = |caveat: Vec<u8>| {
+            let (authority, nobody) = (Arc::clone(&authority), nobody.clone());
+            async move { discharge(&authority, &caveat, &nobody, "x".to_owned()).await.map(drop).unwrap_err() }
+        };
+        let foreign = TicketKey::derive(b"of somebody else");
+        let foreign = Ticket::seal(&foreign, [1; 32], "user = u_1", [2; 24]).unwrap();
+        let foreign = foreign.discharge("x").unwrap().identifier().to_vec();
+        assert_eq!(ask(foreign).await, DischargeError::Ticket(TicketError::DoesNotOpen));
+        assert_eq!(ask(b"!".to_vec()).await, DischargeError::Ticket(TicketError::NotATicket));
+        let condition = Condition::User("u_1".to_owned());
+        let ticket = seal(&keys, &condition).unwrap().discharge("x").unwrap().identifier().to_vec();
+        assert_eq!(ask(ticket.clone()).await, DischargeError::NotShown { condition });
+        let too_much = DischargeError::from(AttenuateError::TooManyCaveats);
+        assert!(matches!(too_much, DischargeError::Attenuate(_)));
+        assert!(matches!(DischargeError::from(StoreError::Busy), DischargeError::Store(_)));
+    }
+}

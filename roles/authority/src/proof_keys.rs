@@ -171,4 +171,13 @@ mod tests {
         assert!(matches!(on_the_wire(row("other", "{}")), Err(UnreadableKey::Purpose(_))));
         assert!(matches!(on_the_wire(row("encryption", "{")), Err(UnreadableKey::Jwk(_))));
     }
+
+    #[test]
+    fn a_key_that_is_refused_says_of_which_kind_it_was_to_be() {
+        let signing = RegisterKeyError::from(JwkError::Private);
+        assert!(matches!(signing, RegisterKeyError::Signing(_)));
+        let encryption = RegisterKeyError::from(AgreementPublicKey::from_jwk("{}").unwrap_err());
+        assert!(matches!(encryption, RegisterKeyError::Encryption(_)));
+        assert!(matches!(RegisterKeyError::from(StoreError::Busy), RegisterKeyError::Store(_)));
+    }
 }

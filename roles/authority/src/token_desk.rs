@@ -3,12 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_identity::{IdKind, SpiffeId, UnixTime};
+use countersign_identity::{IdKind, SPIFFE_ID_BYTES_MAX, SpiffeId, UnixTime};
 use countersign_keys::{JwkError, PublicKey, RandomError, SystemRandom, hash::hex, random_bytes};
 use countersign_ledger::Event;
 use countersign_sdk::clock;
 use countersign_store::{StoreError, issued_tokens::IssuedToken};
 use countersign_token::{
+    JwtSvid, JwtSvidError,
     macaroon::{AttenuateError, MacaroonError, PredicateError, TicketError},
     wit::{ConfirmationKey, Wit, WitError},
 };
@@ -27,6 +28,10 @@ use crate::{
 
 /// Life of a workload identity token: renewed at half of it by who holds it.
 const WIT_LIFE: Duration = Duration::from_secs(3600);
+/// Life of a JWT-SVID: whoever sees one can use it, so it ends soon.
+const JWT_SVID_LIFE: Duration = Duration::from_secs(300);
+/// Audiences of one JWT-SVID.
+const AUDIENCES_MAX: usize = 16;
 /// Life of a bearer token that a workload asked for.
 const BEARER_LIFE: Duration = Duration::from_secs(3600);
 /// Life of a macaroon that a workload asked for; its holder narrows it to seconds before it leaves.
@@ -66,6 +71,9 @@ pub(crate) enum TokenError {
     /// The WIT was not made.
     #[error(transparent)]
     Wit(#[from] WitError),
+    /// The JWT-SVID was not made.
+    #[error(transparent)]
+    JwtSvid(#[from] JwtSvidError),
     /// The macaroon was not made.
     #[error(transparent)]
     Macaroon(#[from] MacaroonError),
@@ -95,6 +103,7 @@ impl TokenError {
             Self::Key(_) | Self::Wit(_) | Self::Attenuate(_) | Self::Caveat(_) | Self::Ticket(_) => {
                 Code::ParameterInvalid
             }
+            Self::JwtSvid(_) => Code::ParameterInvalid,
             Self::Macaroon(_) => Code::Internal,
             Self::Random(_) => Code::Internal,
             Self::Store(error) => store_code(error),
@@ -111,8 +120,9 @@ pub(crate) async fn issue(
 ) -> Result<IssueTokenResponse, TokenError> {
     let kind = TokenKind::try_from(request.kind).map_err(|_| TokenError::Kind { kind: request.kind })?;
     match kind {
-        TokenKind::Unspecified | TokenKind::JwtSvid => Err(TokenError::Kind { kind: request.kind }),
+        TokenKind::Unspecified => Err(TokenError::Kind { kind: request.kind }),
         TokenKind::Wit => wit(authority, owner, agent, request).await,
+        TokenKind::JwtSvid => jwt_svid(authority, owner, agent, request).await,
         TokenKind::Bearer => bearer(authority, owner, agent, request).await,
         TokenKind::Macaroon => macaroon(authority, owner, agent, request).await,
     }
@@ -143,6 +153,35 @@ async fn wit(
     let issued = IssuedToken { id, owner: owner.clone(), expires_at: expires };
     remember(authority, "wit", issued, Vec::new(), agent.to_string(), now).await?;
     Ok(answer(token, now, expires))
+}
+
+async fn jwt_svid(
+    authority: &Arc<Authority>,
+    owner: &SpiffeId,
+    agent: &SpiffeId,
+    request: IssueTokenRequest,
+) -> Result<IssueTokenResponse, TokenError> {
+    refuse_key("JWT-SVID", &request)?;
+    let audiences: Vec<String> = std::iter::once(request.audience).chain(request.more_audiences).collect();
+    let fits = |audience: &String| (1..=SPIFFE_ID_BYTES_MAX).contains(&audience.len());
+    if audiences.len() > AUDIENCES_MAX || !audiences.iter().all(fits) {
+        return Err(TokenError::Form {
+            kind: "JWT-SVID",
+            want: "with 1 to 16 audiences, none of them empty",
+        });
+    }
+    let (now, id) = (whole_seconds(clock::now()), new_id()?);
+    let svid = JwtSvid {
+        subject: owner.clone(),
+        audiences,
+        jti: Some(id.clone()),
+        issued_at: Some(now),
+        expires: now.saturating_add(JWT_SVID_LIFE),
+    };
+    let token = svid.mint(authority.keys.load().jwt_svid.current())?;
+    let issued = IssuedToken { id, owner: owner.clone(), expires_at: svid.expires };
+    remember(authority, "jwt-svid", issued, svid.audiences, agent.to_string(), now).await?;
+    Ok(answer(token, now, svid.expires))
 }
 
 async fn bearer(
@@ -237,4 +276,33 @@ pub(crate) fn new_id() -> Result<String, RandomError> {
 /// Tokens count whole seconds.
 pub(crate) fn whole_seconds(time: UnixTime) -> UnixTime {
     UnixTime::from_secs(time.secs())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_registered_code() {
+        for (error, code) in [
+            (TokenError::Kind { kind: 9 }, Code::ParameterInvalid),
+            (TokenError::Form { kind: "WIT", want: "w" }, Code::ParameterInvalid),
+            (TokenError::NotPossessed, Code::ParameterInvalid),
+            (TokenError::Callee { audience: "a".to_owned() }, Code::TargetUnknown),
+            (TokenError::Key(JwkError::Private), Code::ParameterInvalid),
+            (TokenError::Wit(WitError::Audience), Code::ParameterInvalid),
+            (TokenError::JwtSvid(JwtSvidError::WrongAudience { got: None }), Code::ParameterInvalid),
+            (TokenError::Attenuate(AttenuateError::TooManyCaveats), Code::ParameterInvalid),
+            (TokenError::Caveat(PredicateError::NotText), Code::ParameterInvalid),
+            (TokenError::Ticket(TicketError::NotATicket), Code::ParameterInvalid),
+            (TokenError::Macaroon(MacaroonError::NotAName), Code::Internal),
+            (TokenError::Random(RandomError::Unavailable), Code::Internal),
+            (TokenError::Store(StoreError::Busy), Code::DatabaseBusy),
+        ] {
+            assert_eq!(error.code(), code, "{error}");
+            let text = error.to_string();
+            assert!(!text.ends_with('.'), "{text}");
+        }
+    }
 }

@@ -12,8 +12,13 @@ use http::{HeaderMap, HeaderValue, Method, header::AUTHORIZATION};
 use serde_json::{Value, json};
 
 /// What strangers may have. Everything else under `/api/v1` is an administrator's.
-const PUBLIC: [&str; 4] =
-    ["GET /api/v1/openapi.json", "GET /api/v1/bundle", "GET /api/v1/crl", "POST /api/v1/login"];
+const PUBLIC: [&str; 5] = [
+    "GET /api/v1/openapi.json",
+    "GET /api/v1/bundle",
+    "GET /api/v1/bundle/spiffe",
+    "GET /api/v1/crl",
+    "POST /api/v1/login",
+];
 
 /// What everybody may ask who proved anything: the answer depends on who it was.
 const MEMBERS: [&str; 1] = ["POST /api/v1/tokens/discharge"];
@@ -35,7 +40,8 @@ async fn routes(authority: &Running) -> Vec<(Method, String)> {
 
 async fn try_all(authority: &Running, channel: &Channel, headers: &HeaderMap, refused_with: u16) {
     for (method, route) in routes(authority).await {
-        let path = route.replace("{name}", "ads").replace("{id}", "last");
+        let path =
+            route.replace("{name}", "ads").replace("{id}", "last").replace("{trust_domain}", "other.test");
         let body = (method == Method::POST).then(|| json!({}));
         let answer = call(channel, method.clone(), &path, body, headers).await.unwrap();
         let action = format!("{method} {route}");

@@ -114,7 +114,11 @@ async fn an_order_is_refused_for_its_own_reason_and_nothing_is_issued() {
         (json!({ "service": "nobody", "csr": fresh_csr() }), 403, ""),
         (json!({ "service": "ads", "csr": fresh_csr(), "ttl_s": 59 }), 422, "below one minute"),
         (json!({ "service": "ads", "csr": fresh_csr(), "ttl_s": 86_401 }), 422, "above the limit"),
-        (json!({ "service": "ads", "csr": fresh_csr(), "profile": "issuing" }), 422, "workload or server"),
+        (
+            json!({ "service": "ads", "csr": fresh_csr(), "profile": "issuing" }),
+            422,
+            "workload, server or signing",
+        ),
         (json!({ "service": "ads", "csr": greedy }), 422, "svc/users"),
         (json!({ "service": "ads", "csr": base64(b"nothing") }), 400, "not a DER"),
         (json!({ "service": "ads", "csr": "***" }), 400, "not base64"),

@@ -13,7 +13,7 @@ use countersign_keys::{KeyPair, PublicKey};
 use countersign_pki::{CertificateDer, CrlPolicy, Expectation, Usage, csr, verify_peer, verify_signer};
 use countersign_sdk::{clock, outbound::Channel};
 use countersign_token::{
-    BearerEntry, BearerHash, BearerId, BearerKey, Wit, WitIssuer, bearer,
+    BearerEntry, BearerHash, BearerId, BearerKey, JwtSvid, Wit, WitIssuer, bearer,
     macaroon::{HeldMacaroon, Narrowing, RequestFacts, RootKey, service},
     wit::WIT_LIFETIME_MAX,
 };
@@ -246,6 +246,38 @@ async fn rejects_tokens_for_whom_the_node_may_not_hold_for_callees_that_do_not_e
     for kind in [0, 99] {
         let request = IssueTokenRequest { kind, ..IssueTokenRequest::default() };
         assert_eq!(agent.ask("ads", request).await.unwrap_err().code(), Code::InvalidArgument, "{kind}");
+    }
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_jwt_svid_counts_for_its_audiences_and_for_five_minutes() {
+    let place = place();
+    let authority = place.start().await;
+    let mut agent = Agent::of(&authority).await;
+    let request = IssueTokenRequest {
+        more_audiences: vec!["https://other.test".to_owned()],
+        ..for_callee(TokenKind::JwtSvid, "users")
+    };
+    let answer = agent.ask("ads", request.clone()).await.unwrap();
+    assert_eq!(answer.expires_at_ms - answer.issued_at_ms, 300_000);
+    let keys = agent.snapshot().await.token_authorities.remove(0).jwt_svid;
+    let key_of = |trust_domain: &countersign_identity::TrustDomain, kid: &str| {
+        let mut keys = keys.iter().map(|jwk| PublicKey::from_jwk(jwk.as_str()).unwrap());
+        keys.find(|key| *trust_domain == home() && key.thumbprint() == kid)
+    };
+    for audience in [id("users").as_str(), "https://other.test"] {
+        let svid = JwtSvid::verify(&answer.token, audience, clock::now(), key_of).unwrap();
+        assert_eq!(svid.subject, id("ads"));
+    }
+    assert!(JwtSvid::verify(&answer.token, id("media").as_str(), clock::now(), key_of).is_err());
+    for bad in [
+        IssueTokenRequest { audience: String::new(), ..request.clone() },
+        IssueTokenRequest { more_audiences: vec![String::new()], ..request.clone() },
+        IssueTokenRequest { more_audiences: vec!["a".to_owned(); 16], ..request.clone() },
+        IssueTokenRequest { jwk: "{}".to_owned(), ..request },
+    ] {
+        assert_eq!(agent.ask("ads", bad).await.unwrap_err().code(), Code::InvalidArgument);
     }
     authority.stop().await;
 }

@@ -1,13 +1,14 @@
 //! `countersign.agent.v1`: what our own SDK asks. The key stays with the workload; it gets a certificate, the
-//! snapshots, and a way to the ledger.
+//! snapshots, tokens with what it verifies those of others by, and a way to the ledger.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use countersign_wire::agent::agent_server::Agent;
 use countersign_wire::agent::{
-    IssueRequest, IssueResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
-    RegisterResponse, ReportRequest, ReportResponse, SignedSnapshot, SnapshotsRequest,
+    AppliedRequest, AppliedResponse, CertificatePurpose, IssueRequest, IssueResponse, IssueTokenRequest,
+    IssueTokenResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest, RegisterResponse,
+    ReportRequest, ReportResponse, SecretsRequest, SignedSnapshot, SnapshotsRequest,
 };
 use futures::Stream;
 use futures::stream;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use crate::agent::Core;
 use crate::registry::{RegisterError, Registered};
+use crate::secrets::{Secrets, SecretsFeed};
 use crate::serve::{caller, gone, process, starting};
 use crate::snapshot::Held;
 
@@ -32,29 +34,7 @@ const ENTRY_BYTES_MAX: usize = countersign_identity::SPIFFE_ID_BYTES_MAX;
 impl Agent for AgentApi {
     type SnapshotsStream = Snapshots;
 
-    type SecretsStream =
-        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
-
-    async fn issue_token(
-        &self,
-        _request: Request<countersign_wire::agent::IssueTokenRequest>,
-    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
-        Err(Status::unimplemented("no such token is issued"))
-    }
-
-    async fn secrets(
-        &self,
-        _request: Request<countersign_wire::agent::SecretsRequest>,
-    ) -> Result<Response<Self::SecretsStream>, Status> {
-        Err(Status::unimplemented("there are no secrets"))
-    }
-
-    async fn applied(
-        &self,
-        _request: Request<countersign_wire::agent::AppliedRequest>,
-    ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
-        Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
-    }
+    type SecretsStream = Secrets;
 
     async fn register(
         &self,
@@ -83,8 +63,31 @@ impl Agent for AgentApi {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let (process, held) = caller(&self.0, request.extensions())?;
         self.0.limits.certificate(process.key())?;
-        let issued = self.0.issue(&process, &held, request.into_inner().csr).await?;
+        let IssueRequest { csr, purpose } = request.into_inner();
+        let purpose = CertificatePurpose::try_from(purpose)
+            .map_err(|_| Status::invalid_argument("no such purpose of certificates"))?;
+        let issued = self.0.issue(&process, &held, csr, purpose).await?;
         Ok(Response::new(issued.response))
+    }
+
+    async fn issue_token(
+        &self,
+        request: Request<IssueTokenRequest>,
+    ) -> Result<Response<IssueTokenResponse>, Status> {
+        let (process, held) = caller(&self.0, request.extensions())?;
+        self.0.limits.token(process.key())?;
+        self.0.issue_token(&process, &held, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn secrets(&self, request: Request<SecretsRequest>) -> Result<Response<Secrets>, Status> {
+        let (_, held) = caller(&self.0, request.extensions())?;
+        Ok(Response::new(SecretsFeed::open(Arc::clone(&self.0), held)))
+    }
+
+    async fn applied(&self, request: Request<AppliedRequest>) -> Result<Response<AppliedResponse>, Status> {
+        let (_, held) = caller(&self.0, request.extensions())?;
+        self.0.applied(&held, request.into_inner()).await?;
+        Ok(Response::new(AppliedResponse {}))
     }
 
     async fn snapshots(&self, request: Request<SnapshotsRequest>) -> Result<Response<Snapshots>, Status> {

@@ -24,7 +24,8 @@
 //!
 //! The modules in the order of the picture: `socket` (who may connect), `attest` (which process is it),
 //! `registry` and `entries` (what is that process), `serve`, `workload_api` and `agent_api` (what it may ask),
-//! `svid` and `attestation` (its certificate, and what the ledger is told with it); towards the authority
+//! `svid` and `attestation` (its certificate, and what the ledger is told with it), `jwt_svid`, `wit_svid`,
+//! `token_bundles` and `secrets` (its tokens, and what it verifies those of others by); towards the authority
 //! `enroll`, `pinned`, `credential`, `renew`, `node`, `relay`, `snapshot`, `heads`; `state` (what survives a restart),
 //! `limits`, `admin` (probes), and `agent`, which runs them all.
 
@@ -38,18 +39,22 @@ mod enroll;
 mod entries;
 mod error;
 mod heads;
+mod jwt_svid;
 mod limits;
 mod node;
 mod pinned;
 mod registry;
 mod relay;
 mod renew;
+mod secrets;
 mod serve;
 mod settings;
 mod snapshot;
 mod socket;
 mod state;
 mod svid;
+mod token_bundles;
+mod wit_svid;
 mod workload_api;
 
 pub use agent::run;

@@ -15,6 +15,9 @@ const CALLS_BURST: NonZeroU32 = number(200);
 /// Certificates: one per start and per half life is what an honest process needs.
 const CERTIFICATES_PER_MINUTE: NonZeroU32 = number(30);
 const CERTIFICATES_BURST: NonZeroU32 = number(30);
+/// Tokens: one per callee and half life; those of the SPIFFE Workload API are remembered besides.
+const TOKENS_PER_MINUTE: NonZeroU32 = number(120);
+const TOKENS_BURST: NonZeroU32 = number(120);
 /// Processes that are counted at one time.
 const PROCESSES_MAX: usize = 4 * CONNECTIONS_MAX;
 
@@ -22,6 +25,7 @@ const PROCESSES_MAX: usize = 4 * CONNECTIONS_MAX;
 pub(crate) struct Limits {
     calls: Quota<ProcessKey>,
     certificates: Quota<ProcessKey>,
+    tokens: Quota<ProcessKey>,
 }
 
 impl Default for Limits {
@@ -29,6 +33,7 @@ impl Default for Limits {
         Self {
             calls: Quota::per_second(CALLS_PER_SECOND, CALLS_BURST, PROCESSES_MAX),
             certificates: Quota::per_minute(CERTIFICATES_PER_MINUTE, CERTIFICATES_BURST, PROCESSES_MAX),
+            tokens: Quota::per_minute(TOKENS_PER_MINUTE, TOKENS_BURST, PROCESSES_MAX),
         }
     }
 }
@@ -42,6 +47,11 @@ impl Limits {
     /// Counts a certificate.
     pub(crate) fn certificate(&self, process: ProcessKey) -> Result<(), Status> {
         self.certificates.check(&process, clock::now()).map_err(|e| Status::resource_exhausted(e.to_string()))
+    }
+
+    /// Counts a token.
+    pub(crate) fn token(&self, process: ProcessKey) -> Result<(), Status> {
+        self.tokens.check(&process, clock::now()).map_err(|e| Status::resource_exhausted(e.to_string()))
     }
 }
 
@@ -73,5 +83,8 @@ mod tests {
         let refused =
             (0..2 * CERTIFICATES_BURST.get()).filter_map(|_| limits.certificate(key(1)).err()).next();
         assert_eq!(refused.unwrap().code(), tonic::Code::ResourceExhausted);
+        let refused = (0..2 * TOKENS_BURST.get()).filter_map(|_| limits.token(key(1)).err()).next();
+        assert_eq!(refused.unwrap().code(), tonic::Code::ResourceExhausted);
+        assert!(limits.token(key(2)).is_ok());
     }
 }

@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use countersign_identity::UnixTime;
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_wire::agent::AppliedRequest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -18,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 use crate::attest::{self, Process, ProcessKey};
 use crate::entries::{Entries, Entry};
 use crate::error::AgentError;
+use crate::jwt_svid::JwtSvids;
 use crate::state::StateDir;
 use crate::svid::SvidSource;
 
 /// Processes that are registered at one time.
 pub(crate) const REGISTERED_MAX: usize = 4096;
 const FILE: &str = "registrations.json";
+/// A process that said nothing for so long is not waited for: it tells at least once a minute.
+const SILENT_AFTER: Duration = Duration::from_secs(150);
 
 /// A process that is a service.
 #[derive(Debug)]
@@ -37,6 +42,10 @@ pub(crate) struct Registered {
     uid: u32,
     /// Milliseconds since 1970; `i64::MIN` before the first certificate.
     not_after: AtomicI64,
+    /// By which generations it said that it works, and when.
+    applied: Mutex<Option<(AppliedRequest, UnixTime)>>,
+    /// Its JWT-SVIDs that are still fresh, for clients of the SPIFFE Workload API.
+    pub(crate) jwt_svids: JwtSvids,
 }
 
 /// Why a process did not become the service that it named.
@@ -145,6 +154,13 @@ impl Registry {
         self.lock().registered.values().filter_map(|held| held.certificate_ends()).collect()
     }
 
+    /// What the processes that are `spiffe_id` said last of what they work by, but for those that fell silent.
+    pub(crate) fn applied_by(&self, spiffe_id: &SpiffeId, now: UnixTime) -> Vec<AppliedRequest> {
+        let table = self.lock();
+        let same = table.registered.values().filter(|held| held.entry.spiffe_id == *spiffe_id);
+        same.filter_map(|held| held.applied(now)).collect()
+    }
+
     /// How many processes are registered now.
     pub(crate) fn len(&self) -> usize {
         self.lock().registered.len()
@@ -188,7 +204,25 @@ impl Table {
 impl Registered {
     fn new(entry: Entry, uid: u32) -> Self {
         let not_after = AtomicI64::new(i64::MIN);
-        Self { entry, gone: CancellationToken::new(), svid: SvidSource::default(), uid, not_after }
+        Self {
+            entry,
+            gone: CancellationToken::new(),
+            svid: SvidSource::default(),
+            uid,
+            not_after,
+            applied: Mutex::default(),
+            jwt_svids: JwtSvids::default(),
+        }
+    }
+
+    /// Remembers by which generations the process works.
+    pub(crate) fn note_applied(&self, told: AppliedRequest, now: UnixTime) {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = Some((told, now));
+    }
+
+    fn applied(&self, now: UnixTime) -> Option<AppliedRequest> {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        applied.as_ref().filter(|(_, at)| now.since(*at) < SILENT_AFTER).map(|(told, _)| told.clone())
     }
 
     /// Remembers until when the process can do without the authority.
@@ -418,6 +452,20 @@ mod tests {
             rebooted.restore(&state).unwrap();
             assert_eq!(rebooted.len(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_process_applied_is_known_until_it_falls_silent() {
+        let (registry, us) = (registry(), us());
+        let held = registry.register(&us, "ads").unwrap();
+        let (id, now) = (held.entry.spiffe_id.clone(), UnixTime::from_secs(1_800_000_000));
+        assert!(registry.applied_by(&id, now).is_empty());
+        let told = AppliedRequest { epoch: "e".into(), sequence: 7, secrets_generation: 1 };
+        held.note_applied(told.clone(), now);
+        assert_eq!(registry.applied_by(&id, now), [told]);
+        let other = SpiffeId::parse("spiffe://flea.test/svc/users").unwrap();
+        assert!(registry.applied_by(&other, now).is_empty());
+        assert!(registry.applied_by(&id, now.saturating_add(SILENT_AFTER)).is_empty());
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use countersign_identity::UnixTime;
 use countersign_keys::{KeyPair, Secret, SystemRandom};
 use countersign_pki::csr;
 use countersign_sdk::clock;
+use countersign_wire::agent::CertificatePurpose;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -134,7 +135,7 @@ async fn make(core: &Core, process: &Process, held: &Registered) -> Result<Svid,
     let failed = |_| Status::internal("a key could not be made");
     let key = KeyPair::generate(&SystemRandom::new()).map_err(|_| failed(()))?;
     let csr = csr::make(&key, Some(&held.entry.spiffe_id)).map_err(|_| failed(()))?;
-    let issued = core.issue(process, held, csr).await?;
+    let issued = core.issue(process, held, csr, CertificatePurpose::Tls).await?;
     let key = key.to_pkcs8().map_err(|_| failed(()))?;
     Ok(Svid { chain: issued.response.chain, key, not_after: issued.not_after })
 }

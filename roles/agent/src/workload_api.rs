@@ -1,4 +1,4 @@
-//! The SPIFFE Workload API (SPIFFE_Workload_API.md), profile X.509-SVID; the other profiles are switched off.
+//! The SPIFFE Workload API (SPIFFE_Workload_API.md): the profile X.509-SVID, and the doors of the other two.
 //!
 //! Every message is complete: what is not in it is withdrawn (section 4.4). A stream speaks at once, then on
 //! each renewal, CRL and bundle, and ends with `PermissionDenied` when the caller is nobody any more.
@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use countersign_sdk::clock;
 use countersign_wire::WORKLOAD_METADATA;
 use countersign_wire::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use countersign_wire::workload::{
@@ -24,6 +25,8 @@ use crate::registry::Registered;
 use crate::serve::{caller, gone, starting};
 use crate::snapshot::Held;
 use crate::svid::{Svid, SvidSource, SvidState};
+use crate::token_bundles::{self, Bundles, SvidKind};
+use crate::{jwt_svid, wit_svid};
 
 /// The service, on the agent's socket.
 #[derive(Debug)]
@@ -78,41 +81,60 @@ impl SpiffeWorkloadApi for WorkloadApi {
         Ok(Response::new(feed.into_stream(Said::bundles)))
     }
 
-    async fn fetch_jwtsvid(&self, _: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(switched_off("JWT-SVID"))
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        let (process, held) = caller(&self.0, request.extensions())?;
+        jwt_svid::fetch(&self.0, &process, &held, request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<JwtBundlesRequest>,
+        request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(switched_off("JWT-SVID"))
+        let (_, held) = caller(&self.0, request.extensions())?;
+        self.snapshot()?;
+        let said = |bundles: Bundles| JwtBundlesResponse {
+            bundles: bundles.into_iter().map(|(id, keys)| (id, keys.into_bytes())).collect(),
+        };
+        Ok(Response::new(token_bundles::feed(held, self.0.snapshots.subscribe(), SvidKind::Jwt, said)))
     }
 
     async fn validate_jwtsvid(
         &self,
-        _: Request<ValidateJwtsvidRequest>,
+        request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(switched_off("JWT-SVID"))
+        caller(&self.0, request.extensions())?;
+        let snapshot = self.snapshot()?;
+        let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
+        jwt_svid::validate(snapshot.live.snapshot(), &audience, &svid, clock::now()).map(Response::new)
     }
 
     async fn fetch_witsvid(
         &self,
-        _: Request<WitsvidRequest>,
+        request: Request<WitsvidRequest>,
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
-        Err(switched_off("WIT-SVID"))
+        let (process, held) = caller(&self.0, request.extensions())?;
+        jwt_svid::must_be_own(&held, &request.get_ref().spiffe_id)?;
+        Ok(Response::new(wit_svid::feed(Arc::clone(&self.0), process, held)))
     }
 
     async fn fetch_wit_bundles(
         &self,
-        _: Request<WitBundlesRequest>,
+        request: Request<WitBundlesRequest>,
     ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
-        Err(switched_off("WIT-SVID"))
+        let (_, held) = caller(&self.0, request.extensions())?;
+        self.snapshot()?;
+        let said = |bundles: Bundles| WitBundlesResponse { bundles };
+        Ok(Response::new(token_bundles::feed(held, self.0.snapshots.subscribe(), SvidKind::Wit, said)))
     }
 }
 
-fn switched_off(profile: &str) -> Status {
-    Status::unimplemented(format!("the {profile} profile is not served here: use X.509-SVID"))
+impl WorkloadApi {
+    fn snapshot(&self) -> Result<Arc<Held>, Status> {
+        self.0.snapshots.borrow().clone().ok_or_else(starting)
+    }
 }
 
 /// One open stream.

@@ -13,14 +13,17 @@ use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_policy::{Ask, Explainer, Permit, decide};
 use countersign_request::{CanonicalRequest, strip_identity_headers};
 use countersign_wire::codes::Code;
-use http::{Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_LENGTH},
+};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use tower_service::Service;
 use tracing::Instrument;
 
 use super::{
-    Caller, DecisionDraft, Denial, Door, TraceId, bound_body,
+    Caller, Challenge, DecisionDraft, Denial, Door, TraceId, bound_body,
     signed_answer::{self, Wanted},
 };
 use crate::{
@@ -164,6 +167,7 @@ impl Door {
             return Ok((request, Entry::Skipped));
         }
         let mut claimed = self.authenticate(&asked, connection.as_ref(), draft)?;
+        strip_credential(request.headers_mut());
         let token = claimed.take_token();
         *wanted = claimed.take_answer().map(|nonce| Wanted::by(&asked.canonical, nonce));
         let (caller, request) = bound_body::confirm(claimed, request, &self.limits)
@@ -207,7 +211,7 @@ impl Door {
         let judged = self.authenticator.judge(&asked.canonical, connection, &rules);
         draft.checked(judged.checks);
         draft.proven(judged.source.as_ref(), judged.mode);
-        let claimed = judged.claimed?;
+        let claimed = judged.claimed.map_err(|error| Denial::from(error).heard_by(connection))?;
         draft.comes_from(claimed.caller(), live.pseudonyms());
         Ok(claimed)
     }
@@ -222,8 +226,10 @@ impl Door {
         let live = self.live.peek();
         let (method, path) = (asked.canonical.method(), asked.canonical.path());
         let ask = Ask { caller, target: &self.target, method, route: &asked.route, path };
-        let could_help = connection.is_some_and(|connection| connection.asks_for_certificate);
-        let permit = judge(&live, &ask, could_help, &self.explainer, draft)?;
+        // Whoever came with nothing is told what the service would like best.
+        let better = Challenge::of_floor(live.accepts(&self.target));
+        let permit = judge(&live, &ask, better, &self.explainer, draft)
+            .map_err(|denial| denial.heard_by(connection))?;
         draft.permitted(&permit);
         Ok(permit)
     }
@@ -288,7 +294,7 @@ fn measure(draft: &DecisionDraft) {
 fn judge(
     live: &Live,
     ask: &Ask<'_>,
-    certificate_could_help: bool,
+    better: Challenge,
     explainer: &Explainer,
     draft: &mut DecisionDraft,
 ) -> Result<Permit, Denial> {
@@ -307,8 +313,20 @@ fn judge(
             let nearest = reason.nearest.map_or_else(String::new, |rule| format!("; nearest rule: {rule}"));
             draft.check(check(CheckResult::Fail, format!("{refusal}{nearest}")));
             let stranger = ask.caller.workload().is_none();
-            Err(Denial::of_policy(&refusal, reason.fix, stranger, certificate_could_help))
+            let denial = Denial::of_policy(&refusal, reason.fix, stranger, better != Challenge::None);
+            let asks = denial.challenge != Challenge::None;
+            Err(if asks { denial.with_challenge(better) } else { denial })
         }
+    }
+}
+
+/// A credential that proved the caller is no business of the handler. Other schemes are the application's.
+fn strip_credential(headers: &mut HeaderMap) {
+    let scheme =
+        headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split(|byte| *byte == b' ').next());
+    let ours = [b"bearer".as_slice(), b"macaroon"];
+    if scheme.is_some_and(|scheme| ours.iter().any(|known| scheme.eq_ignore_ascii_case(known))) {
+        headers.remove(AUTHORIZATION);
     }
 }
 

@@ -25,7 +25,7 @@ use http::{
 };
 use http_body_util::Full;
 
-use crate::{authenticate::EvidenceError, outbound::CallError, tls::HandshakeRefusal};
+use crate::{accept::Connection, authenticate::EvidenceError, outbound::CallError, tls::HandshakeRefusal};
 
 /// A refused request: a code for the caller, the facts for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,17 @@ impl Denial {
     #[must_use]
     pub const fn with_challenge(mut self, challenge: Challenge) -> Self {
         self.challenge = challenge;
+        self
+    }
+
+    /// The same, as far as it can help on this connection: a certificate cannot where none is asked for.
+    #[must_use]
+    pub(crate) fn heard_by(mut self, connection: Option<&Connection>) -> Self {
+        let deaf =
+            |connection: &Connection| connection.exporter.is_some() && !connection.asks_for_certificate;
+        if self.challenge == Challenge::Certificate && connection.is_some_and(deaf) {
+            self.challenge = Challenge::None;
+        }
         self
     }
 
@@ -140,6 +151,16 @@ impl Denial {
 }
 
 impl Challenge {
+    /// The first mode that proves something; a client certificate has a word of its own.
+    #[must_use]
+    pub fn of_floor(accepts: &[Mode]) -> Self {
+        match accepts.iter().find(|accepted| **accepted != Mode::None) {
+            Some(Mode::Mtls) => Self::Certificate,
+            Some(accepted) => Self::Mode(*accepted),
+            None => Self::None,
+        }
+    }
+
     fn header(self) -> Option<HeaderValue> {
         Some(HeaderValue::from_static(match self {
             Self::None => return None,
@@ -303,13 +324,9 @@ fn code_of_jws(error: &JwsError) -> Code {
     }
 }
 
-/// Who came with nothing is told what the service would like best; a client certificate has a word of its own.
+/// Less than the service accepts, or nothing at all.
 fn below_floor(mode: Mode, accepts: &[Mode]) -> (Code, Challenge) {
-    let challenge = match accepts.iter().find(|accepted| **accepted != Mode::None) {
-        Some(Mode::Mtls) => Challenge::Certificate,
-        Some(accepted) => Challenge::Mode(*accepted),
-        None => Challenge::None,
-    };
+    let challenge = Challenge::of_floor(accepts);
     match (mode, challenge) {
         (Mode::None, Challenge::Certificate) => (Code::CertificateMissing, challenge),
         _ => (Code::ProofTooWeak, challenge),

@@ -43,8 +43,8 @@ use countersign_wire::{
         agent_server::{Agent, AgentServer},
     },
     snapshot::{
-        AccessTokenKeys, InternalTokenKey, Jwk, Policies, PolicyFile, ServiceAddress, Snapshot, Sts,
-        TrustBundle,
+        AccessTokenKeys, InternalTokenKey, Jwk, Policies, PolicyFile, Revoked, ServiceAddress, Snapshot, Sts,
+        TokenAuthority, TrustBundle, WorkloadKey,
     },
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -65,6 +65,10 @@ pub(crate) struct World {
     /// Services that are not named here speak mutual TLS alone.
     pub(crate) modes: HashMap<String, Modes>,
     pub(crate) sts: Option<Sts>,
+    pub(crate) workload_keys: Vec<WorkloadKey>,
+    /// Besides our own.
+    pub(crate) token_authorities: Vec<TokenAuthority>,
+    pub(crate) taken_back: Revoked,
     pub(crate) policies: HashMap<String, String>,
     pub(crate) critical: Vec<String>,
     pub(crate) token_keys: Vec<(SpiffeId, PublicKey)>,
@@ -142,6 +146,9 @@ impl Deployment {
             services: HashMap::new(),
             modes: HashMap::new(),
             sts: None,
+            workload_keys: Vec::new(),
+            token_authorities: Vec::new(),
+            taken_back: Revoked::default(),
             policies: HashMap::new(),
             critical: Vec::new(),
             token_keys: vec![(gateway, gateway_key.public_key().clone())],
@@ -266,9 +273,11 @@ impl Deployment {
             policies: Policies { generation: world.sequence, files: files.collect() },
             ledger_head: None,
             pseudonym_key: None,
-            token_authorities: vec![self.desk.authority()],
-            workload_keys: Vec::new(),
-            revoked: Default::default(),
+            token_authorities: std::iter::once(self.desk.authority())
+                .chain(world.token_authorities.clone())
+                .collect(),
+            workload_keys: world.workload_keys.clone(),
+            revoked: world.taken_back.clone(),
             sts: world.sts.clone(),
         }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{Router, http::HeaderMap, routing::get};
-use countersign_identity::{Binding, Freshness, UserProof};
+use countersign_identity::{Binding, Freshness, Mode, UserProof};
 use countersign_ledger::{CheckResult, Decision, Stage, Verdict};
 use countersign_sdk::{
     Caller, EndUser,
@@ -222,20 +222,17 @@ async fn a_token_from_somebody_without_a_name_does_not_count() {
     // Even a rule that lets everybody in does not make such a token good.
     let all = "@id(\"all\") permit (principal, action, resource in Service::\"users\");";
     deployment.world.lock().unwrap().policies.insert("users".into(), all.into());
-    deployment.publish();
-    let workload = deployment.workload("users").await;
+    deployment.modes("users", |modes| modes.accepts = vec![Mode::Jwt]);
     let (router, reached) = counting();
-    let router = router.layer(workload.require());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(workload.serve(listener, router).client_auth(ClientAuth::Optional).into_future());
-    let stranger = deployment.bare_client(None, "users", address);
-    assert_eq!(stranger.send(get_request("/users/7")).await.unwrap().status(), 200);
+    let served = deployment.serve("users", router).await;
+    let stranger = deployment.bare_client(None, "users", served.address);
     let token = deployment.txn_token("alice", &deployment.gateway_key, MINUTE);
     let mut request = get_request("/users/7");
     request.headers_mut().insert("txn-token", token.parse().unwrap());
     assert_eq!(stranger.send(request).await.unwrap().status(), 401);
-    assert_eq!(reached.load(Ordering::SeqCst), 1);
+    assert_eq!(reached.load(Ordering::SeqCst), 0);
+    let decision = deployment.reported(|decision| decision.code.as_deref() == Some("CS2001")).await.unwrap();
+    assert!(decision.reason.unwrap().contains("proved no name"));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod handshake;
 mod ledger;
 mod lifetime;
 mod limits;
+mod modes;
 mod rotation;
 mod sts;
 mod user_context;

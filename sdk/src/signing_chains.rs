@@ -114,16 +114,30 @@ impl fmt::Debug for SigningChains {
 pub fn read_chain(header: &str) -> Result<Vec<CertificateDer<'static>>, ChainHeaderError> {
     let mut chain = Vec::new();
     for item in header.split(',') {
-        let item = item.trim_matches([' ', '\t']);
-        let inner = item.strip_prefix(':').and_then(|rest| rest.strip_suffix(':'));
-        let text = inner.filter(|text| !text.is_empty()).ok_or(ChainHeaderError::Malformed)?;
-        if chain.len() == CHAIN_CERTIFICATES_MAX || text.len() > CERTIFICATE_BYTES_MAX.div_ceil(3) * 4 {
+        if chain.len() == CHAIN_CERTIFICATES_MAX {
             return Err(ChainHeaderError::TooLong);
         }
-        let der = STANDARD.decode(text).map_err(|_| ChainHeaderError::Malformed)?;
-        chain.push(CertificateDer::from(der));
+        chain.push(certificate(item)?);
     }
     Ok(chain)
+}
+
+/// The leaf alone: of a chain that is known, nothing else is looked at.
+///
+/// # Errors
+/// As [`read_chain`].
+pub fn read_leaf(header: &str) -> Result<CertificateDer<'static>, ChainHeaderError> {
+    certificate(header.split_once(',').map_or(header, |(leaf, _)| leaf))
+}
+
+fn certificate(item: &str) -> Result<CertificateDer<'static>, ChainHeaderError> {
+    let item = item.trim_matches([' ', '\t']);
+    let inner = item.strip_prefix(':').and_then(|rest| rest.strip_suffix(':'));
+    let text = inner.filter(|text| !text.is_empty()).ok_or(ChainHeaderError::Malformed)?;
+    if text.len() > CERTIFICATE_BYTES_MAX.div_ceil(3) * 4 {
+        return Err(ChainHeaderError::TooLong);
+    }
+    STANDARD.decode(text).map(CertificateDer::from).map_err(|_| ChainHeaderError::Malformed)
 }
 
 /// Writes what [`read_chain`] reads.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     accept::Exporter,
-    signing_chains::{ChainHeaderError, read_chain},
+    signing_chains::{read_chain, read_leaf},
     tls::Peer,
 };
 
@@ -89,14 +89,18 @@ impl Authenticator {
             let signer = Signer { key: registered.key.clone(), owner: registered.owner.clone() };
             return Ok(Found { signer, thumbprint: None });
         };
+        // A chain that comes along speaks, known or not: whoever shows that of somebody else is not the signer.
+        let shows_another = match chain {
+            Some(chain) => sha256(&read_leaf(chain)?) != *thumbprint,
+            None => false,
+        };
         if let Some(known) =
             self.chains.known(hint.issuer.as_str(), thumbprint, rules.now).map_err(EvidenceError::Signer)?
+            && !shows_another
         {
             return Ok(Found::certified(&known));
         }
         let chain = read_chain(chain.ok_or(EvidenceError::SignerUnknown)?)?;
-        let leaf = chain.first().ok_or(ChainHeaderError::Malformed)?;
-        let named = sha256(leaf) == *thumbprint;
         let signer =
             self.chains.verify(&chain, rules.now).map_err(|refusal| EvidenceError::Signer(refusal.error))?;
         if signer.id() != hint.issuer {
@@ -106,7 +110,7 @@ impl Authenticator {
             });
         }
         // The right name on another certificate than the one that was signed for.
-        if !named {
+        if shows_another {
             return Err(EvidenceError::SignerUnknown);
         }
         Ok(Found::certified(&signer))

@@ -15,6 +15,7 @@ pub mod idp;
 mod inspect;
 mod ledger;
 mod overview;
+mod policy;
 mod run;
 mod serve;
 pub mod service;
@@ -79,6 +80,9 @@ enum Command {
     /// Tokens: mint, exchange, narrow, discharge, take back
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Rules: what is in force, and reading the files again
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Other trust domains
     #[command(subcommand)]
     Trust(trust::TrustCommand),
@@ -120,6 +124,7 @@ impl Cli {
             Command::Edges => overview::edges(&at).await,
             Command::Service(command) => service::service(&at, command).await,
             Command::Token(command) => token::token(&at, command).await,
+            Command::Policy(command) => policy::policy(&at, command).await,
             Command::Trust(command) => trust::trust(&at, command).await,
             Command::Explain(args) => explain::explain(&at, args).await,
             Command::Inspect(args) => inspect::inspect(&at, args).await,

@@ -20,3 +20,4 @@ mod modes;
 mod openssl;
 mod revocation;
 mod services;
+mod tokens;

@@ -1,0 +1,128 @@
+//! # Tokens by hand: minted, narrowed, discharged, looked at, taken back, exchanged across trust domains
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::deployment::{Deployment, text};
+
+/// Runs a command with something on its standard input.
+fn piped(d: &Deployment, arguments: &[&str], input: &str) -> std::process::Output {
+    let mut child = d.command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn piped_ok(d: &Deployment, arguments: &[&str], input: &str) -> String {
+    let out = piped(d, arguments, input);
+    assert!(out.status.success(), "{arguments:?}: {}", text(&out.stderr));
+    text(&out.stdout).trim().to_owned()
+}
+
+fn inspected(d: &Deployment, token: &str) -> Value {
+    let shown = piped_ok(d, &["inspect", "-", "-o", "json"], token);
+    serde_json::from_str::<Value>(&shown).unwrap()[0].clone()
+}
+
+#[test]
+fn tokens_are_minted_narrowed_discharged_and_looked_at_from_the_command_line() {
+    let d = Deployment::shared();
+    let bearer = d.ok(&["token", "mint", "bearer", "--service", "chat", "--scope", "ads,media", "--ttl", "600"]);
+    assert!(bearer.starts_with("csb_") && bearer.trim().lines().count() == 1, "the token and nothing else");
+    let shown = inspected(d, &bearer);
+    assert_eq!((&shown["kind"], &shown["checksum"]), (&"bearer token".into(), &"right".into()));
+    let id = shown["id"].as_str().unwrap().to_owned();
+    let listed = d.json(&["token", "list"]);
+    assert!(listed.as_array().unwrap().iter().any(|token| token["id"] == id.as_str()), "{listed}");
+    let secret = bearer.trim().rsplit('_').next().unwrap();
+    assert!(!listed.to_string().contains(secret), "a listing never shows the secret again");
+    let replaced = d.ok(&["token", "rotate", &id, "--overlap", "60"]);
+    assert_ne!(replaced, bearer);
+
+    let macaroon = d.ok(&["token", "mint", "macaroon", "--service", "chat", "--callee", "ads"]);
+    let narrow = piped_ok(d, &["token", "attenuate", "-", "--caveat", "method = GET", "--caveat", "path = /ads"], &macaroon);
+    let caveats = inspected(d, &narrow)["caveats"].to_string();
+    assert!(caveats.contains("method = GET") && caveats.contains("path = /ads"), "{caveats}");
+    let refused = piped(d, &["token", "attenuate", "-", "--caveat", "colour = blue"], &macaroon);
+    assert_eq!(refused.status.code(), Some(2), "a caveat that no verifier knows would open nothing");
+
+    let third = d.ok(&[
+        "token", "mint", "macaroon", "--service", "chat", "--callee", "ads", "--discharge-for",
+        "workload = spiffe://fleamarket.test/svc/chat",
+    ]);
+    assert_eq!(inspected(d, &third)["undischarged"].as_array().unwrap().len(), 1);
+    for garbage in ["", "hello", "csb_", "a.b.c", "-----BEGIN"] {
+        let refused = piped(d, &["token", "attenuate", "-", "--caveat", "method = GET"], garbage);
+        assert_eq!(refused.status.code(), Some(2), "{garbage:?}: {}", text(&refused.stderr));
+    }
+    // Nothing that proves anything lies in a log.
+    for token in [&bearer, &replaced, &macaroon, &narrow, &third] {
+        let token = token.trim();
+        for log in std::fs::read_dir(d.state().join("logs")).unwrap().flatten() {
+            let said = std::fs::read_to_string(log.path()).unwrap_or_default();
+            assert!(!said.contains(token), "{} holds a token", log.path().display());
+        }
+    }
+}
+
+/// The gateway's cache and the callee's hold what is taken back here.
+#[test]
+fn a_revoked_token_and_a_revoked_user_are_refused_within_two_seconds_although_caches_hold_them() {
+    let d = Deployment::start();
+    let call = |user: &str| d.as_user(user, "/ads/1", &[]).0;
+    assert_eq!((call("alice"), call("alice"), call("bob")), (200, 200, 200));
+    let curl_file = std::fs::read_to_string(d.curl_config("bob")).unwrap();
+    let token = curl_file.split("Bearer ").nth(1).unwrap().split('"').next().unwrap();
+    let jti = inspected(&d, token)["claims"]["jti"].as_str().unwrap().to_owned();
+    for (what, revoke) in [("alice", ["token", "revoke", "user", "alice"]), ("bob", ["token", "revoke", "token", &jti])] {
+        assert_eq!(call(what), 200);
+        d.ok(&revoke);
+        let revoked = Instant::now();
+        let mut status = call(what);
+        while status == 200 && revoked.elapsed() < Duration::from_secs(2) {
+            status = call(what);
+        }
+        assert_eq!(status, 401, "{what} after {:?}", revoked.elapsed());
+    }
+    // Whoever logs in again is somebody new; a token that was not named goes on.
+    assert_eq!(call("mod"), 200);
+    d.ok(&["login", "alice", "--curl-config"]);
+    assert_eq!(call("alice"), 200);
+    assert_eq!(d.json(&["token", "revocations"]).as_array().unwrap().len(), 2);
+}
+
+fn issued(d: &Deployment, service: &str) -> std::path::PathBuf {
+    let dir = d.scratch(&format!("{service}-client"));
+    d.ok(&["cert", "issue", "--service", service, "--out", dir.to_str().unwrap()]);
+    dir
+}
+
+fn user_token(d: &Deployment, user: &str, dir: &Path) -> String {
+    let file = dir.join("subject");
+    std::fs::write(&file, d.ok(&["login", user, "--token"])).unwrap();
+    file.display().to_string()
+}
+
+#[test]
+fn a_user_is_exchanged_for_one_hop_and_the_answer_says_who_acts() {
+    let d = Deployment::shared();
+    let dir = issued(d, "ads");
+    let (cert, key) = (dir.join("cert.pem").display().to_string(), dir.join("key.pem").display().to_string());
+    let subject = user_token(d, "alice", &dir);
+    let exchange = |audience: &str| {
+        d.run(&["token", "exchange", "--subject-token", &subject, "--audience", audience, "--cert", &cert, "--key", &key])
+    };
+    let out = exchange("users");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let shown = inspected(d, text(&out.stdout).trim());
+    let claims = &shown["claims"];
+    assert_eq!(claims["aud"], "spiffe://fleamarket.test/svc/users", "{shown}");
+    assert_eq!(claims["act"]["sub"], "spiffe://fleamarket.test/svc/ads", "{shown}");
+    assert!(claims["cnf"]["x5t#S256"].is_string(), "it counts in these hands alone: {shown}");
+    let refused = exchange("nobody-of-that-name");
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("invalid_target"), "{}", text(&refused.stderr));
+}

@@ -4,6 +4,7 @@
 
 mod common;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{Answer, Place, Running, call, home};
 use countersign_accounts::password::{self, Password, Pepper, Peppers, Verification};
 use countersign_keys::PublicKey;
@@ -11,7 +12,7 @@ use countersign_sdk::clock;
 use countersign_store::Db;
 use countersign_token::AccessToken;
 use futures::future::join_all;
-use http::{HeaderMap, HeaderValue, Method, header::RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header::RETRY_AFTER};
 use serde_json::json;
 
 const PASSWORD: &str = "a very long password";
@@ -198,6 +199,29 @@ async fn only_a_gateways_word_about_its_clients_counts() {
     assert!(exhaust(ads, 30).await >= 15, "a service speaks for itself alone");
     authority.stop().await;
 }
+
+#[tokio::test]
+async fn only_a_gateways_word_about_its_clients_key_binds_the_token_to_it() {
+    let place = Place::new();
+    let authority = place.start().await;
+    authority.add_user("alice", PASSWORD).await;
+    let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+    let login = async |identity| {
+        let https = authority.https(Some(authority.svid(identity).await)).await;
+        let headers = HeaderMap::from_iter([(CLIENT_KEY, HeaderValue::from_static(jkt))]);
+        let body = json!({ "name": "alice", "password": PASSWORD });
+        call(&https, Method::POST, "/api/v1/login", Some(body), &headers).await.unwrap()
+    };
+    let bound = login("gateway").await.json();
+    assert_eq!(bound["token_type"], "DPoP");
+    let claims = bound["access_token"].as_str().unwrap().split('.').nth(1).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    assert_eq!(claims["cnf"], json!({ "jkt": jkt }));
+    assert_eq!(login("ads").await.status, 400, "a service says nothing about others' keys");
+    authority.stop().await;
+}
+
+const CLIENT_KEY: HeaderName = HeaderName::from_static("x-countersign-client-key");
 
 #[tokio::test]
 async fn rejects_passwords_and_names_that_would_not_protect_anybody() {

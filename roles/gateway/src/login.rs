@@ -2,7 +2,8 @@
 //!
 //! The gateway reads the body once, passes on exactly the members it knows, and keeps neither password nor token. It
 //! shows the authority its workload certificate, so that the client's address in [`CLIENT_ADDRESS_HEADER`] counts there
-//! and the authority's own throttle meets the client, not the gateway.
+//! and the authority's own throttle meets the client, not the gateway. A client that proves a key gets a token that is
+//! bound to it: the gateway judges the proof, since it was made for the gateway, and tells the authority which key.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,7 +14,8 @@ use bytes::Bytes;
 use countersign_policy::Permit;
 use countersign_sdk::outbound::{CallError, CallLimits, Channel, EdgeTarget, Target, full};
 use countersign_sdk::tls::TrustState;
-use countersign_wire::api::users::{CLIENT_ADDRESS_HEADER, LoggedIn, Login};
+use countersign_token::DpopProof;
+use countersign_wire::api::users::{CLIENT_ADDRESS_HEADER, CLIENT_KEY_HEADER, LoggedIn, Login};
 use countersign_wire::json;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -84,37 +86,43 @@ impl LoginDesk {
         Ok(LoginDesk(Channel::new(Target::Edge(target.showing(Arc::clone(trust))), limits)))
     }
 
-    /// Asks the authority, for whom the policy lets try.
+    /// Asks the authority, for whom the policy lets try. `key`: what the client proved to hold, if it did.
     pub(crate) async fn ask(
         &self,
         _permit: Permit,
         body: &[u8],
         client: IpAddr,
+        key: Option<&DpopProof>,
     ) -> Result<LoginAnswer, LoginError> {
         let login: Login = json::from_slice(body, LOGIN_BYTES_MAX)?;
         let unsent = |_| LoginError::Call(CallError::BadRequest);
         let body = serde_json::to_vec(&login).map_err(|_| LoginError::Call(CallError::BadRequest))?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri("/api/v1/login")
             .header(header::CONTENT_TYPE, "application/json")
-            .header(CLIENT_ADDRESS_HEADER, client.to_canonical().to_string())
-            .body(full(body))
-            .map_err(unsent)?;
+            .header(CLIENT_ADDRESS_HEADER, client.to_canonical().to_string());
+        if let Some(key) = key {
+            request = request.header(CLIENT_KEY_HEADER, key.jkt());
+        }
+        let request = request.body(full(body)).map_err(unsent)?;
         let (head, body) = self.0.send(request).await?.into_parts();
         let unreadable = LoginError::Answer { status: head.status.as_u16() };
         let body = tokio::time::timeout(ANSWER_TIMEOUT, Limited::new(body, ANSWER_BYTES_MAX).collect());
         let Ok(Ok(body)) = body.await else { return Err(unreadable) };
-        answer(&head, &body.to_bytes())
+        answer(&head, &body.to_bytes(), key.is_some())
     }
 }
 
-/// Only what we understand goes to the client.
-fn answer(head: &http::response::Parts, body: &[u8]) -> Result<LoginAnswer, LoginError> {
+/// Only what we understand goes to the client, and no bearer token to one that wanted a bound one.
+fn answer(head: &http::response::Parts, body: &[u8], bound: bool) -> Result<LoginAnswer, LoginError> {
     match head.status {
         StatusCode::OK => {
             let unreadable = || LoginError::Answer { status: head.status.as_u16() };
             let logged_in: LoggedIn = json::from_slice(body, ANSWER_BYTES_MAX).map_err(|_| unreadable())?;
+            if bound != (logged_in.token_type == "DPoP") {
+                return Err(unreadable());
+            }
             let body = serde_json::to_vec(&logged_in).map_err(|_| unreadable())?;
             Ok(LoginAnswer::Accepted(Bytes::from(body)))
         }

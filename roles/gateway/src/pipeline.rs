@@ -11,7 +11,6 @@
 //! | forward | permit, request | the answer |
 //! | record | everything above | one ledger event |
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use countersign_sdk::inbound::{DecisionDraft, TraceId};
 use countersign_sdk::live::{Freshness, Live};
 use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
+use countersign_token::DpopProof;
 use http::{HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, Limited};
 use tokio_util::sync::CancellationToken;
@@ -114,7 +114,7 @@ impl Pipeline {
         self.throttle.request(arrival.address(), clock::now())?;
         trace.pass(Check::Quota, "");
         if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
-            return self.log_in(desk, &request, body, arrival.address(), trace).await;
+            return self.log_in(desk, &request, body, arrival, trace).await;
         }
         let route = self.routes.find(&request)?;
         trace.draft.asks_for(request.method(), route.template.as_str());
@@ -274,9 +274,10 @@ impl Pipeline {
         desk: &LoginDesk,
         request: &CanonicalRequest,
         body: RequestBody,
-        client: IpAddr,
+        arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
+        let client = arrival.address();
         trace.draft.asks_for(request.method(), LOGIN_PATH);
         AUTHORITY.clone_into(&mut trace.callee);
         if request.method() != Method::POST {
@@ -284,14 +285,15 @@ impl Pipeline {
         }
         self.throttle.login(client, clock::now())?;
         trace.pass(Check::Route, "login");
-        trace.pass(Check::Token, "not asked for");
+        let key = self.key_of_login(request, arrival)?;
+        trace.pass(Check::Token, if key.is_some() { "a key for the token" } else { "not asked for" });
         let permit = self.decide(request, LOGIN_PATH, None, false, &*self.live()?, trace)?;
         let fault = BodyFault::default();
         let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
         let body = Limited::new(body, LOGIN_BYTES_MAX).collect().await;
         let body = body.map_err(|_| Refusal::Body(fault.seen(&limits).unwrap_or(BodyError::BrokenOff)))?;
-        match desk.ask(permit, &body.to_bytes(), client).await? {
+        match desk.ask(permit, &body.to_bytes(), client, key.as_ref()).await? {
             LoginAnswer::Accepted(body) => {
                 trace.pass(Check::Upstream, "200");
                 Ok(login_response(body))
@@ -302,6 +304,20 @@ impl Pipeline {
             }
             LoginAnswer::Throttled { retry_after_s } => Err(Refusal::LoginThrottled { retry_after_s }),
         }
+    }
+
+    /// The key that the client of a login proves to hold, if it wants a token that is bound to one.
+    fn key_of_login(
+        &self,
+        request: &CanonicalRequest,
+        arrival: &Arrival,
+    ) -> Result<Option<DpopProof>, Refusal> {
+        let Some(proof) = request.headers().get(DPOP) else { return Ok(None) };
+        let now = clock::now();
+        let judged =
+            self.proofs.judge(proof.to_str().unwrap_or_default(), arrival.scheme, request, None, now)?;
+        self.proofs.admit(&judged, now)?;
+        Ok(Some(judged.proof))
     }
 
     /// Makes the key of the internal tokens known, and again whenever a snapshot has lost it.

@@ -9,12 +9,14 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json, Router};
 use countersign_identity::SpiffeId;
-use countersign_keys::KeyPair;
+use countersign_keys::{KeyPair, SystemRandom, random_bytes};
 use countersign_ledger::Verdict;
 use countersign_sdk::accept::{Connection, Limits, Transport, serve};
+use countersign_sdk::clock;
 use countersign_sdk::tls::{Acceptor, ClientAuth, Identity, TrustState};
-use countersign_wire::api::users::{CLIENT_ADDRESS_HEADER, LoggedIn, Login};
-use http::{HeaderMap, StatusCode, header};
+use countersign_token::dpop::{self, DpopTarget, DpopUri};
+use countersign_wire::api::users::{CLIENT_ADDRESS_HEADER, CLIENT_KEY_HEADER, LoggedIn, Login};
+use http::{HeaderMap, Method, StatusCode, header};
 use rig::client::{Answer, get, raw, request};
 use rig::{Rig, Running};
 use rustls::pki_types::pem::PemObject as _;
@@ -23,8 +25,18 @@ use tokio::net::TcpListener;
 
 const ROUTES: &str = "[[route]]\npath = \"/open\"\nto = \"ads\"\nuser = \"none\"\n";
 
-/// What the stand-in for the authority saw: the proven client, the address it was told, the name.
-type Logins = Arc<Mutex<Vec<(Option<SpiffeId>, Option<String>, String)>>>;
+/// What the stand-in for the authority saw.
+type Logins = Arc<Mutex<Vec<SeenLogin>>>;
+
+#[derive(Clone)]
+struct SeenLogin {
+    /// The proven client.
+    client: Option<SpiffeId>,
+    /// The address and the key that it was told.
+    address: Option<String>,
+    key: Option<String>,
+    name: String,
+}
 
 async fn answer(
     State(logins): State<Logins>,
@@ -32,10 +44,20 @@ async fn answer(
     headers: HeaderMap,
     Json(login): Json<Login>,
 ) -> Response {
-    let told = headers.get(CLIENT_ADDRESS_HEADER).map(|value| value.to_str().unwrap().to_owned());
-    logins.lock().unwrap().push((connection.spiffe_id(), told, login.name.clone()));
+    let told = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let (address, key) = (told(CLIENT_ADDRESS_HEADER), told(CLIENT_KEY_HEADER));
+    let token_type = if key.is_some() { "DPoP" } else { "Bearer" };
+    let seen = SeenLogin { client: connection.spiffe_id(), address, key, name: login.name.clone() };
+    logins.lock().unwrap().push(seen);
     match (login.name.as_str(), login.password.expose()) {
         ("alice", "correct horse battery staple") => Json(LoggedIn {
+            access_token: "eyJ.access.token".to_owned().into(),
+            token_type: token_type.into(),
+            expires_in: 600,
+        })
+        .into_response(),
+        // An authority that binds nothing.
+        ("deaf", _) => Json(LoggedIn {
             access_token: "eyJ.access.token".to_owned().into(),
             token_type: "Bearer".into(),
             expires_in: 600,
@@ -96,9 +118,9 @@ async fn a_login_is_passed_on_and_its_token_is_handed_out_uncached() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["access_token"], "eyJ.access.token");
     assert_eq!(answer.header("cache-control"), Some("no-store"));
-    let (client, told, name) = logins.lock().unwrap()[0].clone();
-    assert_eq!(client.as_ref(), Some(edge.workload.id()), "the gateway proves itself");
-    assert_eq!((told.as_deref(), name.as_str()), (Some("127.0.0.1"), "alice"));
+    let seen = logins.lock().unwrap()[0].clone();
+    assert_eq!(seen.client.as_ref(), Some(edge.workload.id()), "the gateway proves itself");
+    assert_eq!((seen.address.as_deref(), seen.key, seen.name.as_str()), (Some("127.0.0.1"), None, "alice"));
     let decision = rig.decision(|d| d.route == "/login").await;
     assert_eq!((decision.verdict, decision.policy.as_deref()), (Verdict::Allow, Some("login")));
     let events = serde_json::to_string(&rig.world.events()).unwrap();
@@ -111,7 +133,61 @@ async fn a_client_cannot_say_which_address_it_has() {
     let body = r#"{"name":"alice","password":"correct horse battery staple"}"#;
     let spoofed = [(CLIENT_ADDRESS_HEADER, "203.0.113.9"), ("X-Forwarded-For", "203.0.113.9")];
     assert_eq!(request(edge.plain, "POST", "/login", &spoofed, body).await.status, 200);
-    assert_eq!(logins.lock().unwrap()[0].1.as_deref(), Some("127.0.0.1"));
+    assert_eq!(logins.lock().unwrap()[0].address.as_deref(), Some("127.0.0.1"));
+}
+
+/// Logs in beside a proof of `key` for `uri`.
+async fn log_in_with(edge: &Running, name: &str, key: &KeyPair, uri: &str, nonce: Option<&str>) -> Answer {
+    let target = DpopTarget { method: &Method::POST, uri: DpopUri::parse(uri).unwrap(), access_token: None };
+    let jti = countersign_keys::hash::hex(&random_bytes::<16>(&SystemRandom::new()).unwrap());
+    let proof = dpop::mint(key, &target, nonce, &jti, clock::now()).unwrap();
+    let body = format!(r#"{{"name":"{name}","password":"correct horse battery staple"}}"#);
+    request(edge.plain, "POST", "/login", &[("DPoP", &proof)], &body).await
+}
+
+const LOGIN_URI: &str = "http://flea.test/login";
+
+#[tokio::test]
+async fn a_client_that_proves_a_key_gets_a_token_that_is_bound_to_it() {
+    let (_rig, edge, logins) = deployment("").await;
+    let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+    let first = log_in_with(&edge, "alice", &key, LOGIN_URI, None).await;
+    assert_eq!(first.problem(401), "authentication_failed");
+    assert!(first.header("www-authenticate").unwrap().starts_with("DPoP error=\"use_dpop_nonce\""));
+    let nonce = first.header("dpop-nonce").expect("a nonce").to_owned();
+    assert!(logins.lock().unwrap().is_empty(), "the password went nowhere yet");
+    let answer = log_in_with(&edge, "alice", &key, LOGIN_URI, Some(&nonce)).await;
+    assert_eq!((answer.status, answer.json()["token_type"].as_str()), (200, Some("DPoP")), "{answer:?}");
+    assert_eq!(logins.lock().unwrap()[0].key.as_deref(), Some(dpop::jkt(key.public_key()).as_str()));
+}
+
+#[tokio::test]
+async fn rejects_a_login_beside_a_proof_that_does_not_count_before_anybody_sees_the_password() {
+    let (_rig, edge, logins) = deployment("").await;
+    let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+    let nonce = log_in_with(&edge, "alice", &key, LOGIN_URI, None).await;
+    let nonce = nonce.header("dpop-nonce").unwrap().to_owned();
+    let elsewhere = log_in_with(&edge, "alice", &key, "http://flea.test/ads", Some(&nonce)).await;
+    assert_eq!(elsewhere.problem(401), "authentication_failed");
+    let body = r#"{"name":"alice","password":"correct horse battery staple"}"#;
+    let told = [(CLIENT_KEY_HEADER, "AAAA"), ("DPoP", "nonsense")];
+    assert_eq!(
+        request(edge.plain, "POST", "/login", &told, body).await.problem(401),
+        "authentication_failed"
+    );
+    assert!(logins.lock().unwrap().is_empty());
+    // Which key it is the client proves; it does not say so.
+    assert_eq!(request(edge.plain, "POST", "/login", &told[..1], body).await.json()["token_type"], "Bearer");
+    assert_eq!(logins.lock().unwrap()[0].key, None);
+}
+
+#[tokio::test]
+async fn a_client_that_proved_a_key_is_never_given_a_token_that_anybody_could_use() {
+    let (_rig, edge, _logins) = deployment("").await;
+    let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+    let nonce = log_in_with(&edge, "deaf", &key, LOGIN_URI, None).await;
+    let nonce = nonce.header("dpop-nonce").unwrap().to_owned();
+    assert_eq!(log_in_with(&edge, "deaf", &key, LOGIN_URI, Some(&nonce)).await.problem(503), "unavailable");
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ pub struct NewPassword {
 /// Header of `POST /api/v1/login` in which a gateway tells whose login it passes on, as an IP address. It counts only
 /// on a connection whose client proved to be a gateway of this deployment; from everybody else it is ignored.
 pub const CLIENT_ADDRESS_HEADER: &str = "x-countersign-client-address";
+/// The key that the client of a login proved to hold, as a gateway of ours tells it: its RFC 7638 thumbprint. The access
+/// token is bound to it (RFC 9449). Of anybody else it counts for nothing.
+pub const CLIENT_KEY_HEADER: &str = "x-countersign-client-key";
 
 /// `POST /api/v1/login`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -64,7 +67,7 @@ pub struct LoggedIn {
     /// A JWT (RFC 9068).
     #[schema(value_type = String)]
     pub access_token: SecretText,
-    /// `Bearer`.
+    /// `Bearer`, or `DPoP` where the token is bound to the client's key.
     pub token_type: String,
     /// Seconds.
     pub expires_in: u64,

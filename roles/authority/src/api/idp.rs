@@ -21,12 +21,12 @@ use countersign_ledger::{
 };
 use countersign_sdk::{accept::Connection, clock};
 use countersign_store::users::User as Stored;
-use countersign_token::AccessToken;
+use countersign_token::{AccessToken, Confirmation};
 use countersign_wire::{
     SecretText,
     api::{
         Page, PageQuery,
-        users::{CLIENT_ADDRESS_HEADER, LoggedIn, Login, NewPassword, NewUser, User},
+        users::{CLIENT_ADDRESS_HEADER, CLIENT_KEY_HEADER, LoggedIn, Login, NewPassword, NewUser, User},
     },
     codes::Code,
     problem::Problem,
@@ -54,6 +54,7 @@ pub(crate) async fn login(
 ) -> Result<Json<LoggedIn>, ApiError> {
     let address = client_address(&authority, &connection, &headers);
     throttle(&authority, address)?;
+    let confirmation = client_key(&authority, &connection, &headers)?;
     let (user, verdict) = judge(&authority, &body, address).await?;
     let outcome = outcome(&verdict);
     metrics::counter!("countersign_logins_total", "outcome" => outcome.as_str()).increment(1);
@@ -65,7 +66,8 @@ pub(crate) async fn login(
         return Err(Code::LoginFailed.into());
     };
     let now = clock::now();
-    let (token, minted) = mint(&authority, &user, pseudonym.unwrap_or_default(), now)?;
+    let token_type = if confirmation.is_some() { "DPoP" } else { "Bearer" };
+    let (token, minted) = mint(&authority, &user, pseudonym.unwrap_or_default(), confirmation, now)?;
     authority.db.clear_attempts(&user.id).await?;
     authority.journal.record(vec![event, minted]).await?;
     if rehash {
@@ -73,7 +75,7 @@ pub(crate) async fn login(
     }
     Ok(Json(LoggedIn {
         access_token: SecretText::new(token),
-        token_type: "Bearer".to_owned(),
+        token_type: token_type.to_owned(),
         expires_in: ACCESS_TOKEN_LIFE.as_secs(),
     }))
 }
@@ -81,11 +83,28 @@ pub(crate) async fn login(
 /// Whose login it is: the peer's, or that of the client which a gateway of ours passes on and tells of.
 fn client_address(authority: &Authority, connection: &Connection, headers: &HeaderMap) -> Option<IpAddr> {
     let peer = connection.address().map(|address| address.ip());
-    let gateway = connection
-        .spiffe_id()
-        .filter(|id| matches!(id.kind(), IdKind::Gateway(_)) && *id.trust_domain() == authority.trust_domain);
     let told = headers.get(CLIENT_ADDRESS_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
-    gateway.and(told).or(peer)
+    told.filter(|_| comes_from_our_gateway(authority, connection)).or(peer)
+}
+
+fn comes_from_our_gateway(authority: &Authority, connection: &Connection) -> bool {
+    connection.spiffe_id().is_some_and(|id| {
+        matches!(id.kind(), IdKind::Gateway(_)) && *id.trust_domain() == authority.trust_domain
+    })
+}
+
+/// The key that the token is bound to, where a gateway of ours saw it proven (RFC 9449 section 5).
+fn client_key(
+    authority: &Authority,
+    connection: &Connection,
+    headers: &HeaderMap,
+) -> Result<Option<Confirmation>, ApiError> {
+    let Some(told) = headers.get(CLIENT_KEY_HEADER) else { return Ok(None) };
+    if !comes_from_our_gateway(authority, connection) {
+        return Err(Code::HeaderAmbiguous.into());
+    }
+    let thumbprint = told.to_str().map_err(|_| ApiError::from(Code::HeaderAmbiguous))?;
+    Ok(Some(Confirmation::Key(thumbprint.to_owned())))
 }
 
 /// Before anything costs anything. At the admin socket nobody has an address, and nobody is a stranger.
@@ -164,6 +183,7 @@ fn mint(
     authority: &Authority,
     user: &Stored,
     pseudonym: String,
+    confirmation: Option<Confirmation>,
     now: UnixTime,
 ) -> Result<(String, Event), ApiError> {
     let failed = |error: &dyn std::fmt::Display| ApiError::internal("no access token", error);
@@ -178,7 +198,7 @@ fn mint(
         client_id: CLIENT_ID.to_owned(),
         jti: jti.clone(),
         expires,
-        confirmation: None,
+        confirmation,
     };
     let minted =
         token.mint(authority.keys.load().access_token.current(), now).map_err(|error| failed(&error))?;

@@ -73,6 +73,7 @@ pub mod live;
 pub mod outbound;
 mod renewal;
 pub mod replay;
+pub mod sealed;
 pub mod secrets;
 mod shard;
 pub mod signing_chains;

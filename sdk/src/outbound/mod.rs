@@ -32,7 +32,7 @@ use countersign_wire::codes::Code;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::{credentials::CredentialError, tls::HandshakeError};
+use crate::{credentials::CredentialError, sealed::SealedError, tls::HandshakeError};
 
 /// Limits of calls to one callee. In TOML, durations are whole milliseconds; each has a default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -148,6 +148,14 @@ pub enum CallError {
         /// Why.
         why: String,
     },
+    /// The payload could not be sealed for the callee.
+    #[error("payload for {service} was not sent: {source}")]
+    Sealed {
+        /// Who was to get it.
+        service: String,
+        /// Why.
+        source: SealedError,
+    },
     /// The answer does not prove that the callee gave it to this request.
     #[error("answer of {service} is not used: {source}")]
     Answer {
@@ -168,7 +176,9 @@ impl CallError {
             Self::UnknownService { .. } => Code::UpstreamUnknown,
             Self::Handshake { .. } => Code::UpstreamIdentity,
             Self::Stale => Code::SnapshotStale,
-            Self::BadRequest | Self::Ambiguous { .. } | Self::Proof { .. } => Code::Internal,
+            Self::BadRequest | Self::Ambiguous { .. } | Self::Proof { .. } | Self::Sealed { .. } => {
+                Code::Internal
+            }
             Self::Body { .. } => Code::RequestTimeout,
             Self::Credential { .. } => Code::CredentialAbsent,
             Self::UserContext { source: ExchangeError::Refused { .. } } => Code::UserRefused,

@@ -27,7 +27,10 @@ use super::{
     pool::Call,
     proof::Proof,
 };
-use crate::inbound::{Caller, TraceId};
+use crate::{
+    inbound::{Caller, TraceId},
+    sealed,
+};
 
 /// A client of one service. Cheap to clone; all clones share one connection.
 #[derive(Clone, Debug)]
@@ -201,6 +204,22 @@ impl OutboundRequest {
         *request.body_mut() = full(bytes);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Self { request: Ok(request), ..self }
+    }
+
+    /// With a JSON body that only the callee can read, whoever ends its TLS: see [`crate::sealed`].
+    pub fn sealed_json(self, body: &impl serde::Serialize) -> Self {
+        if self.request.is_err() {
+            return self;
+        }
+        let sealed = self.client.pool.call(&self.client.service).and_then(|call| {
+            let service = self.client.service.clone();
+            sealed::seal(body, call.callee(), &call.live)
+                .map_err(|source| CallError::Sealed { service, source })
+        });
+        match sealed {
+            Ok(sealed) => self.body(sealed::SEALED_MEDIA_TYPE, sealed),
+            Err(error) => Self { request: Err(error), ..self },
+        }
     }
 
     /// With a body of bytes.

@@ -92,6 +92,8 @@ pub(crate) struct Deployment {
     pub(crate) report_fails: AtomicUsize,
     pub(crate) published: Mutex<Vec<String>>,
     pub(crate) desk: Desk,
+    /// Bodies that a callee without a door got.
+    pub(crate) bodies: Arc<Mutex<Vec<bytes::Bytes>>>,
     snapshots: watch::Sender<SignedSnapshot>,
     pub(crate) directory: tempfile::TempDir,
     stop: CancellationToken,
@@ -169,6 +171,7 @@ impl Deployment {
             report_fails: AtomicUsize::new(0),
             published: Mutex::default(),
             desk,
+            bodies: Arc::default(),
             snapshots: watch::Sender::new(SignedSnapshot::default()),
             directory: countersign_testkit::temp_dir(),
             stop: CancellationToken::new(),

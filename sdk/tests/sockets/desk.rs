@@ -52,7 +52,7 @@ impl Default for Modes {
 
 pub(crate) struct Desk {
     trust_domain: TrustDomain,
-    wit: KeyPair,
+    wit: Mutex<Vec<KeyPair>>,
     jwt_svid: KeyPair,
     pub(crate) exchange: KeyPair,
     callees: Mutex<HashMap<SpiffeId, Callee>>,
@@ -77,7 +77,7 @@ impl Desk {
     pub(crate) fn new(trust_domain: TrustDomain) -> Self {
         Self {
             trust_domain,
-            wit: key(),
+            wit: Mutex::new(vec![key()]),
             jwt_svid: key(),
             exchange: key(),
             callees: Mutex::default(),
@@ -100,9 +100,14 @@ impl Desk {
             trust_domain: self.trust_domain.clone(),
             issuer: self.issuer(),
             jwt_svid: jwk(&self.jwt_svid),
-            wit: jwk(&self.wit),
+            wit: self.wit.lock().unwrap().iter().flat_map(jwk).collect(),
             exchange: jwk(&self.exchange),
         }
+    }
+
+    /// A new key signs from now on; the old one still verifies.
+    pub(crate) fn rotate_wit_key(&self) {
+        self.wit.lock().unwrap().push(key());
     }
 
     pub(crate) fn life(&self) -> Duration {
@@ -140,7 +145,7 @@ impl Desk {
                     issuer: Some(self.issuer()),
                     expires,
                 };
-                wit.mint(&self.wit, now).unwrap()
+                wit.mint(self.wit.lock().unwrap().last().unwrap(), now).unwrap()
             }
             TokenKind::Bearer => {
                 let token = BearerToken::mint(&SystemRandom::new()).unwrap();

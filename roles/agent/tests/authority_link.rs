@@ -12,6 +12,7 @@ use countersign_agent::AgentError;
 use countersign_keys::{KeyPair, SystemRandom};
 use countersign_sdk::agent::{AgentApi, AgentError as ApiError};
 use countersign_sdk::launch;
+use countersign_wire::agent::CertificatePurpose;
 
 fn dir_with_token(token: &str) -> Arc<tempfile::TempDir> {
     let dir = Arc::new(tempfile::tempdir().unwrap());
@@ -100,7 +101,7 @@ async fn an_agent_waits_for_an_authority_that_comes_later_and_says_unavailable_m
     authority.go_away().await;
     let agent = Agent::launch(authority.address, dir_with_token(&authority.token()));
     eventually("the socket is there", || async { agent.socket.exists() }).await;
-    let starting = agent.api().issue(vec![1]).await.unwrap_err();
+    let starting = agent.api().issue(vec![1], CertificatePurpose::Tls).await.unwrap_err();
     assert!(starting.is_temporary(), "{starting}");
     assert!(agent.api().register("ads").await.unwrap_err().is_temporary());
     assert_eq!(agent.probe("/readyz").await.0, 503);
@@ -188,7 +189,7 @@ async fn workloads_learn_that_the_authority_is_out_of_reach() {
     agent.api().register("ads").await.unwrap();
     authority.go_away().await;
     let csr = countersign_pki::csr::make(&KeyPair::generate(&SystemRandom::new()).unwrap(), None).unwrap();
-    let error = agent.api().issue(csr).await.unwrap_err();
+    let error = agent.api().issue(csr, CertificatePurpose::Tls).await.unwrap_err();
     assert!(error.is_temporary(), "{error}");
     agent.stop().await.unwrap();
 }
@@ -292,7 +293,7 @@ async fn a_denied_call_is_no_reason_to_call_the_authority_lost() {
     let authority = Authority::start().await;
     let agent = Agent::start(&authority).await;
     agent.api().register("ads").await.unwrap();
-    let refused = agent.api().issue(vec![1, 2, 3]).await.unwrap_err();
+    let refused = agent.api().issue(vec![1, 2, 3], CertificatePurpose::Tls).await.unwrap_err();
     assert!(matches!(refused, ApiError::Failed { .. }), "the authority's words about the csr: {refused}");
     assert!(agent.probe("/readyz?verbose").await.1.contains("[+]authority"));
     agent.stop().await.unwrap();

@@ -12,7 +12,7 @@ use countersign_sdk::agent::{AgentApi, AgentError as ApiError};
 use countersign_sdk::launch;
 use countersign_sdk::outbound::{CallLimits, Channel, Target};
 use countersign_wire::agent::agent_client::AgentClient;
-use countersign_wire::agent::{EdgeCount, LedgerRecord, ReportRequest};
+use countersign_wire::agent::{CertificatePurpose, EdgeCount, LedgerRecord, ReportRequest};
 use countersign_wire::workload as wl;
 use countersign_wire::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
@@ -133,7 +133,7 @@ async fn a_stranger_is_refused_everything_and_told_what_to_do() {
     assert_eq!((svid.code(), bundles.code()), (Code::PermissionDenied, Code::PermissionDenied));
     assert!(svid.message().contains("countersign run --service"));
     let denied = |error: ApiError| matches!(error, ApiError::Denied { .. });
-    assert!(denied(agent.api().issue(vec![1]).await.unwrap_err()));
+    assert!(denied(agent.api().issue(vec![1], CertificatePurpose::Tls).await.unwrap_err()));
     assert!(denied(agent.api().snapshots(("", 0)).await.unwrap_err()));
     assert!(denied(agent.api().publish_token_key(String::new()).await.unwrap_err()));
     let mut api = AgentClient::new(Channel::new(Target::Unix(agent.socket.clone()), CallLimits::default()));
@@ -168,25 +168,6 @@ async fn every_call_of_the_workload_api_demands_the_security_header() {
 }
 
 #[tokio::test]
-async fn profiles_that_are_switched_off_say_so() {
-    let authority = Authority::start().await;
-    let agent = Agent::start(&authority).await;
-    agent.api().register("ads").await.unwrap();
-    let mut c = raw(&agent);
-    let codes = [
-        c.fetch_jwtsvid(with_header(wl::JwtsvidRequest::default(), "true")).await.err(),
-        c.fetch_jwt_bundles(with_header(wl::JwtBundlesRequest {}, "true")).await.err(),
-        c.validate_jwtsvid(with_header(wl::ValidateJwtsvidRequest::default(), "true")).await.err(),
-        c.fetch_witsvid(with_header(wl::WitsvidRequest::default(), "true")).await.err(),
-        c.fetch_wit_bundles(with_header(wl::WitBundlesRequest {}, "true")).await.err(),
-    ];
-    for code in codes {
-        assert_eq!(code.unwrap().code(), Code::Unimplemented);
-    }
-    agent.stop().await.unwrap();
-}
-
-#[tokio::test]
 async fn launching_is_a_right_and_a_process_is_one_service() {
     let authority = Authority::start().await;
     authority.set_entries(vec![entry("ads", uid()), entry("users", uid()), entry("chat", uid() + 1)]);
@@ -214,14 +195,20 @@ async fn a_workload_makes_its_own_key_and_is_certified_for_its_own_name_only() {
     agent.api().register("ads").await.unwrap();
     let key = KeyPair::generate(&SystemRandom::new()).unwrap();
     let csr = countersign_pki::csr::make(&key, None).unwrap();
-    let issued = agent.api().issue(csr).await.unwrap();
+    let issued = agent.api().issue(csr, CertificatePurpose::Tls).await.unwrap();
     assert_eq!((issued.spiffe_id.as_str(), issued.chain.len(), issued.snapshot_keys.len()), (ADS, 2, 1));
 
     let other = countersign_identity::SpiffeId::parse("spiffe://fleamarket.test/svc/users").unwrap();
     let csr = countersign_pki::csr::make(&key, Some(&other)).unwrap();
-    assert!(matches!(agent.api().issue(csr).await.unwrap_err(), ApiError::Failed { .. }));
+    assert!(matches!(
+        agent.api().issue(csr, CertificatePurpose::Tls).await.unwrap_err(),
+        ApiError::Failed { .. }
+    ));
     for size in [0, countersign_pki::csr::CSR_BYTES_MAX + 1] {
-        assert!(matches!(agent.api().issue(vec![0; size]).await.unwrap_err(), ApiError::Failed { .. }));
+        assert!(matches!(
+            agent.api().issue(vec![0; size], CertificatePurpose::Tls).await.unwrap_err(),
+            ApiError::Failed { .. }
+        ));
     }
     let (request, _) = authority.core.issued.lock().unwrap()[0].clone();
     let seen: serde_json::Value = serde_json::from_str(&request.attestation).unwrap();
@@ -285,7 +272,7 @@ async fn other_process_registers_and_waits() {
 async fn other_process_asks_for_a_certificate() {
     let Some(socket) = given_socket() else { return };
     let csr = countersign_pki::csr::make(&KeyPair::generate(&SystemRandom::new()).unwrap(), None).unwrap();
-    match AgentApi::new(socket).issue(csr).await {
+    match AgentApi::new(socket).issue(csr, CertificatePurpose::Tls).await {
         Ok(issued) => println!("{SAYS}{}", issued.spiffe_id),
         Err(ApiError::Denied { .. }) => println!("{SAYS}denied"),
         Err(error) => println!("{SAYS}{error}"),
@@ -333,7 +320,10 @@ async fn a_withdrawn_entry_ends_open_streams_and_new_calls() {
     assert_eq!(ended.code(), Code::PermissionDenied);
     let ended = tokio::time::timeout(PATIENCE, snapshots.message()).await.unwrap().unwrap_err();
     assert_eq!(ended.code(), Code::PermissionDenied);
-    assert!(matches!(agent.api().issue(vec![1]).await.unwrap_err(), ApiError::Denied { .. }));
+    assert!(matches!(
+        agent.api().issue(vec![1], CertificatePurpose::Tls).await.unwrap_err(),
+        ApiError::Denied { .. }
+    ));
     agent.stop().await.unwrap();
 }
 

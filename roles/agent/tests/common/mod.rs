@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use countersign_agent::{AgentError, Deployment, Settings, SocketMode};
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::{KeyPair, PublicKey, SystemRandom, random_bytes, sha256};
 use countersign_pki::csr::Csr;
-use countersign_pki::issue::{Issuer, Root, issue_workload, make_issuing, make_root};
+use countersign_pki::issue::{Issuer, Root, issue_signing, issue_workload, make_issuing, make_root};
 use countersign_pki::profile::LeafTtl;
 use countersign_pki::revocation::{RevokedEntry, make_crl};
 use countersign_pki::{Bundle, BundleSet, CertificateDer, CrlPolicy};
@@ -31,16 +31,21 @@ use countersign_sdk::accept::{self, Connection, Limits, Transport};
 use countersign_sdk::agent::AgentApi;
 use countersign_sdk::tls::{Acceptor, ClientAuth, Identity, TrustState};
 use countersign_sdk::{clock, snapshot};
+use countersign_token::{ConfirmationKey, JwtSvid, Wit};
 use countersign_wire::Base64;
 use countersign_wire::agent::{
-    IssueResponse, PublishTokenKeyResponse, ReportRequest, ReportResponse, SignedSnapshot, SnapshotsRequest,
+    AppliedResponse, CertificatePurpose, IssueResponse, IssueTokenRequest, IssueTokenResponse,
+    PublishTokenKeyResponse, ReportRequest, ReportResponse, SecretsResponse, SignedSnapshot,
+    SnapshotsRequest, TokenKind,
 };
 use countersign_wire::node::node_server::{Node, NodeServer};
 use countersign_wire::node::{
-    EntriesRequest, EntriesResponse, Entry, JoinRequest, JoinResponse, NodeIssueRequest,
-    NodePublishTokenKeyRequest, RenewRequest,
+    EntriesRequest, EntriesResponse, Entry, JoinRequest, JoinResponse, NodeAppliedRequest, NodeIssueRequest,
+    NodeIssueTokenRequest, NodePublishTokenKeyRequest, NodeSecretsRequest, RenewRequest,
 };
-use countersign_wire::snapshot::{AccessTokenKeys, FORMAT, LedgerHead, Policies, Snapshot, TrustBundle};
+use countersign_wire::snapshot::{
+    AccessTokenKeys, FORMAT, Jwk, LedgerHead, Policies, Snapshot, TokenAuthority, TrustBundle,
+};
 use futures::{Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -98,6 +103,16 @@ pub struct Core {
     pub issued: Mutex<Vec<(NodeIssueRequest, UnixTime)>>,
     pub reports: Mutex<Vec<ReportRequest>>,
     pub token_keys: Mutex<Vec<NodePublishTokenKeyRequest>>,
+    /// Sign JWT-SVIDs and WITs.
+    pub jwt_svid_key: KeyPair,
+    pub wit_key: KeyPair,
+    /// Sends certificates for TLS to whoever wants to sign.
+    pub confuses_purposes: AtomicBool,
+    /// What is left of the life of each token when it is handed out.
+    pub token_life: Mutex<Duration>,
+    pub tokens_issued: Mutex<Vec<NodeIssueTokenRequest>>,
+    pub secrets: watch::Sender<SecretsResponse>,
+    pub applied: Mutex<Vec<NodeAppliedRequest>>,
 }
 
 impl Authority {
@@ -190,6 +205,13 @@ impl Core {
             issued: Mutex::default(),
             reports: Mutex::default(),
             token_keys: Mutex::default(),
+            jwt_svid_key: key(),
+            wit_key: key(),
+            token_life: Mutex::new(Duration::from_secs(300)),
+            confuses_purposes: AtomicBool::new(false),
+            tokens_issued: Mutex::default(),
+            secrets: watch::Sender::new(SecretsResponse { generation: 1, ..SecretsResponse::default() }),
+            applied: Mutex::default(),
         };
         let own = key();
         let csr = countersign_pki::csr::make(&own, None).unwrap();
@@ -229,7 +251,13 @@ impl Core {
             policies: Policies { generation: 1, files: Vec::new() },
             ledger_head: None,
             pseudonym_key: None,
-            token_authorities: Vec::new(),
+            token_authorities: vec![TokenAuthority {
+                trust_domain: trust_domain(),
+                issuer: "https://authority.test".to_owned(),
+                jwt_svid: vec![Jwk::from_text(&self.jwt_svid_key.public_key().to_jwk()).unwrap()],
+                wit: vec![Jwk::from_text(&self.wit_key.public_key().to_jwk()).unwrap()],
+                exchange: Vec::new(),
+            }],
             workload_keys: Vec::new(),
             revoked: Default::default(),
             sts: None,
@@ -248,6 +276,15 @@ impl Core {
         self.certify_for(id, csr, *self.life.lock().unwrap())
     }
 
+    fn certify_signing(&self, id: &SpiffeId, csr: &[u8]) -> Result<Vec<Vec<u8>>, Status> {
+        let csr = Csr::parse(csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let mut serial = [1; 16];
+        serial[8..].copy_from_slice(&self.serial.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        let issued = issue_signing(&self.issuing, &csr, id, LeafTtl::default(), clock::now(), serial)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        Ok(vec![issued.der.to_vec(), self.issuing.certificate().to_vec()])
+    }
+
     fn certify_for(&self, id: &SpiffeId, csr: &[u8], life: Duration) -> Result<Vec<Vec<u8>>, Status> {
         let csr = Csr::parse(csr).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let ttl = Duration::from_secs(3600);
@@ -257,6 +294,33 @@ impl Core {
         let issued = issue_workload(&self.issuing, &csr, id, LeafTtl::new(ttl).unwrap(), now, serial)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(vec![issued.der.to_vec(), self.issuing.certificate().to_vec()])
+    }
+
+    fn token(&self, id: &SpiffeId, asked: &IssueTokenRequest) -> Result<IssueTokenResponse, Status> {
+        let now = UnixTime::from_secs(clock::now().secs());
+        let expires = now.saturating_add(*self.token_life.lock().unwrap());
+        let jti = format!("t{}", self.serial.fetch_add(1, Ordering::SeqCst));
+        let token = match TokenKind::try_from(asked.kind).unwrap() {
+            TokenKind::JwtSvid => {
+                let audiences =
+                    std::iter::once(&asked.audience).chain(&asked.more_audiences).cloned().collect();
+                let svid =
+                    JwtSvid { subject: id.clone(), audiences, jti: Some(jti), issued_at: Some(now), expires };
+                svid.mint(&self.jwt_svid_key).unwrap()
+            }
+            TokenKind::Wit => {
+                let key =
+                    PublicKey::from_jwk(&asked.jwk).map_err(|e| Status::invalid_argument(e.to_string()))?;
+                key.verify_fixed("wit-key", id.as_str().as_bytes(), &asked.possession)
+                    .map_err(|_| Status::invalid_argument("not possessed"))?;
+                let confirmation = ConfirmationKey::new(key);
+                let wit =
+                    Wit { subject: id.clone(), confirmation, token_id: Some(jti), issuer: None, expires };
+                wit.mint(&self.wit_key, now).unwrap()
+            }
+            _ => format!("token of {id} for {}", asked.audience),
+        };
+        Ok(IssueTokenResponse { token, issued_at_ms: now.millis(), expires_at_ms: expires.millis() })
     }
 
     fn agent_credential(&self, csr: &[u8]) -> Result<JoinResponse, Status> {
@@ -304,28 +368,40 @@ impl Node for NodeApi {
     type EntriesStream = Answers<EntriesResponse>;
     type SnapshotsStream = Answers<SignedSnapshot>;
 
-    type SecretsStream =
-        Pin<Box<dyn futures::Stream<Item = Result<countersign_wire::agent::SecretsResponse, Status>> + Send>>;
+    type SecretsStream = Answers<SecretsResponse>;
 
     async fn issue_token(
         &self,
-        _request: Request<countersign_wire::node::NodeIssueTokenRequest>,
-    ) -> Result<Response<countersign_wire::agent::IssueTokenResponse>, Status> {
-        Err(Status::unimplemented("no such token is issued"))
+        request: Request<NodeIssueTokenRequest>,
+    ) -> Result<Response<IssueTokenResponse>, Status> {
+        Self::demand_agent(&request)?;
+        let request = request.into_inner();
+        let (id, asked) = (SpiffeId::parse(&request.spiffe_id).unwrap(), request.request.clone().unwrap());
+        let answer = self.0.token(&id, &asked);
+        self.0.tokens_issued.lock().unwrap().push(request);
+        answer.map(Response::new)
     }
 
     async fn secrets(
         &self,
-        _request: Request<countersign_wire::node::NodeSecretsRequest>,
+        request: Request<NodeSecretsRequest>,
     ) -> Result<Response<Self::SecretsStream>, Status> {
-        Err(Status::unimplemented("there are no secrets"))
+        Self::demand_agent(&request)?;
+        let id = request.into_inner().spiffe_id;
+        if id.ends_with("/users") {
+            return Err(Status::permission_denied("not registered any more"));
+        }
+        let secrets = WatchStream::new(self.0.secrets.subscribe());
+        Ok(Response::new(Box::pin(secrets.map(Ok))))
     }
 
     async fn applied(
         &self,
-        _request: Request<countersign_wire::node::NodeAppliedRequest>,
-    ) -> Result<Response<countersign_wire::agent::AppliedResponse>, Status> {
-        Ok(Response::new(countersign_wire::agent::AppliedResponse {}))
+        request: Request<NodeAppliedRequest>,
+    ) -> Result<Response<AppliedResponse>, Status> {
+        Self::demand_agent(&request)?;
+        self.0.applied.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(AppliedResponse {}))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
@@ -363,7 +439,12 @@ impl Node for NodeApi {
         Self::demand_agent(&request)?;
         let request = request.into_inner();
         let id = SpiffeId::parse(&request.spiffe_id).unwrap();
-        let chain = self.0.certify(&id, &request.csr)?;
+        let signing = request.purpose == i32::from(CertificatePurpose::Signing);
+        // A test may want the wrong kind.
+        let chain = match signing && !self.0.confuses_purposes.load(Ordering::SeqCst) {
+            true => self.0.certify_signing(&id, &request.csr)?,
+            false => self.0.certify(&id, &request.csr)?,
+        };
         let spiffe_id = request.spiffe_id.clone();
         self.0.issued.lock().unwrap().push((request, clock::now()));
         let snapshot_keys = vec![self.0.snapshot_key.public_key().to_jwk()];

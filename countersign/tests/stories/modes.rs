@@ -64,9 +64,8 @@ const TABLE: [Row; 23] = [
     ("a path with two meanings", |w| w.user("alice", "/ads/..%2freports", &["--path-as-is"]),
                                                [REQUEST, REQUEST, REQUEST, REQUEST, REQUEST, REQUEST, REQUEST]),
     // Straight to the port of ads.
-    // Where nothing has to be proven, a stranger is told that a certificate could help.
     ("a stranger over TLS",    |w| w.ads(&[], &[]),
-                                               [FLOOR,  FLOOR,  FLOOR,  FLOOR,  FLOOR,  SHAKE,  SHAKE]),
+                                               [POLICY, FLOOR,  FLOOR,  FLOOR,  FLOOR,  SHAKE,  SHAKE]),
     ("a header says it is ads, in the clear", |w| w.clear(&["-H", "X-Caller: ads"]),
                                                [POLICY, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED]),
     ("a certificate of another authority", |w| w.ads(&[], &w.foreign),

@@ -109,7 +109,8 @@ fn user_token(d: &Deployment, user: &str, dir: &Path) -> String {
 #[test]
 fn a_user_is_exchanged_for_one_hop_and_the_answer_says_who_acts() {
     let d = Deployment::shared();
-    let dir = issued(d, "ads");
+    // Only the one whom a token is for may exchange it: a user's access token is for the gateway.
+    let dir = issued(d, "gateway");
     let (cert, key) = (dir.join("cert.pem").display().to_string(), dir.join("key.pem").display().to_string());
     let subject = user_token(d, "alice", &dir);
     let exchange = |audience: &str| {
@@ -120,7 +121,7 @@ fn a_user_is_exchanged_for_one_hop_and_the_answer_says_who_acts() {
     let shown = inspected(d, text(&out.stdout).trim());
     let claims = &shown["claims"];
     assert_eq!(claims["aud"], "spiffe://fleamarket.test/svc/users", "{shown}");
-    assert_eq!(claims["act"]["sub"], "spiffe://fleamarket.test/svc/ads", "{shown}");
+    assert_eq!(claims["act"]["sub"], "spiffe://fleamarket.test/countersign/gateway/edge", "{shown}");
     assert!(claims["cnf"]["x5t#S256"].is_string(), "it counts in these hands alone: {shown}");
     let refused = exchange("nobody-of-that-name");
     assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));

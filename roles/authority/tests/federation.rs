@@ -4,7 +4,11 @@
 
 mod common;
 
-use common::{Place, curl::Curl};
+use common::{
+    Place,
+    curl::Curl,
+    market::{ACCESS, Market, TOKEN, TXN, claims, form, issued},
+};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -75,4 +79,63 @@ async fn a_certificate_that_the_other_trust_domain_revoked_is_refused_with_its_n
     assert!(curl.call("/api/v1/bundle", &[]).await.is_none(), "its own trust domain took it back");
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn a_users_token_goes_from_one_trust_domain_into_the_other_through_both_token_services() {
+    let partner = Place::of("partner.test");
+    let rules = r#"
+@id("shop-for-ads")
+permit (
+    principal == Workload::"spiffe://fleamarket.test/svc/users",
+    action,
+    resource == Route::"sts /exchange/ads"
+)
+when { context has user && context.user.roles.contains("fleamarket.test/buyer") };
+"#;
+    std::fs::write(partner.deployment.policy_dir.as_ref().unwrap().join("sts.cedar"), rules).unwrap();
+    let (here, there) = (Market::open().await, partner.start().await);
+    hand_in(&here.authority, "partner.test", &there.get("/api/v1/bundle/spiffe").await).await;
+    hand_in(&there, "fleamarket.test", &here.authority.get("/api/v1/bundle/spiffe").await).await;
+    let (key, svid) = here.svid("users").await;
+    let (at_home, abroad) =
+        (Curl::showing(&here.authority, &key, &svid).await, Curl::showing(&there, &key, &svid).await);
+    let gateway = here.client("gateway").await;
+    let hop = issued(&gateway.post(TOKEN, &form(&here.login, ACCESS, &[("audience", "users")])).await);
+
+    let refused = (400, "invalid_request".to_owned());
+    let direct = abroad.post(TOKEN, &form(&hop, ACCESS, &[("audience", "ads")])).await;
+    assert_eq!(direct.error(), refused, "a token for a hop at home is not for the partner's token service");
+    let service = ("audience", "spiffe://partner.test/svc/ads");
+    let behind = at_home.post(TOKEN, &form(&hop, ACCESS, &[service])).await;
+    assert_eq!(
+        behind.error().1,
+        "invalid_target",
+        "a service trusts the token service of its own trust domain"
+    );
+    let across = ("audience", "spiffe://partner.test/countersign/authority");
+    let across = issued(&at_home.post(TOKEN, &form(&hop, ACCESS, &[across, ("scope", "")])).await);
+    let there_now = issued(&abroad.post(TOKEN, &form(&across, ACCESS, &[("audience", "ads")])).await);
+    let (said, before) = (claims(&there_now), claims(&across));
+    assert_eq!(said["aud"], "spiffe://partner.test/svc/ads");
+    assert_eq!(said["iss"], format!("https://localhost:{}", there.api.port()));
+    let user = before["sub"].as_str().unwrap();
+    assert_eq!(said["sub"], format!("fleamarket.test/{user}"), "u_1 of a partner is nobody's u_1");
+    assert_eq!(said["roles"], json!(["fleamarket.test/buyer"]), "nor are its roles ours");
+    assert_eq!((&said["act"], &said["txn"]), (&before["act"], &before["txn"]));
+    assert!(said["exp"].as_i64() <= before["exp"].as_i64());
+
+    // Somebody else of the same trust domain who captured it gets nothing for it.
+    let (key, svid) = here.svid("ads").await;
+    let thief = Curl::showing(&there, &key, &svid).await;
+    assert_eq!(thief.post(TOKEN, &form(&across, ACCESS, &[("audience", "ads")])).await.error(), refused);
+    // A transaction token or a JWT-SVID of the partner never names a workload of ours.
+    let txn = [("audience", "partner.test"), ("scope", "a"), ("requested_token_type", TXN)];
+    let foreign = abroad.post(TOKEN, &form(&across, ACCESS, &txn)).await;
+    assert_eq!(foreign.error(), (400, "unauthorized_client".to_owned()));
+    // And with the bundle goes the trust.
+    there.admin(Method::DELETE, "/api/v1/federation/fleamarket.test", None).await;
+    assert!(abroad.call("/api/v1/bundle", &[]).await.is_none());
+    here.authority.stop().await;
+    there.stop().await;
 }

@@ -4,82 +4,13 @@
 
 mod common;
 
-use common::{Place, Running, curl::Curl, from_base64url};
+use common::{
+    Place,
+    curl::Curl,
+    from_base64url,
+    market::{ACCESS, GRANT, JWT, Market, PASSWORD, TOKEN, TXN, claims, form, issued},
+};
 use serde_json::{Value, json};
-
-const TOKEN: &str = "/oauth2/token";
-const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const ACCESS: &str = "urn:ietf:params:oauth:token-type:access_token";
-const TXN: &str = "urn:ietf:params:oauth:token-type:txn_token";
-const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
-const PASSWORD: &str = "a very long password";
-
-/// The gateway gets tokens for everybody, `ads` for `users` and `users` for `ads`; and the partner's shop for `ads`.
-const RULES: &str = r#"
-@id("gateway")
-permit (principal == Workload::"spiffe://fleamarket.test/countersign/gateway/edge", action, resource in Service::"sts")
-unless { resource == Route::"sts /txn/unsigned-json" };
-@id("ads-for-users")
-permit (principal == Workload::"spiffe://fleamarket.test/svc/ads", action, resource == Route::"sts /exchange/users")
-when { context has user && context.user.roles.contains("buyer") };
-@id("ads-states")
-permit (principal == Workload::"spiffe://fleamarket.test/svc/ads", action, resource == Route::"sts /txn/unsigned-json");
-@id("users-for-ads")
-permit (principal == Workload::"spiffe://fleamarket.test/svc/users", action, resource == Route::"sts /exchange/ads")
-when { context has user };
-@id("users-for-the-partner")
-permit (
-    principal == Workload::"spiffe://fleamarket.test/svc/users",
-    action,
-    resource == Route::"sts /exchange/partner.test/countersign/authority"
-);
-@id("users-for-itself")
-permit (principal == Workload::"spiffe://fleamarket.test/svc/users", action, resource == Route::"sts /jwt-svid/ads");
-"#;
-
-/// An authority with rules for exchanges, and a user.
-struct Market {
-    authority: Running,
-    /// What alice got by logging in.
-    login: String,
-    _place: Place,
-}
-
-impl Market {
-    async fn open() -> Self {
-        Self::open_at(Place::new()).await
-    }
-
-    async fn open_at(place: Place) -> Self {
-        std::fs::write(place.deployment.policy_dir.as_ref().unwrap().join("sts.cedar"), RULES).unwrap();
-        let authority = place.start().await;
-        authority.add_user("alice", PASSWORD).await;
-        let login = authority.post("/api/v1/login", json!({ "name": "alice", "password": PASSWORD })).await;
-        let login = login["access_token"].as_str().unwrap().to_owned();
-        Self { authority, login, _place: place }
-    }
-
-    /// curl as a service, or as the gateway.
-    async fn client(&self, service: &str) -> Curl {
-        let (key, issued) = self.authority.issue(json!({ "service": service })).await;
-        Curl::showing(&self.authority, &key, &issued).await
-    }
-}
-
-/// What every exchange says, with more.
-fn form<'a>(subject: &'a str, kind: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let first = [("grant_type", GRANT), ("subject_token", subject), ("subject_token_type", kind)];
-    first.into_iter().chain(more.iter().copied()).collect()
-}
-
-fn claims(token: &str) -> Value {
-    serde_json::from_slice(&from_base64url(token.split('.').nth(1).unwrap())).unwrap()
-}
-
-fn issued(reply: &common::curl::Reply) -> String {
-    assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()["access_token"].as_str().unwrap().to_owned()
-}
 
 #[tokio::test]
 async fn over_three_hops_the_actors_grow_newest_outermost_and_scope_and_life_only_shrink() {
@@ -118,5 +49,359 @@ async fn over_three_hops_the_actors_grow_newest_outermost_and_scope_and_life_onl
     assert_eq!(events[2]["actors"].as_array().unwrap().len(), 3);
     assert_eq!(events[2]["policy"], "users-for-ads");
     assert!(!events[2].to_string().contains("alice"), "the ledger knows pseudonyms");
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn each_mistake_in_a_request_has_the_error_that_the_standards_name() {
+    let market = Market::open().await;
+    let gateway = market.client("gateway").await;
+    let alice = market.login.as_str();
+    let ads = ("audience", "ads");
+    let forged = format!("{}x", &alice[..alice.len() - 1]);
+    let cases: Vec<(&str, Vec<(&str, &str)>, &str)> = vec![
+        ("nothing", vec![], "invalid_request"),
+        ("another grant", vec![("grant_type", "password")], "unsupported_grant_type"),
+        ("no subject token", vec![("grant_type", GRANT), ads], "invalid_request"),
+        ("no type", vec![("grant_type", GRANT), ("subject_token", alice), ads], "invalid_request"),
+        ("an unknown type", form(alice, "urn:ietf:params:oauth:token-type:saml2", &[ads]), "invalid_request"),
+        ("another type", form(alice, TXN, &[ads]), "invalid_request"),
+        (
+            "an actor token without its type",
+            form(alice, ACCESS, &[ads, ("actor_token", alice)]),
+            "invalid_request",
+        ),
+        (
+            "its type without an actor token",
+            form(alice, ACCESS, &[ads, ("actor_token_type", JWT)]),
+            "invalid_request",
+        ),
+        (
+            "an actor token that is none",
+            form(alice, ACCESS, &[ads, ("actor_token", alice), ("actor_token_type", JWT)]),
+            "invalid_request",
+        ),
+        ("a forged subject token", form(&forged, ACCESS, &[ads]), "invalid_request"),
+        ("no subject token at all", form("e30.e30.e30", ACCESS, &[ads]), "invalid_request"),
+        ("nobody", form(alice, ACCESS, &[]), "invalid_target"),
+        ("an unknown service", form(alice, ACCESS, &[("audience", "nobody")]), "invalid_target"),
+        (
+            "an unknown resource",
+            form(alice, ACCESS, &[("resource", "https://example.org/")]),
+            "invalid_target",
+        ),
+        ("two services", form(alice, ACCESS, &[ads, ("audience", "users")]), "invalid_target"),
+        ("itself", form(alice, ACCESS, &[("audience", "gateway")]), "invalid_target"),
+        ("an odd scope", form(alice, ACCESS, &[ads, ("scope", "a  b")]), "invalid_request"),
+        (
+            "a doubled parameter",
+            form(alice, ACCESS, &[ads, ("scope", "a"), ("scope", "b")]),
+            "invalid_request",
+        ),
+        (
+            "a person's token for a workload's",
+            form(alice, ACCESS, &[ads, ("requested_token_type", JWT)]),
+            "invalid_request",
+        ),
+        (
+            "a type that is never issued",
+            form(
+                alice,
+                ACCESS,
+                &[ads, ("requested_token_type", "urn:ietf:params:oauth:token-type:refresh_token")],
+            ),
+            "invalid_request",
+        ),
+        (
+            "a transaction of another trust domain",
+            form(alice, ACCESS, &[("audience", "other.test"), ("scope", "a"), ("requested_token_type", TXN)]),
+            "invalid_target",
+        ),
+        (
+            "a transaction without a purpose",
+            form(alice, ACCESS, &[("audience", "fleamarket.test"), ("requested_token_type", TXN)]),
+            "invalid_request",
+        ),
+    ];
+    for (why, form, expected) in cases {
+        let reply = gateway.post(TOKEN, &form).await;
+        assert_eq!(reply.error(), (400, expected.to_owned()), "{why}: {reply:?}");
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{why}");
+        assert_eq!(reply.header("content-type"), Some("application/json"), "{why}");
+    }
+    let json = gateway.call(TOKEN, &["-H", "Content-Type: application/json", "-d", "{}"]).await.unwrap();
+    assert_eq!(json.error(), (400, "invalid_request".to_owned()));
+    let long = format!("scope={}", "a".repeat(40_000));
+    assert_eq!(gateway.call(TOKEN, &["-d", &long]).await.unwrap().status, 413);
+    assert_eq!(gateway.call(TOKEN, &[]).await.unwrap().status, 405, "POST only");
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn rejects_a_client_that_proves_nothing_and_one_that_claims_to_be_another() {
+    let market = Market::open().await;
+    let request = form(&market.login, ACCESS, &[("audience", "ads")]);
+    let stranger = Curl::stranger(&market.authority).await;
+    let reply = stranger.post(TOKEN, &request).await;
+    assert_eq!(reply.error(), (401, "invalid_client".to_owned()));
+    assert_eq!(reply.header("www-authenticate"), Some(r#"Countersign need="certificate""#));
+    let secret = stranger.post_with(TOKEN, &request, &["-u", "ads:secret"]).await;
+    assert_eq!(secret.error(), (401, "invalid_client".to_owned()), "nobody has a secret");
+    let token = format!("Authorization: Bearer {}", market.login);
+    let bearer = stranger.post_with(TOKEN, &request, &["-H", &token]).await;
+    assert_eq!(bearer.error(), (401, "invalid_client".to_owned()), "a user is no client");
+    let gateway = market.client("gateway").await;
+    let claims = [request.clone(), vec![("client_id", "spiffe://fleamarket.test/svc/ads")]].concat();
+    assert_eq!(gateway.post(TOKEN, &claims).await.error(), (401, "invalid_client".to_owned()));
+    let own = [request, vec![("client_id", "spiffe://fleamarket.test/countersign/gateway/edge")]].concat();
+    issued(&gateway.post(TOKEN, &own).await);
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_explained_to_the_operator_and_never_to_the_client() {
+    let market = Market::open().await;
+    let (ads, users) = (market.client("ads").await, market.client("users").await);
+    let stolen = form(&market.login, ACCESS, &[("audience", "users")]);
+    let reply = ads.post(TOKEN, &stolen).await;
+    assert_eq!(reply.error(), (400, "invalid_request".to_owned()), "a login is for gateways");
+    let answer = reply.json();
+    assert_eq!(answer.as_object().unwrap().len(), 2, "the error and the decision: {answer}");
+    let decision = answer["decision"].as_str().unwrap();
+    let mut explained = Value::Null;
+    for _ in 0..100 {
+        let found =
+            market.authority.admin(http::Method::GET, &format!("/api/v1/decisions/{decision}"), None).await;
+        if found.status == 200 {
+            explained = found.json();
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    let text = explained.to_string();
+    assert!(text.contains("only the one whom a token is for may exchange it"), "{text}");
+    assert!(!text.contains(&market.login) && !answer.to_string().contains("only the one"));
+    // Users may exchange for ads, and for nobody else: an unknown service and a forbidden one look alike.
+    let gateway = market.client("gateway").await;
+    let hop = issued(&gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "users")])).await);
+    let forbidden = users.post(TOKEN, &form(&hop, ACCESS, &[("audience", "users")])).await;
+    let unknown = users.post(TOKEN, &form(&hop, ACCESS, &[("audience", "nobody")])).await;
+    assert_eq!(
+        (forbidden.error(), unknown.error().1),
+        ((400, "invalid_target".to_owned()), forbidden.error().1)
+    );
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_exchanged_by_whom_it_is_for_and_by_nobody_who_captured_it() {
+    let market = Market::open().await;
+    let (gateway, ads, users) =
+        (market.client("gateway").await, market.client("ads").await, market.client("users").await);
+    let for_ads = issued(&gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "ads")])).await);
+    let captured = users.post(TOKEN, &form(&for_ads, ACCESS, &[("audience", "ads")])).await;
+    assert_eq!(captured.error(), (400, "invalid_request".to_owned()), "it is for ads");
+    issued(&ads.post(TOKEN, &form(&for_ads, ACCESS, &[("audience", "users")])).await);
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn without_rules_nobody_exchanges_anything() {
+    let place = Place::new();
+    let authority = place.start().await;
+    authority.add_user("alice", PASSWORD).await;
+    let login = authority.post("/api/v1/login", json!({ "name": "alice", "password": PASSWORD })).await;
+    let (key, issued) = authority.issue(json!({ "service": "gateway" })).await;
+    let gateway = Curl::showing(&authority, &key, &issued).await;
+    let token = login["access_token"].as_str().unwrap();
+    let reply = gateway.post(TOKEN, &form(token, ACCESS, &[("audience", "ads")])).await;
+    assert_eq!(reply.error(), (400, "unauthorized_client".to_owned()));
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_is_bound_to_the_certificate_of_its_client_which_introspection_repeats() {
+    let market = Market::open().await;
+    let (key, certificate) = market.authority.issue(json!({ "service": "gateway" })).await;
+    let gateway = Curl::showing(&market.authority, &key, &certificate).await;
+    let token = issued(&gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "ads")])).await);
+    let leaf = countersign_keys::sha256(&common::chain(&certificate)[0]);
+    let bound = claims(&token)["cnf"]["x5t#S256"].as_str().unwrap().to_owned();
+    assert_eq!(from_base64url(&bound), leaf);
+    let told = gateway.post("/oauth2/introspect", &[("token", &token)]).await.json();
+    assert_eq!((&told["active"], &told["cnf"]["x5t#S256"]), (&json!(true), &json!(bound)));
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn introspection_tells_those_whom_a_token_concerns_and_is_no_oracle_for_others() {
+    let market = Market::open().await;
+    let (gateway, ads, users) =
+        (market.client("gateway").await, market.client("ads").await, market.client("users").await);
+    let token = issued(&gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "ads")])).await);
+    let ask = async |client: &Curl, token: &str| {
+        let reply = client.post("/oauth2/introspect", &[("token", token)]).await;
+        assert_eq!((reply.status.as_u16(), reply.header("cache-control")), (200, Some("no-store")));
+        reply.json()
+    };
+    for client in [&gateway, &ads] {
+        let told = ask(client, &token).await;
+        assert_eq!((&told["active"], &told["act"]["sub"]), (&json!(true), &claims(&token)["act"]["sub"]));
+    }
+    assert_eq!(ask(&gateway, &market.login).await["active"], true);
+    let nothing = json!({ "active": false });
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    for (client, text) in [
+        (&users, token.as_str()),
+        (&ads, &market.login),
+        (&ads, &forged),
+        (&ads, "nonsense"),
+        (&gateway, "a.b.c"),
+    ] {
+        assert_eq!(ask(client, text).await, nothing);
+    }
+    let stranger = Curl::stranger(&market.authority).await;
+    let reply = stranger.post("/oauth2/introspect", &[("token", &token)]).await;
+    assert_eq!(reply.error(), (401, "invalid_client".to_owned()));
+    let empty = ads.post("/oauth2/introspect", &[]).await;
+    assert_eq!(empty.error(), (400, "invalid_request".to_owned()));
+    let get = ads.call(&format!("/oauth2/introspect?token={token}"), &[]).await.unwrap();
+    assert!(matches!(get.status.as_u16(), 400 | 405), "POST only");
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_its_holder_takes_back_is_gone_at_once_and_what_others_hold_stays() {
+    let market = Market::open().await;
+    let (gateway, ads) = (market.client("gateway").await, market.client("ads").await);
+    let token = issued(&gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "ads")])).await);
+    let revoke = async |client: &Curl, token: &str| {
+        client.post("/oauth2/revoke", &[("token", token), ("token_type_hint", "access_token")]).await
+    };
+    let others = revoke(&ads, &token).await;
+    assert_eq!(others.error(), (400, "unauthorized_client".to_owned()), "it was not issued to ads");
+    assert_eq!(revoke(&gateway, "unknown").await.status, 200, "as good as gone");
+    let bearer = revoke(&gateway, "csb_0123456789abcdefghijklmnopqrstuvwxyz").await;
+    assert_eq!(bearer.error(), (400, "unsupported_token_type".to_owned()));
+    issued(&ads.post(TOKEN, &form(&token, ACCESS, &[("audience", "users")])).await);
+
+    let done = revoke(&gateway, &token).await;
+    assert_eq!((done.status.as_u16(), done.text.as_str()), (200, ""));
+    let told = ads.post("/oauth2/introspect", &[("token", &token)]).await.json();
+    assert_eq!(told, json!({ "active": false }));
+    let again = ads.post(TOKEN, &form(&token, ACCESS, &[("audience", "users")])).await;
+    assert_eq!(again.error(), (400, "invalid_request".to_owned()), "nothing comes of it any more");
+    let stranger = Curl::stranger(&market.authority).await;
+    assert_eq!(stranger.post("/oauth2/revoke", &[("token", &token)]).await.status, 401);
+    assert_eq!(market.authority.events("token_revoked").await.len(), 1);
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_user_or_key_of_the_subject_ends_every_exchange() {
+    let market = Market::open().await;
+    let gateway = market.client("gateway").await;
+    let exchange = async || gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "ads")])).await;
+    issued(&exchange().await);
+    let jti = claims(&market.login)["jti"].as_str().unwrap().to_owned();
+    market.authority.post("/api/v1/revocations", json!({ "kind": "token", "id": jti })).await;
+    assert_eq!(exchange().await.error(), (400, "invalid_request".to_owned()));
+
+    let login = json!({ "name": "alice", "password": PASSWORD });
+    let second =
+        market.authority.post("/api/v1/login", login).await["access_token"].as_str().unwrap().to_owned();
+    issued(&gateway.post(TOKEN, &form(&second, ACCESS, &[("audience", "ads")])).await);
+    market.authority.post("/api/v1/revocations", json!({ "kind": "user", "id": "alice" })).await;
+    let refused = gateway.post(TOKEN, &form(&second, ACCESS, &[("audience", "ads")])).await;
+    assert_eq!(refused.error(), (400, "invalid_request".to_owned()));
+    market.authority.stop().await;
+
+    let market = Market::open().await;
+    let gateway = market.client("gateway").await;
+    let head: Value =
+        serde_json::from_slice(&from_base64url(market.login.split('.').next().unwrap())).unwrap();
+    market.authority.post("/api/v1/revocations", json!({ "kind": "key", "id": head["kid"] })).await;
+    let refused = gateway.post(TOKEN, &form(&market.login, ACCESS, &[("audience", "ads")])).await;
+    assert_eq!(refused.error(), (400, "invalid_request".to_owned()));
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_transaction_token_names_its_requester_is_good_in_this_trust_domain_and_can_be_exchanged() {
+    let market = Market::open().await;
+    let (gateway, ads) = (market.client("gateway").await, market.client("ads").await);
+    let more = [("audience", "fleamarket.test"), ("scope", "trade"), ("requested_token_type", TXN)];
+    let reply = gateway.post(TOKEN, &form(&market.login, ACCESS, &more)).await;
+    let token = issued(&reply);
+    let answer = reply.json();
+    assert_eq!((&answer["token_type"], &answer["issued_token_type"]), (&json!("N_A"), &json!(TXN)));
+    assert!(answer.get("refresh_token").is_none());
+    let said = claims(&token);
+    assert_eq!((&said["aud"], &said["scope"]), (&json!("fleamarket.test"), &json!("trade")));
+    assert_eq!(said["req_wl"], "spiffe://fleamarket.test/countersign/gateway/edge");
+    assert!(said["txn"].is_string() && said["exp"].as_i64().unwrap() - said["iat"].as_i64().unwrap() <= 300);
+    let head: Value = serde_json::from_slice(&from_base64url(token.split('.').next().unwrap())).unwrap();
+    assert_eq!(head["typ"], "txntoken+jwt");
+    let hop = issued(&ads.post(TOKEN, &form(&token, TXN, &[("audience", "users")])).await);
+    let edge = json!({ "sub": "spiffe://fleamarket.test/countersign/gateway/edge" });
+    assert_eq!(claims(&hop)["act"], json!({ "sub": "spiffe://fleamarket.test/svc/ads", "act": edge }));
+    assert_eq!(claims(&hop)["txn"], said["txn"], "one transaction");
+    let again = ads.post(TOKEN, &form(&token, TXN, &more)).await;
+    assert_eq!(again.error(), (400, "invalid_request".to_owned()), "it is passed on as it is");
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_subject_by_the_clients_own_word_needs_a_rule_of_its_own_and_has_no_roles() {
+    let market = Market::open().await;
+    let (gateway, ads) = (market.client("gateway").await, market.client("ads").await);
+    let kind = "urn:ietf:params:oauth:token-type:unsigned_json";
+    let more = [("audience", "fleamarket.test"), ("scope", "nightly"), ("requested_token_type", TXN)];
+    let stated = r#"{"sub":"nightly-job"}"#;
+    let token = issued(&ads.post(TOKEN, &form(stated, kind, &more)).await);
+    let said = claims(&token);
+    assert_eq!((&said["sub"], &said["tctx"]["roles"]), (&json!("nightly-job"), &json!([])));
+    let refused = gateway.post(TOKEN, &form(stated, kind, &more)).await;
+    assert_eq!(refused.error(), (400, "unauthorized_client".to_owned()), "no rule");
+    for wrong in [
+        "{}",
+        r#"{"sub":""}"#,
+        r#"{"sub":"a","roles":["moderator"]}"#,
+        "nonsense",
+        r#"{"sub":"spiffe://x/y"}"#,
+    ] {
+        let refused = ads.post(TOKEN, &form(wrong, kind, &more)).await;
+        assert_eq!(refused.error(), (400, "invalid_request".to_owned()), "{wrong}");
+    }
+    let hop = ads.post(TOKEN, &form(stated, kind, &[("audience", "users")])).await;
+    assert_eq!(hop.error(), (400, "invalid_request".to_owned()), "good for a transaction alone");
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn the_metadata_names_what_is_there_and_nothing_else() {
+    let market = Market::open().await;
+    let stranger = Curl::stranger(&market.authority).await;
+    let found = stranger.call("/.well-known/oauth-authorization-server", &[]).await.unwrap().json();
+    let issuer = format!("https://localhost:{}", market.authority.api.port());
+    assert_eq!(found["issuer"], issuer);
+    for (name, path) in [
+        ("token_endpoint", TOKEN),
+        ("introspection_endpoint", "/oauth2/introspect"),
+        ("revocation_endpoint", "/oauth2/revoke"),
+    ] {
+        assert_eq!(
+            (&found[name], &found["mtls_endpoint_aliases"][name]),
+            (&json!(format!("{issuer}{path}")), &found[name])
+        );
+        assert_eq!(stranger.post(path, &[]).await.status, 401, "{path} is there");
+    }
+    assert_eq!(found["grant_types_supported"], json!([GRANT]));
+    assert_eq!(found["tls_client_certificate_bound_access_tokens"], true);
+    assert!(found.get("authorization_endpoint").is_none());
+    let keys = stranger.call("/oauth2/jwks", &[]).await.unwrap().json()["keys"].clone();
+    let kids: std::collections::BTreeSet<&str> =
+        keys.as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap()).collect();
+    assert_eq!(kids.len(), 5, "one key for each kind of token");
     market.authority.stop().await;
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod curl;
+pub mod market;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

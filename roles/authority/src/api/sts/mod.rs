@@ -46,7 +46,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 pub(crate) use self::{
     error::{DPOP_NONCE, OAuthError, answer},
     form::Form,
-    request::{Exchange, Presented, TokenType},
+    request::{Exchange, Presented, TOKEN_EXCHANGE, TokenType},
 };
 use super::TOKEN_ENDPOINT;
 use crate::{http::record_refusal, keys::Keys, state::Authority};

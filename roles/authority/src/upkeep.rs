@@ -18,6 +18,7 @@ use crate::{
     keys::{self, Sealer},
     modes,
     revocations::{self, CRL_LIFE},
+    secrets,
     snapshot::{self, Occasion},
     state::Authority,
 };
@@ -70,6 +71,8 @@ impl Keeper {
         self.step("revocation lists", lists);
         let restored = modes::restore(&self.authority, now).await;
         self.step("floors", restored);
+        // Expired entries go, and those that another authority on the same PostgreSQL made come.
+        secrets::changed(&self.authority);
         let tidied = self.tidy(now).await;
         self.step("tidying", tidied);
         self.rounds = self.rounds.wrapping_add(1);
@@ -176,6 +179,8 @@ impl Keeper {
         // What was revoked stays at least until no list has to name it (lesson 54).
         db.tidy_certificates(now, CERTIFICATES_KEPT.max(CRL_LIFE_MAX)).await?;
         db.forget_revocations(now).await?;
+        db.tidy_bearers(now).await?;
+        db.tidy_issued_tokens(now).await?;
         db.tidy_join_tokens(now).await.map(drop)
     }
 }

@@ -226,10 +226,9 @@ impl Door {
         let live = self.live.peek();
         let (method, path) = (asked.canonical.method(), asked.canonical.path());
         let ask = Ask { caller, target: &self.target, method, route: &asked.route, path };
-        // Whoever came with nothing is told what the service would like best.
-        let better = Challenge::of_floor(live.accepts(&self.target));
-        let permit = judge(&live, &ask, better, &self.explainer, draft)
-            .map_err(|denial| denial.heard_by(connection))?;
+        let could_help = connection.is_some_and(|connection| connection.asks_for_certificate);
+        let better = could_help.then(|| Challenge::of_floor(live.accepts(&self.target)));
+        let permit = judge(&live, &ask, better, &self.explainer, draft)?;
         draft.permitted(&permit);
         Ok(permit)
     }
@@ -294,7 +293,7 @@ fn measure(draft: &DecisionDraft) {
 fn judge(
     live: &Live,
     ask: &Ask<'_>,
-    better: Challenge,
+    better: Option<Challenge>,
     explainer: &Explainer,
     draft: &mut DecisionDraft,
 ) -> Result<Permit, Denial> {
@@ -313,9 +312,12 @@ fn judge(
             let nearest = reason.nearest.map_or_else(String::new, |rule| format!("; nearest rule: {rule}"));
             draft.check(check(CheckResult::Fail, format!("{refusal}{nearest}")));
             let stranger = ask.caller.workload().is_none();
-            let denial = Denial::of_policy(&refusal, reason.fix, stranger, better != Challenge::None);
-            let asks = denial.challenge != Challenge::None;
-            Err(if asks { denial.with_challenge(better) } else { denial })
+            let denial = Denial::of_policy(&refusal, reason.fix, stranger, better.is_some());
+            // Who came with nothing is told what the service would like best.
+            Err(match better.filter(|_| denial.challenge != Challenge::None) {
+                Some(better) => denial.with_challenge(better),
+                None => denial,
+            })
         }
     }
 }

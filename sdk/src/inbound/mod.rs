@@ -12,6 +12,7 @@ mod handshakes;
 mod layer;
 mod refusal;
 mod signed_answer;
+mod token_codes;
 mod trace;
 
 use std::{sync::Arc, time::Duration};

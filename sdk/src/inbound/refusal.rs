@@ -4,17 +4,8 @@ use bytes::Bytes;
 use countersign_identity::{DecisionId, Mode};
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_ledger::Stage;
-use countersign_pki::{
-    CrlError,
-    verify::{ChainError, IdentityError, PeerError, RevocationError, UsageError, ValidityError},
-};
 use countersign_policy::{Refusal, RefusalKind};
 use countersign_request::{HeaderError, PathError, QueryError, RequestError};
-use countersign_token::{
-    AccessTokenError, BearerError, ExchangedTokenError, JwsError, JwtSvidError, ReplayError,
-    ServiceTokenError, SignatureError, TimeError, TxnTokenError, WitError, WptError,
-    macaroon::{ChainError as MacaroonChainError, MacaroonError, PredicateError},
-};
 use countersign_wire::{
     codes::{self, Code},
     problem::{PROBLEM_JSON, Problem},
@@ -25,6 +16,11 @@ use http::{
 };
 use http_body_util::Full;
 
+use super::token_codes::{
+    code_of_access_token, code_of_bearer, code_of_hop_token, code_of_jwt_svid, code_of_macaroon,
+    code_of_peer, code_of_replay, code_of_service_token, code_of_signature, code_of_txn_token, code_of_wit,
+    code_of_wpt,
+};
 use crate::{accept::Connection, authenticate::EvidenceError, outbound::CallError, tls::HandshakeRefusal};
 
 /// A refused request: a code for the caller, the facts for the operator.
@@ -151,13 +147,13 @@ impl Denial {
 }
 
 impl Challenge {
-    /// The first mode that proves something; a client certificate has a word of its own.
+    /// The first mode that proves something. A client certificate has a word of its own, and is what helps where nothing
+    /// has to be proven.
     #[must_use]
     pub fn of_floor(accepts: &[Mode]) -> Self {
         match accepts.iter().find(|accepted| **accepted != Mode::None) {
-            Some(Mode::Mtls) => Self::Certificate,
+            Some(Mode::Mtls) | None => Self::Certificate,
             Some(accepted) => Self::Mode(*accepted),
-            None => Self::None,
         }
     }
 
@@ -266,203 +262,12 @@ impl From<&CallError> for Denial {
     }
 }
 
-/// The code of a peer that is not believed.
-fn code_of_peer(error: &PeerError) -> Code {
-    match error {
-        PeerError::Usage(UsageError::NoCertificate) => Code::CertificateMissing,
-        PeerError::Usage(_) => Code::CertificateUsage,
-        PeerError::Validity(ValidityError::Expired { .. }) => Code::CertificateExpired,
-        PeerError::Validity(ValidityError::NotYetValid { .. }) => Code::CertificateNotYetValid,
-        PeerError::Chain(ChainError::NoBundle { .. }) => Code::TrustDomainForeign,
-        PeerError::Chain(ChainError::Path(_)) => Code::CertificateUntrusted,
-        PeerError::Revocation(RevocationError::Revoked { .. }) => Code::CertificateRevoked,
-        PeerError::Revocation(RevocationError::NoCrl) => Code::CrlMissing,
-        PeerError::Revocation(RevocationError::Crl(CrlError::Expired { .. })) => Code::CrlExpired,
-        PeerError::Revocation(RevocationError::Crl(_)) => Code::CrlMissing,
-        PeerError::Identity(IdentityError::Unexpected { .. } | IdentityError::OtherThumbprint { .. }) => {
-            Code::PeerUnexpected
-        }
-        PeerError::Identity(_) => Code::CertificateIdentity,
-    }
-}
-
-fn code_of_txn_token(error: &TxnTokenError) -> Code {
-    match error {
-        TxnTokenError::Jws(jws) => code_of_jws(jws),
-        TxnTokenError::WrongKind { .. } => Code::TokenKind,
-        TxnTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        TxnTokenError::Claim(_) | TxnTokenError::NotAWorkload { .. } => Code::TokenClaims,
-        TxnTokenError::WrongTrustDomain { .. } => Code::TokenAudience,
-        TxnTokenError::NotOwner { .. }
-        | TxnTokenError::NotAnIssuer { .. }
-        | TxnTokenError::NotRequester { .. } => Code::TokenRequester,
-        TxnTokenError::Lifetime { .. } => Code::TokenLifetime,
-        TxnTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
-        TxnTokenError::Expired { .. } => Code::TokenExpired,
-    }
-}
-
-fn code_of_access_token(error: &AccessTokenError) -> Code {
-    match error {
-        AccessTokenError::Jws(jws) => code_of_jws(jws),
-        AccessTokenError::WrongKind { .. } => Code::TokenKind,
-        AccessTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        AccessTokenError::Claim(_) => Code::TokenClaims,
-        AccessTokenError::WrongIssuer { .. } => Code::TokenIssuer,
-        AccessTokenError::WrongAudience { .. } => Code::TokenAudience,
-        AccessTokenError::Lifetime { .. } => Code::TokenLifetime,
-        AccessTokenError::NotYetValid { .. } => Code::TokenNotYetValid,
-        AccessTokenError::Expired { .. } => Code::TokenExpired,
-        AccessTokenError::Confirmation(_) => Code::TokenOfOtherHolder,
-    }
-}
-
-fn code_of_jws(error: &JwsError) -> Code {
-    match error {
-        JwsError::WrongKey | JwsError::BadSignature => Code::TokenSignature,
-        _ => Code::TokenMalformed,
-    }
-}
-
 /// Less than the service accepts, or nothing at all.
 fn below_floor(mode: Mode, accepts: &[Mode]) -> (Code, Challenge) {
     let challenge = Challenge::of_floor(accepts);
     match (mode, challenge) {
         (Mode::None, Challenge::Certificate) => (Code::CertificateMissing, challenge),
         _ => (Code::ProofTooWeak, challenge),
-    }
-}
-
-fn code_of_bearer(error: &BearerError) -> Code {
-    match error {
-        BearerError::NotBearer | BearerError::Checksum | BearerError::BadId => Code::TokenMalformed,
-        BearerError::Unknown { .. } => Code::TokenKeyUnknown,
-        BearerError::WrongSecret { .. } => Code::TokenSignature,
-        BearerError::Expired { .. } => Code::TokenExpired,
-    }
-}
-
-fn code_of_wit(error: &WitError) -> Code {
-    match error {
-        WitError::Jws(jws) => code_of_jws(jws),
-        WitError::WrongKind { .. } => Code::TokenKind,
-        WitError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        WitError::WrongTrustDomain { .. } | WitError::WrongIssuer { .. } => Code::TokenIssuer,
-        WitError::Times(times) => code_of_times(times),
-        _ => Code::TokenClaims,
-    }
-}
-
-fn code_of_wpt(error: &WptError) -> Code {
-    match error {
-        WptError::Jws(jws) => code_of_jws(jws),
-        WptError::WrongKind { .. } => Code::TokenKind,
-        WptError::WrongAlgorithm { .. } => Code::TokenSignature,
-        WptError::WitExpired { .. } => Code::TokenExpired,
-        WptError::Times(times) => code_of_times(times),
-        WptError::WrongAudience { .. } => Code::ProofOfOtherRequest,
-        WptError::WrongChannel => Code::ProofOfOtherConnection,
-        WptError::WrongHash { .. }
-        | WptError::Uncovered { .. }
-        | WptError::TokenGone { .. }
-        | WptError::UnknownOther { .. } => Code::EvidenceCombination,
-        WptError::Claim(_) | WptError::Id { .. } => Code::TokenClaims,
-    }
-}
-
-fn code_of_macaroon(error: &MacaroonError) -> Code {
-    match error {
-        MacaroonError::NotBase64Url
-        | MacaroonError::Format(_)
-        | MacaroonError::NotAName
-        | MacaroonError::BadKeyId
-        | MacaroonError::Owner(_) => Code::TokenMalformed,
-        MacaroonError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        MacaroonError::WrongLocation { .. } => Code::TokenAudience,
-        MacaroonError::Chain(MacaroonChainError::Predicate(PredicateError::TooLate { .. })) => {
-            Code::TokenExpired
-        }
-        MacaroonError::Chain(MacaroonChainError::Predicate(_)) => Code::CaveatNotMet,
-        MacaroonError::Chain(_) => Code::TokenSignature,
-    }
-}
-
-fn code_of_signature(error: &SignatureError) -> Code {
-    match error {
-        SignatureError::BadSignature => Code::TokenSignature,
-        SignatureError::WrongAudience { .. } | SignatureError::WrongRequest => Code::ProofOfOtherRequest,
-        SignatureError::WrongDigest | SignatureError::NoDigest => Code::BodyChanged,
-        SignatureError::WitExpired { .. } => Code::TokenExpired,
-        SignatureError::Times(times) => code_of_times(times),
-        SignatureError::WrongWit | SignatureError::Uncovered { .. } => Code::EvidenceCombination,
-        _ => Code::TokenMalformed,
-    }
-}
-
-fn code_of_service_token(error: &ServiceTokenError) -> Code {
-    match error {
-        ServiceTokenError::Jws(jws) => code_of_jws(jws),
-        ServiceTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        ServiceTokenError::NotOwner { .. } => Code::SignerMismatch,
-        ServiceTokenError::WrongAudience { .. } => Code::TokenAudience,
-        ServiceTokenError::OtherMethod { .. } | ServiceTokenError::OtherPath => Code::ProofOfOtherRequest,
-        ServiceTokenError::OtherConnection => Code::ProofOfOtherConnection,
-        ServiceTokenError::UserTokenGone | ServiceTokenError::OtherUserToken => Code::EvidenceCombination,
-        ServiceTokenError::Times(times) => code_of_times(times),
-        ServiceTokenError::Claim(_)
-        | ServiceTokenError::NotAnId { .. }
-        | ServiceTokenError::IdLength { .. }
-        | ServiceTokenError::SeveralUsers
-        | ServiceTokenError::RegisteredName { .. }
-        | ServiceTokenError::NotText { .. }
-        | ServiceTokenError::Demanded { .. }
-        | ServiceTokenError::OtherValue { .. } => Code::TokenClaims,
-    }
-}
-
-fn code_of_hop_token(error: &ExchangedTokenError) -> Code {
-    match error {
-        ExchangedTokenError::Jws(jws) => code_of_jws(jws),
-        ExchangedTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        ExchangedTokenError::WrongIssuer { .. } => Code::TokenIssuer,
-        ExchangedTokenError::WrongAudience { .. } => Code::TokenAudience,
-        ExchangedTokenError::OtherActor { .. } | ExchangedTokenError::Confirmation(_) => {
-            Code::TokenOfOtherHolder
-        }
-        ExchangedTokenError::Times(times) => code_of_times(times),
-        ExchangedTokenError::Claim(_)
-        | ExchangedTokenError::Scope(_)
-        | ExchangedTokenError::NotAWorkload { .. }
-        | ExchangedTokenError::OtherClient => Code::TokenClaims,
-    }
-}
-
-fn code_of_jwt_svid(error: &JwtSvidError) -> Code {
-    match error {
-        JwtSvidError::Jws(jws) => code_of_jws(jws),
-        JwtSvidError::UnknownKey { .. } => Code::TokenKeyUnknown,
-        JwtSvidError::WrongAudience { .. } => Code::TokenAudience,
-        JwtSvidError::Times(times) => code_of_times(times),
-        JwtSvidError::Claim(_) | JwtSvidError::NotAnId { .. } => Code::TokenClaims,
-    }
-}
-
-fn code_of_times(error: &TimeError) -> Code {
-    match error {
-        TimeError::Lifetime { .. } => Code::TokenLifetime,
-        TimeError::NotYetValid { .. } => Code::TokenNotYetValid,
-        TimeError::Expired { .. } => Code::TokenExpired,
-    }
-}
-
-fn code_of_replay(error: &ReplayError) -> Code {
-    match error {
-        ReplayError::Replayed => Code::ProofReplayed,
-        ReplayError::IssuedBeforeStart { .. } => Code::ProofBeforeStart,
-        ReplayError::DatedAhead { .. } => Code::TokenNotYetValid,
-        ReplayError::Expired { .. } => Code::TokenExpired,
-        ReplayError::LivesTooLong { .. } => Code::TokenLifetime,
-        ReplayError::IssuerQuota { .. } | ReplayError::Full { .. } => Code::ProofMemoryFull,
     }
 }
 

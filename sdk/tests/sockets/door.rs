@@ -225,6 +225,9 @@ async fn a_token_from_somebody_without_a_name_does_not_count() {
     deployment.modes("users", |modes| modes.accepts = vec![Mode::Jwt]);
     let (router, reached) = counting();
     let served = deployment.serve("users", router).await;
+    while served.workload.live().accepts("users") != [Mode::Jwt] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let stranger = deployment.bare_client(None, "users", served.address);
     let token = deployment.txn_token("alice", &deployment.gateway_key, MINUTE);
     let mut request = get_request("/users/7");

@@ -12,6 +12,8 @@ mod ledger;
 mod lifetime;
 mod limits;
 mod modes;
+mod refusals;
 mod rotation;
 mod sts;
 mod user_context;
+mod users_at_the_door;

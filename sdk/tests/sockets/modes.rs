@@ -13,7 +13,7 @@ use countersign_keys::{KeyPair, PublicKey, SystemRandom, random_bytes, sha256};
 use countersign_ledger::{CheckResult, Decision, Stage, Verdict};
 use countersign_pki::CrlPolicy;
 use countersign_sdk::{
-    Caller,
+    Caller, Workload,
     outbound::{Outgoing, empty, full},
     signing_chains::write_chain,
     tls::{Connector, Expected, TrustState},
@@ -43,7 +43,7 @@ use crate::deployment::{Deployment, HOUR, Leaf, LeafProfile, Served, key, text};
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// A service that accepts `modes`, lets `ads` and `chat` in, and tells how they were proven.
-async fn callee(deployment: &Arc<Deployment>, modes: &[Mode]) -> Served {
+pub(crate) async fn callee(deployment: &Arc<Deployment>, modes: &[Mode]) -> Served {
     deployment.permit("users", &["ads", "chat"]);
     deployment.modes("users", |users| users.accepts = modes.to_vec());
     let tell = |caller: Caller, headers: HeaderMap| async move {
@@ -63,13 +63,13 @@ async fn callee(deployment: &Arc<Deployment>, modes: &[Mode]) -> Served {
 }
 
 /// A connection of somebody who writes every header as he likes.
-struct Line {
+pub(crate) struct Line {
     send: SendRequest<Outgoing>,
-    exporter: [u8; 32],
+    pub(crate) exporter: [u8; 32],
 }
 
 impl Line {
-    async fn open(deployment: &Deployment, served: &Served, leaf: Option<&Leaf>) -> Self {
+    pub(crate) async fn open(deployment: &Deployment, served: &Served, leaf: Option<&Leaf>) -> Self {
         let trust = TrustState::new(deployment.bundles(), CrlPolicy::Require);
         if let Some(leaf) = leaf {
             trust.set_identity(leaf.identity());
@@ -85,18 +85,18 @@ impl Line {
         Self { send, exporter }
     }
 
-    async fn ask(&self, request: Request<Outgoing>) -> Response<Incoming> {
+    pub(crate) async fn ask(&self, request: Request<Outgoing>) -> Response<Incoming> {
         self.send.clone().send_request(request).await.unwrap()
     }
 
     /// Status and words of the answer.
-    async fn said(&self, request: Request<Outgoing>) -> (u16, String) {
+    pub(crate) async fn said(&self, request: Request<Outgoing>) -> (u16, String) {
         let answer = self.ask(request).await;
         (answer.status().as_u16(), text(answer).await)
     }
 }
 
-fn request(
+pub(crate) fn request(
     method: Method,
     target: &str,
     headers: &[(&'static str, &str)],
@@ -110,25 +110,25 @@ fn request(
     request
 }
 
-fn get_with(headers: &[(&'static str, &str)]) -> Request<Outgoing> {
+pub(crate) fn get_with(headers: &[(&'static str, &str)]) -> Request<Outgoing> {
     request(Method::GET, "/who", headers, empty())
 }
 
 /// A signing key of a service, certified.
-fn signer(deployment: &Deployment, service: &str) -> Leaf {
+pub(crate) fn signer(deployment: &Deployment, service: &str) -> Leaf {
     deployment.leaf_of(&deployment.id(service), LeafProfile::Signing, HOUR, clock::now())
 }
 
-fn thumbprint(leaf: &Leaf) -> [u8; 32] {
+pub(crate) fn thumbprint(leaf: &Leaf) -> [u8; 32] {
     sha256(&leaf.chain[0])
 }
 
-fn random_id() -> String {
+pub(crate) fn random_id() -> String {
     URL_SAFE_NO_PAD.encode(random_bytes::<16>(&SystemRandom::new()).unwrap())
 }
 
 /// What `ads` signs for `GET /who`, bound to the connection with this exporter.
-fn token(deployment: &Deployment, line: &Line) -> ServiceToken {
+pub(crate) fn token(deployment: &Deployment, line: &Line) -> ServiceToken {
     let now = clock::now();
     ServiceToken {
         issuer: deployment.id("ads"),
@@ -145,12 +145,12 @@ fn token(deployment: &Deployment, line: &Line) -> ServiceToken {
     }
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
 /// The refusal as the operator sees it: code, stage, and the check that failed.
-async fn refusal(deployment: &Deployment, code: &str) -> (Stage, String, String) {
+pub(crate) async fn refusal(deployment: &Deployment, code: &str) -> (Stage, String, String) {
     let decision = deployment.reported(|decision: &Decision| decision.code.as_deref() == Some(code)).await;
     let decision = decision.unwrap_or_else(|| panic!("nothing was refused with {code}"));
     let failed = decision.checks.iter().find(|check| check.result == CheckResult::Fail).unwrap();
@@ -383,6 +383,51 @@ async fn without_a_channel_a_proof_counts_once_here_and_not_from_before_the_star
     // The process has only just begun: the one before it may have seen this.
     assert_eq!(line.said(get_with(&headers)).await.0, 401);
     assert_eq!(refusal(&deployment, "CS3031").await.1, "replay");
+
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let now = clock::now();
+    let (issued_at, expires) = (now, now.saturating_add(Duration::from_secs(30)));
+    let token = ServiceToken { jti: random_id(), issued_at, expires, ..token };
+    let minted = bearer(&token.mint(&ads.key, Some(&thumbprint(&ads))).unwrap());
+    let headers = [("authorization", minted.as_str()), ("countersign-signing-chain", chain.as_str())];
+    let (status, said) = line.said(get_with(&headers)).await;
+    assert_eq!((status, said.as_str()), (200, "/svc/ads jwt single_use [target method_and_query body] "));
+    // Here it is used up, on every connection.
+    let other = Line::open(&deployment, &users, None).await;
+    assert_eq!(other.said(get_with(&headers)).await.0, 401);
+    refusal(&deployment, "CS3022").await;
+    // After a restart nobody remembers it, and so it is too old.
+    users.stop.cancel();
+    let directory = deployment.directory.path();
+    let again = Workload::builder(directory.join("users-agent.sock")).spool(directory.join("again"));
+    let again = again.connect().await.unwrap();
+    let router = Router::new().route("/who", get(|| async { "in" })).layer(again.require());
+    let again = deployment.serve_as(again, "users", router).await;
+    while again.workload.live().accepts("users") != [Mode::Jwt] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let line = Line::open(&deployment, &again, None).await;
+    deployment.reports.lock().unwrap().clear();
+    assert_eq!(line.said(get_with(&headers)).await.0, 401);
+    refusal(&deployment, "CS3031").await;
+}
+
+#[tokio::test]
+async fn a_signing_certificate_ends_although_its_chain_is_known() {
+    let deployment = Deployment::new();
+    let users = callee(&deployment, &[Mode::Jwt]).await;
+    let line = Line::open(&deployment, &users, None).await;
+    let (ads, issued) = (deployment.id("ads"), clock::now().saturating_sub(Duration::from_secs(57)));
+    let ads = deployment.leaf_of(&ads, LeafProfile::Signing, MINUTE, issued);
+    let chain = write_chain(&ads.chain);
+    let ask = || {
+        let minted = bearer(&token(&deployment, &line).mint(&ads.key, Some(&thumbprint(&ads))).unwrap());
+        get_with(&[("authorization", &minted), ("countersign-signing-chain", &chain)])
+    };
+    assert_eq!(line.said(ask()).await.0, 200);
+    tokio::time::sleep(Duration::from_millis(4200)).await;
+    assert_eq!(line.said(ask()).await.0, 401);
+    refusal(&deployment, "CS2003").await;
 }
 
 #[tokio::test]
@@ -581,10 +626,13 @@ async fn plain_http_is_refused_unless_none_is_accepted_and_then_proves_nobody() 
     let (status, _) = plain(&users, &format!("Authorization: Bearer {opaque}\r\n")).await.unwrap();
     assert_eq!(status, 401);
     refusal(&deployment, "CS3021").await;
-    // A rule that names a workload denies, and says what would help.
+    // A rule that names a workload denies; over TLS it is told what would help.
     deployment.permit("users", &["ads"]);
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(plain(&users, forged).await.unwrap().0, 401);
+    assert_eq!(plain(&users, forged).await.unwrap().0, 403);
+    let stranger = Line::open(&deployment, &users, None).await.ask(get_with(&[])).await;
+    assert_eq!(stranger.status(), 401);
+    assert_eq!(stranger.headers()["www-authenticate"], "Countersign need=\"certificate\"");
     // TLS is still spoken on the same port.
     let known = Line::open(&deployment, &users, Some(&deployment.leaf("ads"))).await;
     assert_eq!(known.said(get_with(&[])).await.0, 200);
@@ -657,13 +705,13 @@ async fn a_jwt_svid_is_a_bearer_token_of_its_own_trust_domain_and_for_its_audien
 }
 
 impl Deployment {
-    fn issue(&self, owner: &str, kind: TokenKind, callee: &str) -> String {
+    pub(crate) fn issue(&self, owner: &str, kind: TokenKind, callee: &str) -> String {
         let audience = self.id(callee).to_string();
         let request = IssueTokenRequest { kind: kind.into(), audience, ..IssueTokenRequest::default() };
         self.desk.issue(&self.id(owner), &request).unwrap().token
     }
 
-    fn issue_wit(&self, owner: &str, key: &KeyPair) -> String {
+    pub(crate) fn issue_wit(&self, owner: &str, key: &KeyPair) -> String {
         self.forge_wit(&self.id(owner), key)
     }
 
@@ -678,13 +726,13 @@ impl Deployment {
         self.desk.issue(owner, &request).unwrap().token
     }
 
-    fn take_back(&self, token: &str) {
+    pub(crate) fn take_back(&self, token: &str) {
         let until = clock::now().saturating_add(HOUR);
         self.world.lock().unwrap().taken_back.tokens.push(RevokedToken { id: token.to_owned(), until });
         self.publish();
     }
 
-    fn take_back_user(&self, user: &str, issued_before: UnixTime) {
+    pub(crate) fn take_back_user(&self, user: &str, issued_before: UnixTime) {
         let (id, until) = (user.to_owned(), clock::now().saturating_add(HOUR));
         self.world.lock().unwrap().taken_back.users.push(RevokedUser { id, issued_before, until });
         self.publish();

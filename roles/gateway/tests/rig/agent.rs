@@ -9,15 +9,16 @@ use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
 use countersign_ledger::{Entry, Event};
 use countersign_pki::csr::Csr;
-use countersign_pki::issue::{Issuer, issue_workload};
+use countersign_pki::issue::{Issuer, issue_signing, issue_workload};
 use countersign_pki::profile::LeafTtl;
 use countersign_pki::revocation::make_crl;
 use countersign_sdk::clock;
 use countersign_wire::Base64;
 use countersign_wire::agent::agent_server::{Agent, AgentServer};
 use countersign_wire::agent::{
-    EdgeCount, IssueRequest, IssueResponse, PublishTokenKeyRequest, PublishTokenKeyResponse, RegisterRequest,
-    RegisterResponse, ReportRequest, ReportResponse, SignedSnapshot, SnapshotsRequest,
+    CertificatePurpose, EdgeCount, IssueRequest, IssueResponse, PublishTokenKeyRequest,
+    PublishTokenKeyResponse, RegisterRequest, RegisterResponse, ReportRequest, ReportResponse,
+    SignedSnapshot, SnapshotsRequest,
 };
 use countersign_wire::snapshot::{
     AccessTokenKeys, FORMAT, InternalTokenKey, Jwk, Policies, Snapshot, TrustBundle,
@@ -161,10 +162,15 @@ impl Agent for Stub {
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
-        let csr = Csr::parse(&request.into_inner().csr).unwrap();
+        let request = request.into_inner();
+        let csr = Csr::parse(&request.csr).unwrap();
+        let issue = match request.purpose() {
+            CertificatePurpose::Tls => issue_workload,
+            CertificatePurpose::Signing => issue_signing,
+        };
         let serial = random_bytes(&SystemRandom::new()).unwrap();
         let ttl = LeafTtl::new(Duration::from_secs(3600)).unwrap();
-        let issued = issue_workload(&self.world.issuing, &csr, &self.id, ttl, clock::now(), serial).unwrap();
+        let issued = issue(&self.world.issuing, &csr, &self.id, ttl, clock::now(), serial).unwrap();
         Ok(Response::new(IssueResponse {
             chain: vec![issued.der.to_vec(), self.world.issuing.certificate().to_vec()],
             spiffe_id: self.id.to_string(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_gateway::{Gateway, Settings};
-use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain};
+use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UserContext};
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
 use countersign_ledger::{Decision, Event};
 use countersign_pki::issue::{Issuer, Root, issue_edge_server, make_issuing, make_root};
@@ -110,6 +110,31 @@ impl Rig {
         self.world.change(|snapshot| {
             snapshot.services.retain(|service| service.name != entry.name);
             snapshot.services.push(entry);
+        });
+    }
+
+    /// From the next snapshot on, the gateway calls like this: it has an entry, and no address.
+    pub fn gateway_sends(&self, mode: Mode, user_context: UserContext) {
+        let entry = ServiceAddress {
+            name: ServiceName::parse("gateway").unwrap(),
+            spiffe_id: SpiffeId::gateway(&self.td, "edge").unwrap(),
+            address: String::new(),
+            accepts: Vec::new(),
+            sends: mode,
+            user_context,
+            wimse: Default::default(),
+        };
+        self.world.change(|snapshot| {
+            snapshot.services.retain(|service| service.name != entry.name);
+            snapshot.services.push(entry);
+        });
+    }
+
+    /// From the next snapshot on, `name` accepts these modes.
+    pub fn accepts(&self, name: &str, modes: &[Mode]) {
+        self.world.change(|snapshot| {
+            let service = snapshot.services.iter_mut().find(|service| service.name.as_str() == name);
+            service.unwrap().accepts = modes.to_vec();
         });
     }
 

@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::{RandomError, Secret, SecureRandom, sha256};
+use crate::{RandomError, Secret, SecureRandom, jwk::{point_of, short}, sha256};
 
 /// A private key that opens what was encrypted to its public half. Cheap to clone; `Debug` shows the thumbprint.
 #[derive(Clone)]
@@ -288,16 +288,12 @@ impl Jwk {
     }
 
     fn key(&self) -> Result<AgreementPublicKey, AgreementJwkError> {
-        let text = |member: &Option<String>| member.clone().unwrap_or_default();
-        if self.kty.as_deref() != Some("EC") || self.crv.as_deref() != Some("P-256") {
-            return Err(AgreementJwkError::OtherKind { kty: text(&self.kty), crv: text(&self.crv) });
+        let (kty, crv) = (self.kty.as_deref(), self.crv.as_deref());
+        if kty != Some("EC") || crv != Some("P-256") {
+            return Err(AgreementJwkError::OtherKind { kty: short(kty), crv: short(crv) });
         }
-        let mut point = vec![UNCOMPRESSED];
-        for coordinate in [text(&self.x), text(&self.y)] {
-            let bytes = URL_SAFE_NO_PAD.decode(coordinate).map_err(|_| AgreementJwkError::NotOnCurve)?;
-            point.extend(Some(bytes).filter(|bytes| bytes.len() == COORDINATE_BYTES).unwrap_or_default());
-        }
-        let point = point.try_into().map_err(|_| AgreementJwkError::NotOnCurve)?;
+        let point = point_of(self.x.as_deref(), self.y.as_deref());
+        let point = point.and_then(|point| point.try_into().ok()).ok_or(AgreementJwkError::NotOnCurve)?;
         // The library computes the curve's equation: a point off the curve would give the private key away.
         ParsedPublicKey::try_from(UnparsedPublicKey::new(&ECDH_P256, point))
             .map_err(|_| AgreementJwkError::NotOnCurve)?;
@@ -318,7 +314,6 @@ pub const AGREEMENT_JWK_BYTES_MAX: usize = 1024;
 const CONTENT_KEY_BITS: u32 = 256;
 const COORDINATE_BYTES: usize = 32;
 const POINT_BYTES: usize = 1 + 2 * COORDINATE_BYTES;
-const UNCOMPRESSED: u8 = 4;
 
 #[cfg(test)]
 mod tests;

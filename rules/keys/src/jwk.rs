@@ -179,7 +179,8 @@ fn decode(text: Option<&str>) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text?).ok()
 }
 
-fn point_of(x: Option<&str>, y: Option<&str>) -> Option<Vec<u8>> {
+/// An uncompressed point (SEC 1 section 2.3.3) of two coordinates, each of 32 bytes in canonical base64url.
+pub(crate) fn point_of(x: Option<&str>, y: Option<&str>) -> Option<Vec<u8>> {
     let mut point = vec![UNCOMPRESSED];
     for coordinate in [x, y] {
         point.extend(decode(coordinate).filter(|bytes| bytes.len() == COORDINATE_BYTES)?);
@@ -188,7 +189,7 @@ fn point_of(x: Option<&str>, y: Option<&str>) -> Option<Vec<u8>> {
 }
 
 /// What a stranger wrote, as far as it is fit for a log.
-fn short(text: Option<&str>) -> String {
+pub(crate) fn short(text: Option<&str>) -> String {
     text.unwrap_or_default().chars().filter(char::is_ascii_graphic).take(16).collect()
 }
 

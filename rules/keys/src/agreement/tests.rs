@@ -119,6 +119,14 @@ fn rejects_a_jwk_of_another_kind() {
 }
 
 #[test]
+fn a_kind_that_a_stranger_invented_reaches_no_log_whole() {
+    let long = "k".repeat(900);
+    let jwk = format!(r#"{{"kty":"{long}","crv":"\u001b[2J\nlevel=info","use":"enc"}}"#);
+    let short = AgreementJwkError::OtherKind { kty: long[..16].into(), crv: "[2Jlevel=info".into() };
+    assert_eq!(AgreementPublicKey::from_jwk(&jwk), Err(short));
+}
+
+#[test]
 fn rejects_an_ephemeral_point_off_the_curve() {
     // An invalid curve attack: the private key would leak a little with every such point.
     let (x, y) = AgreementKey::generate().unwrap().public_key().coordinates();

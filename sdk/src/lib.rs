@@ -53,6 +53,10 @@
 //! background; a request only reads what was compiled by [`live`]. Without the authority everything goes on until
 //! credentials expire; a snapshot past its grace refuses everybody.
 //!
+//! *How we prove ourselves is not ours to decide.* [`credentials`] has what each mode takes before it is needed;
+//! [`outbound`] sends what the newest snapshot names for us, signs each request for the connection it goes out on,
+//! and carries the user along unchanged, exchanged for one hop, or nested. A switch changes no line of a service.
+//!
 //! *Whatever was decided is recorded.* [`spool`] has a refusal on disk before its answer leaves.
 //!
 //! *Time and randomness enter here.* [`clock::now`] is the only reading of a clock; below this crate both are

@@ -7,7 +7,7 @@ use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use countersign_identity::{TrustDomain, UnixTime};
+use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
 use countersign_ledger::PseudonymKey;
 use countersign_pki::{
     CertificateDer,
@@ -32,6 +32,8 @@ pub struct Live {
     bundles: BundleSet,
     tokens: Arc<TokenKeys>,
     services: HashMap<String, ServiceAddress>,
+    /// Short names of those that are registered, by their full ones.
+    names: HashMap<SpiffeId, String>,
     policy: Arc<Result<PolicySet, PolicyError>>,
     pseudonyms: Option<PseudonymKey>,
 }
@@ -94,12 +96,14 @@ impl Live {
         let tokens = tokens(&snapshot, previous)?;
         let services =
             snapshot.services.iter().map(|entry| (entry.name.to_string(), entry.clone())).collect();
+        let names = snapshot.services.iter().map(|entry| (entry.spiffe_id.clone(), entry.name.to_string()));
+        let names = names.collect();
         let policy = policy(&snapshot, target, previous);
         let pseudonyms = match &snapshot.pseudonym_key {
             Some(text) => Some(pseudonym_key(text.expose())?),
             None => None,
         };
-        Ok(Self { snapshot, bundles, tokens, services, policy, pseudonyms })
+        Ok(Self { snapshot, bundles, tokens, services, names, policy, pseudonyms })
     }
 
     /// The snapshot as it came.
@@ -132,6 +136,12 @@ impl Live {
     #[must_use]
     pub fn service(&self, name: &str) -> Option<&ServiceAddress> {
         self.services.get(name)
+    }
+
+    /// A service or a gateway by its full name.
+    #[must_use]
+    pub fn service_of(&self, id: &SpiffeId) -> Option<&ServiceAddress> {
+        self.service(self.names.get(id)?)
     }
 
     /// The key under which users appear in the ledger.

@@ -19,6 +19,15 @@ pub struct WitIdentity {
 }
 
 impl WitIdentity {
+    /// A key beside a token that nobody signed.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let (key, token) = (KeyPair::generate(&SystemRandom::new()), HeaderValue::from_static("wit"));
+        let (expires, renew_at) = (clock::now(), clock::now());
+        #[expect(clippy::unwrap_used, reason = "a test without randomness is none")]
+        Self { key: key.unwrap(), token, expires, renew_at }
+    }
+
     /// What signs the proof beside the token.
     #[must_use]
     pub const fn key(&self) -> &KeyPair {

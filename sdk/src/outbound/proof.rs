@@ -305,9 +305,30 @@ const MACAROON_LIFE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::{clock, outbound::empty};
+
+    #[test]
+    fn a_request_that_is_sent_again_is_signed_again_for_its_new_connection() {
+        let proof = Proof {
+            shown: Shown::Wpt(Arc::new(WitIdentity::for_tests())),
+            user: Carried::Nobody,
+            callee: Some(SpiffeId::parse("spiffe://td/svc/users").unwrap()),
+            body: Held::Unbound,
+        };
+        let mut request = Request::get("https://users/users/7").body(empty()).unwrap();
+        let mut sign = |exporter: [u8; 32]| {
+            proof.sign(&mut request, Some(&exporter), clock::now()).unwrap();
+            assert_eq!(request.headers().get_all(WORKLOAD_PROOF_TOKEN).iter().count(), 1);
+            let token = request.headers()[WORKLOAD_PROOF_TOKEN].to_str().unwrap().to_owned();
+            let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&payload).unwrap()
+        };
+        let (first, second) = (sign([1; 32]), sign([2; 32]));
+        assert_ne!(first.get("jti"), second.get("jti"));
+        assert_ne!(first.get("cbx"), second.get("cbx"));
+    }
 
     #[test]
     fn a_token_that_does_not_fit_into_a_header_does_not_leave() {

@@ -1,7 +1,6 @@
 //! How we call: what our own entry in the snapshot says that we send, at each request.
 
-use countersign_identity::{IdKind, Mode, SpiffeId, UserContext, WimseProof};
-use countersign_wire::snapshot::ServiceAddress;
+use countersign_identity::{Mode, SpiffeId, UserContext, WimseProof};
 
 use crate::live::Live;
 
@@ -24,15 +23,4 @@ impl Sending {
     }
 
     const UNREGISTERED: Self = Self { mode: Mode::Mtls, user: UserContext::Same, wimse: WimseProof::Token };
-}
-
-impl Live {
-    /// A service or a gateway by its full name.
-    #[must_use]
-    pub fn service_of(&self, id: &SpiffeId) -> Option<&ServiceAddress> {
-        match id.kind() {
-            IdKind::Service(name) => self.service(name).filter(|entry| entry.spiffe_id == *id),
-            _ => self.snapshot().services.iter().find(|entry| entry.spiffe_id == *id),
-        }
-    }
 }

@@ -44,6 +44,8 @@ pub(crate) struct TokenService {
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) client: Option<SpiffeId>,
+    /// Serial number of the certificate that it showed.
+    pub(crate) serial: Option<String>,
     pub(crate) form: HashMap<String, String>,
     /// Thumbprint of the key of the DPoP proof, and its nonce.
     pub(crate) dpop: Option<(String, Option<String>)>,
@@ -114,7 +116,9 @@ async fn exchange(
     Form(form): Form<HashMap<String, String>>,
 ) -> Response {
     let peer = connection.and_then(|Extension(connection)| connection.peer.clone());
-    let client = peer.and_then(|peer| peer.workload(clock::now()).ok()).map(|workload| workload.id.clone());
+    let client = peer.and_then(|peer| peer.workload(clock::now()).ok());
+    let serial = client.as_ref().and_then(|client| Some(client.certificate.as_ref()?.serial_hex.clone()));
+    let client = client.map(|client| client.id.clone());
     let proof = headers.get("dpop").map(|proof| {
         let uri = DpopUri::parse(&service.endpoint.lock().unwrap()).unwrap();
         let target = DpopTarget { method: &Method::POST, uri, access_token: None };
@@ -122,7 +126,7 @@ async fn exchange(
         (proof.jkt().to_owned(), proof.nonce().map(str::to_owned))
     });
     let nonce = proof.as_ref().and_then(|(_, nonce)| nonce.clone());
-    let asked = Asked { client, form, dpop: proof };
+    let asked = Asked { client, serial, form, dpop: proof };
     let token = format!("hop-{}-{}", service.exchanges() + 1, asked.form["audience"]);
     service.asked.lock().unwrap().push(asked);
     let behaviour = *service.behaviour.lock().unwrap();

@@ -126,6 +126,21 @@ async fn a_hop_token_is_used_again_for_the_same_user_and_callee_alone() {
 }
 
 #[tokio::test]
+async fn after_a_renewal_the_token_is_bound_to_the_new_certificate() {
+    let chain = Chain::new(Mode::Mtls, UserContext::PerHop).await;
+    let alice = chain.user("alice");
+    chain.call(&alice).await.unwrap();
+    let renewed = chain.deployment.leaf("ads");
+    chain.ads.trust().set_identity(renewed.identity());
+    chain.call(&alice).await.unwrap();
+    let serials: Vec<_> =
+        chain.sts.asked.lock().unwrap().iter().map(|asked| asked.serial.clone().unwrap()).collect();
+    assert_eq!(serials.len(), 2, "the old token would be refused beside the new certificate");
+    assert_eq!(serials[1], renewed.serial_hex);
+    assert_ne!(serials[0], serials[1]);
+}
+
+#[tokio::test]
 async fn where_no_certificate_is_shown_the_token_is_bound_to_the_key_that_signs() {
     let chain = Chain::new(Mode::Jwt, UserContext::PerHop).await;
     let headers = chain.call(&chain.user("alice")).await.unwrap();

@@ -65,7 +65,7 @@ const TABLE: [Row; 23] = [
                                                [REQUEST, REQUEST, REQUEST, REQUEST, REQUEST, REQUEST, REQUEST]),
     // Straight to the port of ads.
     ("a stranger over TLS",    |w| w.ads(&[], &[]),
-                                               [POLICY, FLOOR,  FLOOR,  FLOOR,  FLOOR,  SHAKE,  SHAKE]),
+                                               [FLOOR,  FLOOR,  FLOOR,  FLOOR,  FLOOR,  SHAKE,  SHAKE]),
     ("a header says it is ads, in the clear", |w| w.clear(&["-H", "X-Caller: ads"]),
                                                [POLICY, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, CLOSED]),
     ("a certificate of another authority", |w| w.ads(&[], &w.foreign),
@@ -150,11 +150,12 @@ struct Claims {
     audience: &'static str,
     method: &'static str,
     target: &'static str,
+    channel: Option<[u8; 32]>,
 }
 
 impl Default for Claims {
     fn default() -> Self {
-        Self { issuer: "chat", audience: "ads", method: "GET", target: "/ads" }
+        Self { issuer: "chat", audience: "ads", method: "GET", target: "/ads", channel: None }
     }
 }
 
@@ -237,10 +238,13 @@ impl World {
 
     /// A token, whoever made it, with the chain of `shown`.
     fn presented(&self, token: &str, shown: &Signer) -> Seen {
-        let chain: Vec<String> =
-            shown.chain.iter().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
-        let chain = format!("Countersign-Signing-Chain: {}", chain.join(", "));
-        self.ads(&["-H", &format!("Authorization: Bearer {token}"), "-H", &chain], &[])
+        self.ads(&["-H", &format!("Authorization: Bearer {token}"), "-H", &shown.chain_header()], &[])
+    }
+
+    /// To one of several ports of ads.
+    fn over(&self, address: &str, headers: &[String], more: &[&str]) -> String {
+        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        self.straight(&format!("https://{address}/ads"), &[&["-k"], more, &headers].concat(), SHAKE).verdict
     }
 
     fn twice(&self) -> Seen {
@@ -301,7 +305,19 @@ impl Signer {
         }
     }
 
-    /// Made here and now, for no connection: as through a proxy of somebody else.
+    /// A token of this signer with its own chain, as arguments of curl.
+    fn headers(&self, world: &World, claims: &Claims) -> Vec<String> {
+        let mut headers = header("Bearer", &self.token(world, claims));
+        headers.extend(["-H".to_owned(), self.chain_header()]);
+        headers
+    }
+
+    fn chain_header(&self) -> String {
+        let chain: Vec<String> = self.chain.iter().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
+        format!("Countersign-Signing-Chain: {}", chain.join(", "))
+    }
+
+    /// Made here and now, unless told otherwise for no connection: as through a proxy of somebody else.
     fn token(&self, world: &World, claims: &Claims) -> String {
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let now = UnixTime::from_secs(i64::try_from(elapsed.as_secs()).unwrap());
@@ -312,7 +328,7 @@ impl Signer {
             method: claims.method.to_owned(),
             path_and_query: claims.target.to_owned(),
             body: BodyBinding::Sha256(sha256(b"")),
-            channel: None,
+            channel: claims.channel,
             user: UserBinding::None,
             private: Default::default(),
             issued_at: now,
@@ -458,4 +474,133 @@ fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
         std::thread::sleep(Duration::from_millis(50));
     }
     None
+}
+
+/// What a thief gains who has a copy of one request: written beforehand for each kind of proof that can be copied.
+/// `POLICY` means that the proof was believed, and that chat may do nothing at ads anyway.
+#[test]
+fn a_captured_proof_is_worth_at_each_place_what_was_written_beforehand() {
+    let world = World::new();
+    let second = Replica::of_ads(&world);
+    captured_service_tokens(&world, &second);
+    captured_bearer_token(&world, &second);
+    captured_macaroon(&world, &second);
+}
+
+fn captured_service_tokens(world: &World, second: &Replica) {
+    world.d.ok(&["demo", "mode", "jwt"]);
+    // Made for a connection, as between our own SDKs: worth nothing on any other.
+    let elsewhere = world.chat.headers(world, &Claims { channel: Some([7; 32]), ..Claims::default() });
+    for address in [&world.ads, &second.address] {
+        assert_eq!(world.over(address, &elsewhere, &[]), TOKEN, "bound to another connection");
+    }
+    // Made for none, as through somebody else's proxy: once at each instance, and never changed.
+    for change in [["-X", "DELETE"].as_slice(), &["-G", "-d", "near=1,1"], &["-X", "GET", "-d", "{}"]] {
+        let captured = world.chat.headers(world, &Claims::default());
+        assert_eq!(world.over(&world.ads, &captured, change), TOKEN, "changed: {change:?}");
+    }
+    let unbound = world.chat.headers(world, &Claims::default());
+    for address in [&world.ads, &second.address] {
+        assert_eq!(world.over(address, &unbound, &[]), POLICY, "new to this instance");
+        assert_eq!(world.over(address, &unbound, &[]), TOKEN, "the second time");
+    }
+    // Never used before the callee died, and still alive.
+    let kept = world.chat.headers(world, &Claims::default());
+    kill_and_wait(world);
+    assert_eq!(world.over(&world.ads, &kept, &[]), TOKEN, "issued before the callee started");
+}
+
+fn captured_bearer_token(world: &World, second: &Replica) {
+    let d = &world.d;
+    d.ok(&["demo", "mode", "bearer"]);
+    let issued = d.json(&["token", "mint", "bearer", "--service", "chat", "--scope", "ads"]);
+    let shown = header("Bearer", issued["token"].as_str().unwrap());
+    for address in [&world.ads, &world.ads, &second.address] {
+        assert_eq!(world.over(address, &shown, &[]), POLICY, "whoever has a copy can use it");
+        assert_eq!(world.over(address, &shown, &["-X", "DELETE"]), POLICY, "for whatever they like");
+    }
+    d.ok(&["token", "revoke", "token", issued["id"].as_str().unwrap()]);
+    for address in [&world.ads, &second.address] {
+        let refused = wait_for(|| (world.over(address, &shown, &[]) == TOKEN).then_some(()));
+        assert!(refused.is_some(), "a revoked bearer token at {address}");
+    }
+}
+
+fn captured_macaroon(world: &World, second: &Replica) {
+    let d = &world.d;
+    d.ok(&["demo", "mode", "macaroon"]);
+    let wide = d.scratch("macaroon").join("wide");
+    std::fs::write(&wide, d.ok(&["token", "mint", "macaroon", "--service", "chat", "--callee", "ads"]))
+        .unwrap();
+    let ends = SystemTime::now() + Duration::from_secs(6);
+    let before = format!("before = {}", ends.duration_since(UNIX_EPOCH).unwrap().as_secs());
+    let caveats = ["--caveat", "method = GET", "--caveat", "path = /ads", "--caveat", &before];
+    let narrow = d.ok(&[&["token", "attenuate", wide.to_str().unwrap()], &caveats[..]].concat());
+    let shown = header("Macaroon", narrow.trim());
+    for address in [&world.ads, &world.ads, &second.address] {
+        assert_eq!(world.over(address, &shown, &[]), POLICY, "this one request, for seconds");
+        assert_eq!(world.over(address, &shown, &["-X", "DELETE"]), TOKEN, "and no other");
+    }
+    std::thread::sleep(ends.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_secs(1));
+    assert_eq!(world.over(&world.ads, &shown, &[]), TOKEN, "and not afterwards");
+}
+
+fn header(scheme: &str, token: &str) -> Vec<String> {
+    vec!["-H".to_owned(), format!("Authorization: {scheme} {token}")]
+}
+
+/// A second process of the service ads, as on another machine.
+struct Replica {
+    process: std::process::Child,
+    address: String,
+}
+
+impl Replica {
+    fn of_ads(world: &World) -> Self {
+        let config = std::fs::read_to_string(world.d.state().join("countersign.toml")).unwrap();
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let (address, admin, dir) = (free(), free(), world.d.scratch("second"));
+        let (head, rest) = config.split_at(config.find("[demo.services.ads]").unwrap());
+        let (table, tail) = rest.split_at(rest[1..].find("\n[").unwrap() + 1);
+        let table: Vec<String> = table
+            .lines()
+            .map(|line| match line.split_whitespace().next() {
+                Some("listen") => format!("listen = \"{address}\""),
+                Some("admin") => format!("admin = \"{admin}\""),
+                Some("database") => format!("database = \"sqlite:{}\"", dir.join("ads.db").display()),
+                _ => line.to_owned(),
+            })
+            .collect();
+        let file = dir.join("countersign.toml");
+        std::fs::write(&file, format!("{head}{}\n{tail}", table.join("\n"))).unwrap();
+        let log = std::fs::File::create(dir.join("log")).unwrap();
+        let process = world
+            .d
+            .command(&["demo-service", "ads", "--config", file.to_str().unwrap()])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let replica = Self { process, address };
+        let up = wait_for(|| std::net::TcpStream::connect(&replica.address).ok());
+        let said = std::fs::read_to_string(dir.join("log")).unwrap();
+        assert!(up.is_some(), "the second ads does not start: {said}");
+        // Its own first seconds, as in `World::new`.
+        std::thread::sleep(UNBOUND_AHEAD_MAX + Duration::from_secs(1));
+        replica
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn kill_and_wait(world: &World) {
+    let pid = world.d.pid_of(&["demo-service ads", "--until-stdin-closes"]);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let back = wait_for(|| (world.ads(&[], &[]).verdict == FLOOR).then_some(()));
+    assert!(back.is_some(), "ads was not started again");
 }

@@ -11,7 +11,13 @@ use crate::deployment::{Deployment, text};
 
 /// Runs a command with something on its standard input.
 fn piped(d: &Deployment, arguments: &[&str], input: &str) -> std::process::Output {
-    let mut child = d.command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = d
+        .command(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -30,7 +36,8 @@ fn inspected(d: &Deployment, token: &str) -> Value {
 #[test]
 fn tokens_are_minted_narrowed_discharged_and_looked_at_from_the_command_line() {
     let d = Deployment::shared();
-    let bearer = d.ok(&["token", "mint", "bearer", "--service", "chat", "--scope", "ads,media", "--ttl", "600"]);
+    let bearer =
+        d.ok(&["token", "mint", "bearer", "--service", "chat", "--scope", "ads,media", "--ttl", "600"]);
     assert!(bearer.starts_with("csb_") && bearer.trim().lines().count() == 1, "the token and nothing else");
     let shown = inspected(d, &bearer);
     assert_eq!((&shown["kind"], &shown["checksum"]), (&"bearer token".into(), &"right".into()));
@@ -43,14 +50,25 @@ fn tokens_are_minted_narrowed_discharged_and_looked_at_from_the_command_line() {
     assert_ne!(replaced, bearer);
 
     let macaroon = d.ok(&["token", "mint", "macaroon", "--service", "chat", "--callee", "ads"]);
-    let narrow = piped_ok(d, &["token", "attenuate", "-", "--caveat", "method = GET", "--caveat", "path = /ads"], &macaroon);
+    let narrow = piped_ok(
+        d,
+        &["token", "attenuate", "-", "--caveat", "method = GET", "--caveat", "path = /ads"],
+        &macaroon,
+    );
     let caveats = inspected(d, &narrow)["caveats"].to_string();
     assert!(caveats.contains("method = GET") && caveats.contains("path = /ads"), "{caveats}");
     let refused = piped(d, &["token", "attenuate", "-", "--caveat", "colour = blue"], &macaroon);
     assert_eq!(refused.status.code(), Some(2), "a caveat that no verifier knows would open nothing");
 
     let third = d.ok(&[
-        "token", "mint", "macaroon", "--service", "chat", "--callee", "ads", "--discharge-for",
+        "token",
+        "mint",
+        "macaroon",
+        "--service",
+        "chat",
+        "--callee",
+        "ads",
+        "--discharge-for",
         "workload = spiffe://fleamarket.test/svc/chat",
     ]);
     assert_eq!(inspected(d, &third)["undischarged"].as_array().unwrap().len(), 1);
@@ -77,7 +95,9 @@ fn a_revoked_token_and_a_revoked_user_are_refused_within_two_seconds_although_ca
     let curl_file = std::fs::read_to_string(d.curl_config("bob")).unwrap();
     let token = curl_file.split("Bearer ").nth(1).unwrap().split('"').next().unwrap();
     let jti = inspected(&d, token)["claims"]["jti"].as_str().unwrap().to_owned();
-    for (what, revoke) in [("alice", ["token", "revoke", "user", "alice"]), ("bob", ["token", "revoke", "token", &jti])] {
+    for (what, revoke) in
+        [("alice", ["token", "revoke", "user", "alice"]), ("bob", ["token", "revoke", "token", &jti])]
+    {
         assert_eq!(call(what), 200);
         d.ok(&revoke);
         let revoked = Instant::now();
@@ -114,7 +134,18 @@ fn a_user_is_exchanged_for_one_hop_and_the_answer_says_who_acts() {
     let (cert, key) = (dir.join("cert.pem").display().to_string(), dir.join("key.pem").display().to_string());
     let subject = user_token(d, "alice", &dir);
     let exchange = |audience: &str| {
-        d.run(&["token", "exchange", "--subject-token", &subject, "--audience", audience, "--cert", &cert, "--key", &key])
+        d.run(&[
+            "token",
+            "exchange",
+            "--subject-token",
+            &subject,
+            "--audience",
+            audience,
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+        ])
     };
     let out = exchange("users");
     assert!(out.status.success(), "{}", text(&out.stderr));

@@ -81,7 +81,8 @@ pub(crate) fn authenticate(asked: &Asked<'_>, form: &Form) -> Result<Client, OAu
 }
 
 fn by_certificate(asked: &Asked<'_>, workload: &Verified<Workload>) -> Result<Client, OAuthError> {
-    let thumbprint = asked.connection.peer.as_ref().and_then(|peer| peer.thumbprint());
+    let facts = workload.certificate.as_ref();
+    let thumbprint = facts.and_then(|facts| bytes_of_hex(&facts.thumbprint_sha256_hex));
     let thumbprint = thumbprint.ok_or_else(|| unknown("the connection shows no certificate"))?;
     Ok(Client {
         workload: workload.clone(),
@@ -91,6 +92,12 @@ fn by_certificate(asked: &Asked<'_>, workload: &Verified<Workload>) -> Result<Cl
         token_type: BEARER,
         shows_proof: false,
     })
+}
+
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.iter().map(byte).collect::<Option<Vec<u8>>>().filter(|_| rest.is_empty())
 }
 
 fn by_assertion(asked: &Asked<'_>, assertion: &str) -> Result<Client, OAuthError> {

@@ -1,6 +1,6 @@
 //! One exchange: who asks, with which token, for whom, and whether the policy lets them.
 
-use countersign_identity::{Caller, SpiffeId, TrustDomain, UnixTime, User};
+use countersign_identity::{Caller, SpiffeId, TrustDomain, User};
 use countersign_keys::{SystemRandom, hash::hex, random_bytes};
 use countersign_ledger::{CheckRecord, CheckResult, Event};
 use countersign_policy::{Ask, Permit, Refusal, RefusalKind, decide};
@@ -170,6 +170,16 @@ fn not_exchanged(error: ExchangeError) -> OAuthError {
     OAuthError::new(code, error.to_string())
 }
 
+/// What a new token is made of.
+struct Making<'a> {
+    asked: &'a Asked<'a>,
+    client: &'a Client,
+    subject: &'a Subject,
+    grant: ExchangeGrant,
+    /// Random.
+    id: String,
+}
+
 fn issue(
     asked: &Asked<'_>,
     client: &Client,
@@ -179,78 +189,87 @@ fn issue(
     kind: TokenType,
     permit: &Permit,
 ) -> Result<Issued, OAuthError> {
-    let id = new_id()?;
-    let ExchangeGrant { scope, actors, possession, expires } = grant;
-    let keys = asked.authority.keys.load();
-    let failed = |error: &dyn std::fmt::Display| OAuthError::internal("a token could not be minted", error);
+    let making = Making { asked, client, subject, grant, id: new_id()? };
+    let access_token = match wanted {
+        Wanted::ExchangedToken(audience) => making.hop_token(audience)?,
+        Wanted::TxnToken(_) => making.txn_token()?,
+        Wanted::JwtSvid(audience) => making.svid(audience)?,
+    };
+    let Making { grant: ExchangeGrant { scope, actors, expires, .. }, id, .. } = making;
     let event = Event::TokenExchanged {
         client: client.id().clone(),
         subject: told(asked, subject, client.id()),
         issued: kind.name().to_owned(),
         audience: audience(wanted),
-        id: id.clone(),
+        id,
         actors: actors.iter().map(SpiffeId::to_string).collect(),
         expires,
         policy: permit.policies().first().cloned().unwrap_or_default(),
     };
-    let access_token = match wanted {
-        Wanted::ExchangedToken(audience) => {
-            let user = person(subject)?;
-            let token = ExchangedToken {
-                issuer: asked.authority.issuer.clone(),
-                audience: audience.clone(),
-                user_id: user.id.clone(),
-                name: user.name.clone(),
-                roles: user.roles.clone(),
-                scope: scope.clone(),
-                txn: transaction(subject, user, &id),
-                jti: id.clone(),
-                actors,
-                confirmation: Some(client.confirmation.clone()),
-                user_possession: possession,
-                issued_at: asked.now,
-                expires,
-            };
-            token.mint(keys.exchange.current()).map_err(|error| failed(&error))?
-        }
-        Wanted::TxnToken(_) => {
-            let user = person(subject)?;
-            let before = actors.split_last().map(|(_, before)| before.to_vec()).unwrap_or_default();
-            let token = TxnToken {
-                txn: id.clone(),
-                user_id: user.id.clone(),
-                name: user.name.clone(),
-                roles: user.roles.clone(),
-                scope: scope.to_string(),
-                requested_by: client.id().clone(),
-                actors: before,
-                possession,
-                expires,
-            };
-            let minted = token.mint_as(&asked.authority.id, keys.txn.current(), asked.now);
-            minted.map_err(|error| failed(&error))?
-        }
-        Wanted::JwtSvid(audience) => {
-            let token = JwtSvid {
-                subject: client.id().clone(),
-                audiences: vec![audience.to_owned()],
-                jti: Some(id.clone()),
-                issued_at: Some(asked.now),
-                expires,
-            };
-            token.mint(keys.jwt_svid.current()).map_err(|error| failed(&error))?
-        }
-    };
-    let token_type = if kind == TokenType::AccessToken { client.token_type } else { NOT_ALONE };
     let answer = Answer {
         access_token,
         issued_token_type: kind.to_string(),
-        token_type,
-        expires_in: left(expires, asked.now),
+        token_type: if kind == TokenType::AccessToken { client.token_type } else { NOT_ALONE },
+        expires_in: expires.since(asked.now).as_secs(),
         scope: scope.to_string(),
     };
     let nonce = client.shows_proof.then(|| asked.sts.nonces.current(asked.now));
     Ok(Issued { answer, kind, event, nonce })
+}
+
+impl Making<'_> {
+    fn hop_token(&self, audience: &SpiffeId) -> Result<String, OAuthError> {
+        let user = person(self.subject)?;
+        let token = ExchangedToken {
+            issuer: self.asked.authority.issuer.clone(),
+            audience: audience.clone(),
+            user_id: user.id.clone(),
+            name: user.name.clone(),
+            roles: user.roles.clone(),
+            scope: self.grant.scope.clone(),
+            txn: transaction(self.subject, user, &self.id),
+            jti: self.id.clone(),
+            actors: self.grant.actors.clone(),
+            confirmation: Some(self.client.confirmation.clone()),
+            user_possession: self.grant.possession,
+            issued_at: self.asked.now,
+            expires: self.grant.expires,
+        };
+        token.mint(self.asked.authority.keys.load().exchange.current()).map_err(not_minted)
+    }
+
+    fn txn_token(&self) -> Result<String, OAuthError> {
+        let user = person(self.subject)?;
+        let before = self.grant.actors.split_last().map(|(_, before)| before.to_vec());
+        let token = TxnToken {
+            txn: self.id.clone(),
+            user_id: user.id.clone(),
+            name: user.name.clone(),
+            roles: user.roles.clone(),
+            scope: self.grant.scope.to_string(),
+            requested_by: self.client.id().clone(),
+            actors: before.unwrap_or_default(),
+            possession: self.grant.possession,
+            expires: self.grant.expires,
+        };
+        let authority = self.asked.authority;
+        token.mint_as(&authority.id, authority.keys.load().txn.current(), self.asked.now).map_err(not_minted)
+    }
+
+    fn svid(&self, audience: &str) -> Result<String, OAuthError> {
+        let token = JwtSvid {
+            subject: self.client.id().clone(),
+            audiences: vec![audience.to_owned()],
+            jti: Some(self.id.clone()),
+            issued_at: Some(self.asked.now),
+            expires: self.grant.expires,
+        };
+        token.mint(self.asked.authority.keys.load().jwt_svid.current()).map_err(not_minted)
+    }
+}
+
+fn not_minted(error: impl std::fmt::Display) -> OAuthError {
+    OAuthError::internal("a token could not be minted", &error)
 }
 
 /// A token about a person is made only where there is one; `countersign_token::exchange` has seen to it.
@@ -278,10 +297,6 @@ fn audience(wanted: Wanted<'_>) -> String {
         Wanted::TxnToken(home) => home.to_string(),
         Wanted::JwtSvid(audience) => audience.to_owned(),
     }
-}
-
-fn left(expires: UnixTime, now: UnixTime) -> u64 {
-    expires.since(now).as_secs()
 }
 
 fn new_id() -> Result<String, OAuthError> {

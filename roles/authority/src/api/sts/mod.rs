@@ -104,7 +104,6 @@ pub(crate) struct Asked<'a> {
     sts: &'a Sts,
     live: &'a Live,
     caller: &'a Caller,
-    connection: &'a Connection,
     headers: &'a HeaderMap,
     uri: &'a Uri,
     version: Version,
@@ -225,7 +224,6 @@ impl Door<'_> {
             sts,
             live,
             caller: self.caller,
-            connection: self.connection,
             headers: &head.headers,
             uri: &head.uri,
             version: head.version,
@@ -252,3 +250,6 @@ impl Door<'_> {
         error.answer(Some(id))
     }
 }
+
+#[cfg(test)]
+mod tests;

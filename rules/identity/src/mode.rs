@@ -75,8 +75,10 @@ impl FromStr for Mode {
 
 axis! {
     /// How a service carries its user along when it calls others.
+    #[derive(Default)]
     UserContext {
         /// The internal token that came in goes on unchanged (thesis, figure 4.2).
+        #[default]
         Same = "same",
         /// The token service issues one for each hop (figure 4.3).
         PerHop = "per-hop",
@@ -87,24 +89,14 @@ axis! {
 
 axis! {
     /// Which proof accompanies a workload identity token in mode `wimse`.
+    #[derive(Default)]
     WimseProof {
         /// A workload proof token (draft-ietf-wimse-wpt): bound to the target.
+        #[default]
         Token = "token",
         /// An HTTP message signature (draft-ietf-wimse-http-signature): bound to method, query and body as well, and
         /// the answer is signed too.
         HttpSignature = "http-signature",
-    }
-}
-
-impl Default for UserContext {
-    fn default() -> Self {
-        Self::Same
-    }
-}
-
-impl Default for WimseProof {
-    fn default() -> Self {
-        Self::Token
     }
 }
 

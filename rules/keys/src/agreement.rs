@@ -17,7 +17,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::{RandomError, Secret, SecureRandom, jwk::{point_of, short}, sha256};
+use crate::{
+    RandomError, Secret, SecureRandom,
+    jwk::{point_of, short},
+    sha256,
+};
 
 /// A private key that opens what was encrypted to its public half. Cheap to clone; `Debug` shows the thumbprint.
 #[derive(Clone)]

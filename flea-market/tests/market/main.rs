@@ -4,6 +4,9 @@
 #[path = "../../../sdk/tests/sockets/deployment.rs"]
 #[allow(dead_code, unused_imports)]
 mod deployment;
+#[path = "../../../sdk/tests/sockets/desk.rs"]
+#[allow(dead_code)]
+mod desk;
 
 mod bad_input;
 mod callers;

@@ -608,7 +608,7 @@ pub(crate) fn get_request(path: &str) -> http::Request<countersign_sdk::outbound
 
 pub(crate) async fn text<B>(response: http::Response<B>) -> String
 where
-    B: http_body::Body,
+    B: hyper::body::Body,
     B::Error: std::fmt::Debug,
 {
     use http_body_util::BodyExt;

@@ -69,6 +69,13 @@ fn every_reason_has_its_code_its_status_and_what_would_help() {
         assert_eq!(denial.status(), 401, "{error}");
         assert_eq!(denial.reason, error.to_string());
     }
+    // Where there is no room, waiting helps and a better proof does not.
+    let full = Denial::from(&EvidenceError::from(ReplayError::Full { live: 1 }));
+    assert_eq!((full.code, full.status().as_u16()), (Code::ProofMemoryFull, 503));
+}
+
+#[test]
+fn every_reason_says_what_is_wrong_in_words() {
     for error in [
         EvidenceError::TxnToken(TxnTokenError::Expired { by_seconds: 1 }),
         EvidenceError::HopToken(ExchangedTokenError::OtherClient),
@@ -88,7 +95,4 @@ fn every_reason_has_its_code_its_status_and_what_would_help() {
         let text = error.to_string();
         assert!(!text.ends_with('.') && text.len() > 20, "{text}");
     }
-    // Where there is no room, waiting helps and a better proof does not.
-    let full = Denial::from(&EvidenceError::from(ReplayError::Full { live: 1 }));
-    assert_eq!((full.code, full.status().as_u16()), (Code::ProofMemoryFull, 503));
 }

@@ -154,6 +154,10 @@ struct Read {
 
 fn read(json: &[u8]) -> Result<Read, ClaimError> {
     let claims = Claims::parse(json)?;
+    // Of the two kinds that share a type only the exchanged one has actors: neither ever reads as the other.
+    if claims.has("act") {
+        return Err(ClaimError::WrongType { name: "act", want: "absent from a token of a login" });
+    }
     let audiences: Vec<String> = claims.one_or_many("aud")?.into_iter().map(str::to_owned).collect();
     let token = AccessToken {
         issuer: claims.string("iss")?.to_owned(),

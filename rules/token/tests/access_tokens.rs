@@ -68,6 +68,16 @@ fn rejects_a_token_of_another_kind() {
 }
 
 #[test]
+fn rejects_a_token_with_actors_which_is_an_exchanged_one() {
+    let key = key();
+    for act in [json!({ "sub": "spiffe://fleamarket.test/svc/ads" }), json!(null)] {
+        let token = changed(&key, |claims| claims["act"] = act);
+        let wrong = ClaimError::WrongType { name: "act", want: "absent from a token of a login" };
+        assert_eq!(verify(&key, &token), Err(AccessTokenError::Claim(wrong)));
+    }
+}
+
+#[test]
 fn rejects_a_key_that_does_not_sign_access_tokens() {
     let (ours, theirs) = (key(), key());
     let kid = theirs.public_key().thumbprint();

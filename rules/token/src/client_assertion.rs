@@ -8,7 +8,7 @@ use countersign_keys::KeyPair;
 use serde_json::json;
 
 use crate::{
-    claims::{ClaimError, Claims},
+    claims::{ClaimError, Claims, optional},
     jws::{self, JwsError, printable},
     service_token::{JTI_CHARS_MAX, JTI_CHARS_MIN},
     signer::{Signer, SignerHint},
@@ -42,7 +42,7 @@ impl ClientAssertion {
         })
         .to_string();
         // What we would not accept ourselves never leaves.
-        let (read, _) = Self::read(claims.as_bytes())?;
+        let Read { assertion: read, .. } = Self::read(claims.as_bytes())?;
         times::judge(read.issued_at, read.expires, CLIENT_ASSERTION_LIFETIME_MAX, read.issued_at)?;
         Ok(jws::sign_as(TokenKind::ClientAssertion, key, claims.as_bytes())?)
     }
@@ -59,7 +59,7 @@ impl ClientAssertion {
     ) -> Result<Verified<Self>, ClientAssertionError> {
         let unverified = jws::parse_as(TokenKind::ClientAssertion, token)?;
         // Who it is said to be from is needed to find the key.
-        let (read, audience) = Self::read(unverified.unverified_payload())?;
+        let Read { assertion: read, audience, not_before } = Self::read(unverified.unverified_payload())?;
         let hint = SignerHint { issuer: &read.client, kid: &unverified.kid, certificate_sha256: None };
         let signer = signer_of(hint)
             .ok_or_else(|| ClientAssertionError::UnknownKey { kid: printable(&unverified.kid) })?;
@@ -71,11 +71,11 @@ impl ClientAssertion {
             return Err(ClientAssertionError::WrongAudience { got: printable(&audience) });
         }
         times::judge(read.issued_at, read.expires, CLIENT_ASSERTION_LIFETIME_MAX, now)?;
+        not_before.map_or(Ok(()), |from| times::judge_start(from, now))?;
         Ok(Verified::vouch(read))
     }
 
-    /// The assertion, and for whom it is.
-    fn read(json: &[u8]) -> Result<(Self, String), ClientAssertionError> {
+    fn read(json: &[u8]) -> Result<Read, ClientAssertionError> {
         let claims = Claims::parse(json)?;
         let (issuer, subject) = (claims.string("iss")?, claims.string("sub")?);
         if issuer != subject {
@@ -91,9 +91,20 @@ impl ClientAssertion {
             issued_at: claims.time("iat")?,
             expires: claims.time("exp")?,
         };
-        // A single string: in a list with a foreign token service, that one could use it here.
-        Ok((assertion, claims.string("aud")?.to_owned()))
+        Ok(Read {
+            assertion,
+            // A single string: in a list with a foreign token service, that one could use it here.
+            audience: claims.string("aud")?.to_owned(),
+            not_before: optional(claims.time("nbf"))?,
+        })
     }
+}
+
+struct Read {
+    assertion: ClientAssertion,
+    audience: String,
+    /// We write none; a client of others may (RFC 7523 section 3).
+    not_before: Option<UnixTime>,
 }
 
 /// Why a client assertion is refused. To the client all of them are `invalid_client`.

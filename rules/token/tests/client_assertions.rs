@@ -127,6 +127,16 @@ fn rejects_an_assertion_that_lives_too_long_has_ended_or_has_not_begun() {
 }
 
 #[test]
+fn rejects_an_assertion_whose_client_says_that_it_begins_later() {
+    let key = key();
+    let from = |nbf: Value| verify(&key, &changed(&key, |claims| claims["nbf"] = nbf)).map(|_| ());
+    let skew = i64::try_from(CLOCK_SKEW.as_secs()).unwrap();
+    assert_eq!(from(json!(NOW.secs() + skew)), Ok(()));
+    assert_eq!(from(json!(NOW.secs() + skew + 1)), Err(TimeError::NotYetValid { in_seconds: 61 }.into()));
+    assert!(matches!(from(json!("1800000000")), Err(ClientAssertionError::Claim(_))));
+}
+
+#[test]
 fn rejects_each_claim_that_is_absent_or_of_another_type() {
     let key = key();
     for name in ["iss", "sub", "aud", "jti", "iat", "exp"] {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use countersign_identity::{CLOCK_SKEW, SpiffeId, TrustDomain, UnixTime, Verified};
+use countersign_identity::{CLOCK_SKEW, IdKind, SpiffeId, TrustDomain, UnixTime, Verified};
 use countersign_keys::{KeyPair, PublicKey};
 use serde_json::{Value, json};
 
@@ -108,8 +108,10 @@ impl JwtSvid {
         if audiences.is_empty() {
             return Err(JwtSvidError::Claim(ClaimError::Empty { name: "aud" }));
         }
+        // A trust domain as a whole is no workload, here as in every SVID.
+        let id = subject.parse::<SpiffeId>().ok().filter(|id| id.kind() != IdKind::TrustDomain);
         Ok(Self {
-            subject: subject.parse().map_err(|_| JwtSvidError::NotAnId { sub: printable(subject) })?,
+            subject: id.ok_or_else(|| JwtSvidError::NotAnId { sub: printable(subject) })?,
             audiences,
             jti: optional(claims.string("jti"))?.map(str::to_owned),
             issued_at: optional(claims.time("iat"))?,
@@ -137,8 +139,8 @@ pub enum JwtSvidError {
     /// A claim is absent or malformed.
     #[error("the JWT-SVID's claims are not acceptable: {0}")]
     Claim(#[from] ClaimError),
-    /// `sub` is not a SPIFFE ID.
-    #[error("the subject {sub:?} of the JWT-SVID is not a SPIFFE ID")]
+    /// `sub` is not the SPIFFE ID of a workload.
+    #[error("the subject {sub:?} of the JWT-SVID is not the SPIFFE ID of a workload")]
     NotAnId {
         /// What it says.
         sub: String,

@@ -133,10 +133,12 @@ fn rejects_a_token_that_is_not_for_us() {
 }
 
 #[test]
-fn rejects_a_subject_that_is_no_spiffe_id() {
+fn rejects_a_subject_that_is_no_spiffe_id_of_a_workload() {
     let key = key();
-    let found = verify(&key, &changed(&key, |claims| claims["sub"] = json!("ads")));
-    assert_eq!(found, Err(JwtSvidError::NotAnId { sub: "ads".into() }));
+    for sub in ["ads", "spiffe://fleamarket.test"] {
+        let found = verify(&key, &changed(&key, |claims| claims["sub"] = json!(sub)));
+        assert_eq!(found, Err(JwtSvidError::NotAnId { sub: sub.into() }));
+    }
 }
 
 #[test]

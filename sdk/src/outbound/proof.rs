@@ -307,12 +307,15 @@ const MACAROON_LIFE: Duration = Duration::from_secs(10);
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
+    use countersign_keys::KeyPair;
+
     use crate::{clock, outbound::empty};
 
     #[test]
     fn a_request_that_is_sent_again_is_signed_again_for_its_new_connection() {
+        let key = KeyPair::generate(&SystemRandom::new()).unwrap();
         let proof = Proof {
-            shown: Shown::Wpt(Arc::new(WitIdentity::for_tests())),
+            shown: Shown::Wpt(Arc::new(WitIdentity::for_tests(key))),
             user: Carried::Nobody,
             callee: Some(SpiffeId::parse("spiffe://td/svc/users").unwrap()),
             body: Held::Unbound,

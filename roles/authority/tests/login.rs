@@ -7,10 +7,13 @@ mod common;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{Answer, Place, Running, call, home};
 use countersign_accounts::password::{self, Password, Pepper, Peppers, Verification};
-use countersign_keys::PublicKey;
+use countersign_keys::{KeyPair, PublicKey, SystemRandom};
 use countersign_sdk::clock;
 use countersign_store::Db;
-use countersign_token::AccessToken;
+use countersign_token::{
+    AccessToken,
+    dpop::{self, DpopTarget, DpopUri},
+};
 use futures::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::RETRY_AFTER};
 use serde_json::json;
@@ -221,6 +224,40 @@ async fn only_a_gateways_word_about_its_clients_key_binds_the_token_to_it() {
     authority.stop().await;
 }
 
+#[tokio::test]
+async fn a_login_beside_a_proof_of_a_key_buys_a_token_that_is_bound_to_it() {
+    let place = Place::new();
+    let authority = place.start().await;
+    authority.add_user("alice", PASSWORD).await;
+    let https = authority.https(None).await;
+    let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+    let login = async |path: &str, jti: &str, nonce: Option<&str>| {
+        let uri = DpopUri::parse(&format!("https://localhost:{}{path}", authority.api.port())).unwrap();
+        let target = DpopTarget { method: &Method::POST, uri, access_token: None };
+        let proof = dpop::mint(&key, &target, nonce, jti, clock::now()).unwrap();
+        let headers = HeaderMap::from_iter([(DPOP, HeaderValue::from_str(&proof).unwrap())]);
+        let body = json!({ "name": "alice", "password": PASSWORD });
+        call(&https, Method::POST, "/api/v1/login", Some(body), &headers).await.unwrap()
+    };
+    let first = login("/api/v1/login", "1", None).await;
+    assert_eq!((first.status.as_u16(), first.json()["code"].as_str()), (400, Some("use_dpop_nonce")));
+    let nonce = first.headers["dpop-nonce"].to_str().unwrap().to_owned();
+    let elsewhere = login("/login", "2", Some(&nonce)).await;
+    assert_eq!(
+        (elsewhere.status.as_u16(), elsewhere.json()["code"].as_str()),
+        (400, Some("invalid_dpop_proof"))
+    );
+    let bound = login("/api/v1/login", "3", Some(&nonce)).await;
+    assert_eq!(bound.json()["token_type"], "DPoP", "{:?}", bound.body);
+    let replayed = login("/api/v1/login", "3", Some(&nonce)).await;
+    assert_eq!(
+        (replayed.status.as_u16(), replayed.json()["code"].as_str()),
+        (400, Some("invalid_dpop_proof"))
+    );
+    authority.stop().await;
+}
+
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 const CLIENT_KEY: HeaderName = HeaderName::from_static("x-countersign-client-key");
 
 #[tokio::test]

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{Extension, Json, extract::State};
+use axum::{
+    Extension, Json,
+    extract::{OriginalUri, State},
+};
 use countersign_accounts::{
     AccountName, Password, UserId,
     login::{self, Attempt, LoginVerdict},
@@ -31,7 +34,7 @@ use countersign_wire::{
     codes::Code,
     problem::Problem,
 };
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 
 use super::{ApiError, Body, Params, PathParam};
 use crate::{http::Actor, journal::Change, state::Authority};
@@ -49,12 +52,20 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn login(
     State(authority): State<Arc<Authority>>,
     Extension(connection): Extension<Connection>,
+    OriginalUri(uri): OriginalUri,
+    version: Version,
     headers: HeaderMap,
     Body(body): Body<Login>,
 ) -> Result<Json<LoggedIn>, ApiError> {
     let address = client_address(&authority, &connection, &headers);
     throttle(&authority, address)?;
-    let confirmation = client_key(&authority, &connection, &headers)?;
+    let confirmation = match client_key(&authority, &connection, &headers)? {
+        Some(told) => Some(told),
+        None => {
+            let proof = authority.sts.proven_key(&uri, &headers, version, clock::now())?;
+            proof.map(|proof| Confirmation::Key(proof.jkt().to_owned()))
+        }
+    };
     let (user, verdict) = judge(&authority, &body, address).await?;
     let outcome = outcome(&verdict);
     metrics::counter!("countersign_logins_total", "outcome" => outcome.as_str()).increment(1);

@@ -105,6 +105,8 @@ pub(crate) struct ApiError {
     pub(crate) code: Code,
     pub(crate) detail: Option<String>,
     pub(crate) retry_after: Option<Duration>,
+    /// For the next DPoP proof.
+    pub(crate) nonce: Option<String>,
 }
 
 impl ApiError {
@@ -127,7 +129,14 @@ impl ApiError {
 
 impl From<Code> for ApiError {
     fn from(code: Code) -> Self {
-        Self { code, detail: None, retry_after: None }
+        Self { code, detail: None, retry_after: None, nonce: None }
+    }
+}
+
+impl From<sts::ProofRefusal> for ApiError {
+    fn from(refusal: sts::ProofRefusal) -> Self {
+        tracing::info!(reason = refusal.reason, "a dpop proof was refused");
+        Self { nonce: refusal.nonce, ..refusal.code.into() }
     }
 }
 
@@ -149,6 +158,9 @@ impl IntoResponse for ApiError {
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs().saturating_add(1);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(nonce) = self.nonce.and_then(|nonce| HeaderValue::from_str(&nonce).ok()) {
+            response.headers_mut().insert(sts::DPOP_NONCE, nonce);
         }
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response

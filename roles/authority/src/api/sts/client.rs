@@ -6,12 +6,10 @@ use countersign_identity::{
     Binding, Bound, Caller, Freshness, Mode, Possession, Proof, SpiffeId, User, UserProof, Verified,
     Workload, WorkloadProof,
 };
-use countersign_request::CanonicalRequest;
 use countersign_sdk::signing_chains::read_chain;
 use countersign_token::{
     ClientAssertion, Sighting,
     confirmation::Confirmation,
-    dpop::{self, DpopTarget, DpopUri},
     signer::{Signer, SignerHint},
 };
 use countersign_wire::codes::Code;
@@ -153,35 +151,10 @@ fn signer(asked: &Asked<'_>, hint: &SignerHint<'_>) -> Result<Signer, String> {
 
 /// Binds the token to the key of a DPoP proof instead, if the request carries one (RFC 9449 section 5).
 pub(crate) fn bind_to_proof(asked: &Asked<'_>, client: Client) -> Result<Client, OAuthError> {
-    let Some(header) = asked.headers.get(countersign_request::DPOP) else { return Ok(client) };
-    let refused = |reason: String| OAuthError::new(Code::DpopProofRefused, reason);
-    let text = header.to_str().map_err(|_| refused("the header is no text".to_owned()))?;
-    let target = DpopTarget { method: &http::Method::POST, uri: asked.uri()?, access_token: None };
-    let proof = dpop::verify(text, &target, asked.now).map_err(|error| refused(error.to_string()))?;
-    asked.sts.nonces.judge(proof.nonce(), asked.now).map_err(|error| {
-        OAuthError::new(Code::DpopNonceNeeded, error.to_string())
-            .with_nonce(asked.sts.nonces.current(asked.now))
-    })?;
-    let sighting = Sighting {
-        issuer: proof.jkt(),
-        jti: proof.jti(),
-        issued_at: proof.issued_at(),
-        expires: proof.expires(),
-        // The nonce is ours and fresh: no process before this one could have seen the proof.
-        channel_bound: true,
-    };
-    asked.sts.replay.admit(&sighting, asked.now).map_err(|error| refused(error.to_string()))?;
+    let proof = asked.sts.proven_key(asked.uri, asked.headers, asked.version, asked.now)?;
+    let Some(proof) = proof else { return Ok(client) };
     let confirmation = Confirmation::Key(proof.jkt().to_owned());
     Ok(Client { confirmation, token_type: DPOP_TYPE, shows_proof: true, ..client })
-}
-
-impl Asked<'_> {
-    /// The URI of this request, for DPoP.
-    fn uri(&self) -> Result<DpopUri, OAuthError> {
-        let request = CanonicalRequest::parse(&http::Method::POST, self.uri, self.headers, self.version);
-        let request = request.map_err(|_| OAuthError::form("the request names no host"))?;
-        Ok(DpopUri::of_request("https", &request))
-    }
 }
 
 fn unknown(reason: &str) -> OAuthError {

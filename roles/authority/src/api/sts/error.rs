@@ -7,6 +7,8 @@ use countersign_wire::codes::{Code, Public};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use super::proof::ProofRefusal;
+
 /// Carries the nonce for the next DPoP proof (RFC 9449 section 8).
 pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
@@ -67,6 +69,12 @@ impl OAuthError {
 impl From<Denial> for OAuthError {
     fn from(denial: Denial) -> Self {
         Self { denial, description: None, nonce: None }
+    }
+}
+
+impl From<ProofRefusal> for OAuthError {
+    fn from(refusal: ProofRefusal) -> Self {
+        Self { nonce: refusal.nonce, ..Self::new(refusal.code, refusal.reason) }
     }
 }
 

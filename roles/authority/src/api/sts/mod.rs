@@ -13,6 +13,7 @@ mod exchange;
 mod form;
 mod introspect;
 mod recognise;
+mod proof;
 mod request;
 mod revoke;
 mod said;
@@ -46,6 +47,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 pub(crate) use self::{
     error::{DPOP_NONCE, OAuthError, answer},
     form::Form,
+    proof::ProofRefusal,
     request::{Exchange, Presented, TOKEN_EXCHANGE, TokenType},
 };
 use super::TOKEN_ENDPOINT;

@@ -5,6 +5,9 @@
 //! names. The service asks its own, finer rule: neither door relies on the other. The order of all this is the list in
 //! `pipeline.rs`.
 //!
+//! A client that proves a key at login (RFC 9449) gets a token that is worth nothing without that key, proves it again
+//! with every request, and policies of the services behind can ask for that: `context.proof.user_possession`.
+//!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use countersign_gateway::{Gateway, Settings};

@@ -250,7 +250,10 @@ fn short(dir: &str) -> String {
 
 /// Rust sources of the workspace that are not tests: path from the root, text.
 fn sources() -> Vec<(String, String)> {
-    files().into_iter().filter(|(path, _)| path.contains("/src/") && !path.starts_with("testkit/")).collect()
+    let is_source = |path: &str| {
+        path.contains("/src/") && !path.starts_with("testkit/") && !path.ends_with("/tests.rs")
+    };
+    files().into_iter().filter(|(path, _)| is_source(path)).collect()
 }
 
 /// All text that only tests contain: files under `tests/` and the test modules of sources.

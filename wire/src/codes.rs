@@ -13,6 +13,8 @@
 //! assert_eq!(entry.map(|entry| (entry.code, entry.exit)), Ok((Code::TokenExpired, Exit::Denied)));
 //! ```
 
+#[macro_use]
+mod rows;
 mod public;
 mod table;
 

@@ -27,6 +27,9 @@ const REFRESH_HINT: Duration = Duration::from_secs(300);
 /// Bytes of a bundle document, revocation lists included: every data plane holds the bundles of all peers.
 pub(crate) const BUNDLE_BYTES_MAX: usize = 512 * 1024;
 
+/// Bytes of all of them together: a third of what a snapshot may have.
+pub(crate) const FEDERATION_BYTES_MAX: usize = 1024 * 1024;
+
 /// What a bundle amounts to.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {

@@ -47,6 +47,21 @@ async fn a_bundle_is_handed_in_replaced_by_a_newer_one_and_taken_back() {
 }
 
 #[tokio::test]
+async fn rejects_bundles_that_no_snapshot_could_carry() {
+    let here = Place::new();
+    let a = here.start().await;
+    let long =
+        |bytes: usize| json!({ "keys": [{ "kty": "EC", "use": "unknown", "kid": "k".repeat(bytes) }] });
+    for peer in ["b.test", "c.test"] {
+        assert_eq!(hand_in(&a, peer, &long(500_000)).await.status, 200, "{peer}");
+    }
+    assert_eq!(hand_in(&a, "d.test", &long(60_000)).await.status, 422, "too much together");
+    assert_eq!(hand_in(&a, "c.test", &long(400_000)).await.status, 200, "in place of the one before");
+    assert_eq!(hand_in(&a, "d.test", &long(530_000)).await.status, 413, "too much alone");
+    a.stop().await;
+}
+
+#[tokio::test]
 async fn a_workload_of_another_trust_domain_is_recognised_while_its_bundle_is_held_and_no_longer() {
     let (here, there) = (Place::new(), Place::of("partner.test"));
     let (a, b) = (here.start().await, there.start().await);

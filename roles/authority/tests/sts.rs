@@ -271,6 +271,21 @@ async fn introspection_tells_those_whom_a_token_concerns_and_is_no_oracle_for_ot
 }
 
 #[tokio::test]
+async fn an_administrator_introspects_every_token_and_is_no_client_for_all_that() {
+    let market = Market::open().await;
+    let ask = async |token: &str| {
+        market.authority.admin_form("/oauth2/introspect", &format!("token={token}")).await.json()
+    };
+    assert_eq!(ask(&market.login).await["active"], true);
+    assert_eq!(ask("nonsense").await, json!({ "active": false }));
+    let form =
+        format!("grant_type={GRANT}&subject_token={}&subject_token_type={ACCESS}&audience=ads", market.login);
+    let refused = market.authority.admin_form(TOKEN, &form).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]), (401, &json!("invalid_client")));
+    market.authority.stop().await;
+}
+
+#[tokio::test]
 async fn a_token_that_its_holder_takes_back_is_gone_at_once_and_what_others_hold_stays() {
     let market = Market::open().await;
     let (gateway, ads) = (market.client("gateway").await, market.client("ads").await);

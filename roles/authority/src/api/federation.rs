@@ -18,7 +18,7 @@ use countersign_wire::{
 
 use super::{ApiError, PathParam, read_json};
 use crate::{
-    federation::{self, BUNDLE_BYTES_MAX, Peer},
+    federation::{self, BUNDLE_BYTES_MAX, FEDERATION_BYTES_MAX, Peer},
     http::Actor,
     journal::Change,
     snapshot,
@@ -65,6 +65,13 @@ pub(crate) async fn take(
         .map_err(|error| ApiError::because(Code::ParameterInvalid, error.to_string()))?;
     let document = serde_json::to_string(&body.bundle)
         .map_err(|error| ApiError::internal("a bundle cannot be written", &error))?;
+    let others = authority.db.federation().await?;
+    let others =
+        others.iter().filter(|other| other.peer != body.trust_domain).map(|other| other.document.len());
+    if others.sum::<usize>().saturating_add(document.len()) > FEDERATION_BYTES_MAX {
+        let why = format!("all bundles together have more than {FEDERATION_BYTES_MAX} bytes");
+        return Err(ApiError::because(Code::ParameterInvalid, why));
+    }
     let stored = PeerBundle {
         peer: body.trust_domain,
         sequence: body.bundle.spiffe_sequence.unwrap_or_default(),

@@ -183,6 +183,15 @@ impl Running {
         call(&self.admin, method, path, body, &HeaderMap::new()).await
     }
 
+    /// A form over the admin socket.
+    pub async fn admin_form(&self, path: &str, form: &str) -> Answer {
+        let request = Request::post(path).header("content-type", "application/x-www-form-urlencoded");
+        let response = self.admin.send(request.body(full(form.to_owned())).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
     pub async fn get(&self, path: &str) -> Value {
         let answer = self.admin(Method::GET, path, None).await;
         assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));

@@ -15,7 +15,7 @@ pub(crate) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 /// A refusal: a code for the client, the facts for the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OAuthError {
-    pub(crate) denial: Denial,
+    pub(crate) denial: Box<Denial>,
     /// About what the client itself sent, and safe to say.
     description: Option<String>,
     /// A fresh nonce, where one could help.
@@ -68,7 +68,7 @@ impl OAuthError {
 
 impl From<Denial> for OAuthError {
     fn from(denial: Denial) -> Self {
-        Self { denial, description: None, nonce: None }
+        Self { denial: Box::new(denial), description: None, nonce: None }
     }
 }
 

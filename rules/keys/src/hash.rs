@@ -2,6 +2,9 @@
 
 use aws_lc_rs::{digest, hmac};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+use crate::domain;
 
 /// SHA-256 (FIPS 180-4) of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; SHA256_BYTES] {
@@ -51,6 +54,59 @@ pub fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; SHA256_BYTES] {
     fixed(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref())
 }
 
+/// HMAC-SHA-256 (RFC 2104) of `message` under a key that authenticates this one message: a link of a macaroon's chain, where
+/// each MAC is the key of the next. The same as [`hmac_sha256`] gives, in half the time: the library prepares and copies
+/// a context for messages to come, and here none come.
+pub fn hmac_sha256_once(key: &[u8; SHA256_BYTES], message: &[u8]) -> [u8; SHA256_BYTES] {
+    let mut text = [0; SHA256_BLOCK_BYTES + SHORT_MESSAGE_BYTES_MAX];
+    let end = SHA256_BLOCK_BYTES + message.len();
+    let Some(text) = text.get_mut(..end.max(SHA256_BLOCK_BYTES + SHA256_BYTES)) else {
+        return hmac_sha256(key, message);
+    };
+    let (pad, content) = text.split_at_mut(SHA256_BLOCK_BYTES);
+    fill(content, message);
+    // RFC 2104 section 2: H(K XOR opad, H(K XOR ipad, text)), the key padded with zeros to a block.
+    fill(pad, key);
+    pad.iter_mut().for_each(|byte| *byte ^= 0x36);
+    let inner = sha256(text.get(..end).unwrap_or_default());
+    let (pad, content) = text.split_at_mut(SHA256_BLOCK_BYTES);
+    pad.iter_mut().for_each(|byte| *byte ^= 0x36 ^ 0x5c);
+    fill(content, &inner);
+    let outer = sha256(text.get(..SHA256_BLOCK_BYTES + SHA256_BYTES).unwrap_or_default());
+    text.get_mut(..SHA256_BYTES).unwrap_or_default().zeroize();
+    outer
+}
+
+/// A key for HMAC-SHA-256 (RFC 2104) that is prepared once and used often. Wiped when dropped, and never printed.
+#[derive(Clone)]
+pub struct MacKey(hmac::Key);
+
+impl MacKey {
+    /// Prepares `key`, of any length.
+    pub fn new(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// The MAC of `message`: what [`hmac_sha256`] gives.
+    pub fn mac(&self, message: &[u8]) -> [u8; SHA256_BYTES] {
+        fixed(hmac::sign(&self.0, message).as_ref())
+    }
+
+    /// The MAC of [`domain`](crate::domain())`(purpose, message)`, without a copy of the message.
+    pub fn mac_for(&self, purpose: &str, message: &[u8]) -> [u8; SHA256_BYTES] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&domain(purpose, b""));
+        context.update(message);
+        fixed(context.sign().as_ref())
+    }
+}
+
+impl std::fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MacKey(..)")
+    }
+}
+
 /// Whether two byte strings are equal, in a time that depends on their lengths only.
 pub fn constant_time_eq(left: &[u8], right: &[u8]) -> bool {
     left.ct_eq(right).into()
@@ -68,6 +124,15 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Length of a hash and of a MAC.
 pub const SHA256_BYTES: usize = 32;
+const SHA256_BLOCK_BYTES: usize = 64;
+/// Longer ones are left to the library, which then costs hardly more.
+const SHORT_MESSAGE_BYTES_MAX: usize = 192;
+
+fn fill(to: &mut [u8], from: &[u8]) {
+    if let Some(to) = to.get_mut(..from.len()) {
+        to.copy_from_slice(from);
+    }
+}
 
 fn fixed(bytes: &[u8]) -> [u8; SHA256_BYTES] {
     let mut out = [0; SHA256_BYTES];
@@ -108,6 +173,26 @@ mod tests {
     }
 
     #[test]
+    fn a_key_for_one_message_gives_the_same_at_every_length() {
+        let message: Vec<u8> = (0..=255).chain(0..=255).collect();
+        for length in 0..message.len() {
+            let key = sha256(&message[..length]);
+            let (once, library) =
+                (hmac_sha256_once(&key, &message[..length]), hmac_sha256(&key, &message[..length]));
+            assert_eq!(once, library, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_prepared_key_gives_the_same_and_prints_nothing() {
+        let key = MacKey::new(b"a key");
+        assert_eq!(key.mac(b"message"), hmac_sha256(b"a key", b"message"));
+        assert_eq!(key.mac_for("purpose", b"message"), hmac_sha256(b"a key", &domain("purpose", b"message")));
+        assert_eq!(key.mac(b"message"), key.clone().mac(b"message"));
+        assert_eq!(format!("{key:?}"), "MacKey(..)");
+    }
+
+    #[test]
     fn hmac_agrees_with_every_wycheproof_vector() {
         let Some(file) = countersign_testkit::vectors("wycheproof/hmac_sha256_test.json") else { return };
         let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -124,6 +209,9 @@ mod tests {
             // Some vectors hold a truncated tag: what is given must be the start of ours.
             let (mac, tag) = (hmac_sha256(&bytes("key"), &bytes("msg")), bytes("tag"));
             assert_eq!(mac[..tag.len()] == tag[..], test["result"] == "valid", "{}", test["tcId"]);
+            if let Ok(key) = <[u8; SHA256_BYTES]>::try_from(bytes("key")) {
+                assert_eq!(hmac_sha256_once(&key, &bytes("msg")), mac, "{}", test["tcId"]);
+            }
         }
     }
 }

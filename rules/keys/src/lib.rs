@@ -41,7 +41,7 @@ pub use agreement::{AgreementError, AgreementJwkError, AgreementKey, AgreementPu
 pub use algorithm::{Algorithm, WeakKey};
 pub use domain::domain;
 pub use envelope::{OpenError, SealContext, SealError, Sealed};
-pub use hash::{Sha256, constant_time_eq, hmac_sha256, sha256, sha256_hex};
+pub use hash::{MacKey, Sha256, constant_time_eq, hmac_sha256, sha256, sha256_hex};
 pub use key_pair::{KeyError, KeyPair, SignError};
 pub use master::{MasterKey, MasterKeyError};
 pub use public_key::{JwkError, PublicKey, PublicKeyError, SignatureInvalid, TokenKeyError};

@@ -1,7 +1,7 @@
 //! Tokens per CPU second: verifying each kind, and signing one, against nothing but the signatures and MACs that it takes, in
 //! one run. The ratio is what our own code costs beside the cryptography. Then single use, and how verifying grows with cores.
 //!
-//! `cargo bench -p countersign-token`
+//! `cargo bench -p countersign-token`, and with `-- macaroon` after it that kind alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,12 +21,19 @@ mod samples;
 use samples::{NOW, Sample};
 
 fn main() {
-    let samples = samples::all();
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut samples = samples::all();
+    if let Some(wanted) = &wanted {
+        samples.retain(|sample| sample.kind == wanted);
+    }
     println!("{:<18} {:>12} {:>12} {:>6}", "verify per CPU s", "ours", "bare", "ratio");
     for sample in &samples {
         assert!((sample.accepts)(&sample.text), "{}", sample.kind);
         let ours = || assert!((sample.accepts)(&sample.text));
         compare(sample.kind, ours, || (sample.bare)());
+    }
+    if wanted.is_some() {
+        return;
     }
     println!("{:<18} {:>12} {:>12} {:>6}", "sign per CPU s", "ours", "bare", "ratio");
     let (key, token) = (samples::key(), samples::service_claims());

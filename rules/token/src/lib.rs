@@ -15,6 +15,8 @@
 //! - [`dpop`] and [`confirmation`]: the key that a token is bound to, and the proof of it.
 //! - [`revoked`]: what counts no longer, asked at every use.
 //! - [`wit`], and [`wpt`] or [`http_signature`]: who a workload is in the form of the WIMSE drafts, and its proof.
+//! - [`macaroon`]: what a service narrows to each request by itself, and [`bearer`]: what it does not have to understand. Neither
+//!   is a JWS; [`replay`] remembers the tokens of whichever kind that count once.
 //! - [`jwe`]: no token, but a payload that nobody may read between two workloads.
 //!
 //! ```

@@ -72,27 +72,31 @@ impl<'a> Predicate<'a> {
     /// # Errors
     /// A name that is not in the table above, or a value that such a caveat cannot have.
     pub fn parse(caveat: &'a [u8]) -> Result<Self, PredicateError> {
-        let text = std::str::from_utf8(caveat).map_err(|_| PredicateError::NotText)?;
-        let unknown = || PredicateError::Unknown { caveat: printable(text) };
-        let (name, value) = text.split_once(" = ").ok_or_else(unknown)?;
-        let bad = |name| PredicateError::BadValue { name };
-        if value.is_empty() || value.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
-            return Err(if NAMES.contains(&name) { bad("a caveat") } else { unknown() });
-        }
-        match name {
-            "aud" => Ok(Self::Audience(value)),
-            "method" => Ok(Self::Method(value)),
-            "path" if value.starts_with('/') => Ok(Self::Path(value)),
-            "path" => Err(bad("path")),
-            "path-under" if value.starts_with('/') && value.ends_with('/') => Ok(Self::PathUnder(value)),
-            "path-under" => Err(bad("path-under")),
-            "query-sha256" => digest(value).map(Self::Query).ok_or(bad("query-sha256")),
-            "body-sha256" => digest(value).map(Self::Body).ok_or(bad("body-sha256")),
-            "before" => seconds(value).map(Self::Before).ok_or(bad("before")),
-            "caller" => Ok(Self::Caller(value)),
-            "user" => Ok(Self::User(value)),
-            _ => Err(unknown()),
-        }
+        let unknown = || PredicateError::Unknown { caveat: printable(&String::from_utf8_lossy(caveat)) };
+        // No name has a space in it, so the first one stands before the equals sign.
+        let space = caveat.iter().position(|byte| *byte == b' ').ok_or_else(unknown)?;
+        let (name, rest) = caveat.split_at(space);
+        let value = rest.strip_prefix(b" = ").ok_or_else(unknown)?;
+        let read: fn(&'a str) -> Option<Self> = match name {
+            b"aud" => |id| Some(Self::Audience(id)),
+            b"method" => |method| Some(Self::Method(method)),
+            b"path" => |path| path.starts_with('/').then_some(Self::Path(path)),
+            b"path-under" => {
+                |path| (path.starts_with('/') && path.ends_with('/')).then_some(Self::PathUnder(path))
+            }
+            b"query-sha256" => |text| digest(text).map(Self::Query),
+            b"body-sha256" => |text| digest(text).map(Self::Body),
+            b"before" => |text| seconds(text).map(Self::Before),
+            b"caller" => |id| Some(Self::Caller(id)),
+            b"user" => |id| Some(Self::User(id)),
+            _ => return Err(unknown()),
+        };
+        let bad = || PredicateError::BadValue { name: printable(&String::from_utf8_lossy(name)) };
+        // Looks at every byte, which is quicker than stopping at the first bad one.
+        let plain =
+            value.iter().fold(!value.is_empty(), |plain, byte| plain & (*byte > b' ') & (*byte != 0x7f));
+        let value = std::str::from_utf8(value).map_err(|_| PredicateError::NotText)?;
+        read(value).filter(|_| plain).ok_or_else(bad)
     }
 
     /// Does it hold for this request?
@@ -170,14 +174,14 @@ pub enum PredicateError {
         /// What it says, as far as it can be printed.
         caveat: String,
     },
-    /// Not UTF-8.
+    /// The value is not UTF-8.
     #[error("a caveat is not text, and so it denies")]
     NotText,
     /// A known name, a value that it cannot have.
     #[error("the value of {name} in the macaroon is malformed, and so it denies")]
     BadValue {
         /// Which caveat.
-        name: &'static str,
+        name: String,
     },
     /// The request is another one than the caveat allows.
     #[error("the macaroon is only good for {name} = {want:?}")]
@@ -204,7 +208,5 @@ pub enum PredicateError {
     },
 }
 
-const NAMES: [&str; 9] =
-    ["aud", "method", "path", "path-under", "query-sha256", "body-sha256", "before", "caller", "user"];
 /// The end of the year 9999: beyond it a time is a mistake.
 const SECONDS_MAX: i64 = 253_402_300_799;

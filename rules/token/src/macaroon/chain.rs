@@ -10,26 +10,30 @@
 
 use std::fmt;
 
-use countersign_keys::{Secret, constant_time_eq, hmac_sha256};
+use countersign_keys::{MacKey, Secret, constant_time_eq, hash::hmac_sha256_once, hmac_sha256};
 
 /// The key at the root of a macaroon: of a callee, or of one third-party caveat. Whoever has it can mint.
 #[derive(Clone, Debug)]
-pub struct RootKey(Secret<[u8; TAG_BYTES]>);
+pub struct RootKey {
+    derived: Secret<[u8; TAG_BYTES]>,
+    /// The same, prepared: a callee's root key begins every chain that it judges.
+    start: MacKey,
+}
 
 impl RootKey {
     /// From a secret of any length, as every implementation derives it.
     #[must_use]
     pub fn derive(secret: &[u8]) -> Self {
-        Self(Secret::new(hmac_sha256(KEY_GENERATOR, secret)))
+        Self::of_derived(hmac_sha256(KEY_GENERATOR, secret))
     }
 
     /// The key as it stands in a verification id: derived already.
     pub(crate) fn of_derived(key: [u8; TAG_BYTES]) -> Self {
-        Self(Secret::new(key))
+        Self { start: MacKey::new(&key), derived: Secret::new(key) }
     }
 
     pub(crate) fn derived(&self) -> &[u8; TAG_BYTES] {
-        self.0.expose()
+        self.derived.expose()
     }
 }
 
@@ -62,11 +66,11 @@ impl fmt::Debug for Tag {
 }
 
 pub(crate) fn start(key: &RootKey, identifier: &[u8]) -> Tag {
-    Tag(hmac_sha256(key.derived(), identifier))
+    Tag(key.start.mac(identifier))
 }
 
 pub(crate) fn first_party(tag: &Tag, id: &[u8]) -> Tag {
-    Tag(hmac_sha256(&tag.0, id))
+    Tag(hmac_sha256_once(&tag.0, id))
 }
 
 pub(crate) fn third_party(tag: &Tag, verification_id: &[u8], id: &[u8]) -> Tag {
@@ -78,8 +82,8 @@ pub(crate) fn bind(root: &Tag, discharge: &Tag) -> Tag {
 }
 
 fn of_two(key: &[u8; TAG_BYTES], first: &[u8], second: &[u8]) -> [u8; TAG_BYTES] {
-    let (first, second) = (hmac_sha256(key, first), hmac_sha256(key, second));
-    hmac_sha256(key, [first, second].as_flattened())
+    let (first, second) = (hmac_sha256_once(key, first), hmac_sha256_once(key, second));
+    hmac_sha256_once(key, [first, second].as_flattened())
 }
 
 /// Length of a MAC and of a root key.

@@ -194,6 +194,10 @@ impl Caveat<'_> {
         &self.id
     }
 
+    fn is_predicate(&self, text: &str) -> bool {
+        self.third_party.is_none() && *self.id == *text.as_bytes()
+    }
+
     /// Who discharges it; `None` for a caveat that the verifier itself judges.
     #[must_use]
     pub fn discharger(&self) -> Option<&str> {

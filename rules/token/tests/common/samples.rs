@@ -36,7 +36,7 @@ pub(crate) struct Sample {
     pub(crate) text: String,
     /// Judges any text in its place; `true` for one that is accepted.
     pub(crate) accepts: Box<dyn Fn(&str) -> bool + Send + Sync>,
-    /// Nothing but the signatures or MACs that judging it takes.
+    /// Nothing but the signatures or MACs that judging it takes, as the crypto library makes them.
     pub(crate) bare: Box<dyn Fn() + Send + Sync>,
     /// Makes a compact JWS of this kind over any claims, properly signed; `None` for kinds of another form.
     pub(crate) sign: Option<Sign>,

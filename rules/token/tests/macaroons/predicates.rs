@@ -63,9 +63,13 @@ fn a_path_is_the_whole_path_and_path_under_ends_at_a_slash() {
     assert_eq!(judge("path-under = /"), Ok(()));
     assert_eq!(judge("path-under = /ads/7/buy/"), unmet("path-under", "/ads/7/buy/"));
     assert_eq!(judge("path-under = /ads/70/"), unmet("path-under", "/ads/70/"));
-    assert_eq!(judge("path-under = /ads/7"), Err(E::BadValue { name: "path-under" }), "or /ads/70 would do");
-    assert_eq!(judge("path-under = ads/"), Err(E::BadValue { name: "path-under" }));
-    assert_eq!(judge("path = ads"), Err(E::BadValue { name: "path" }));
+    assert_eq!(
+        judge("path-under = /ads/7"),
+        Err(E::BadValue { name: "path-under".into() }),
+        "or /ads/70 would do"
+    );
+    assert_eq!(judge("path-under = ads/"), Err(E::BadValue { name: "path-under".into() }));
+    assert_eq!(judge("path = ads"), Err(E::BadValue { name: "path".into() }));
 }
 
 #[test]
@@ -77,7 +81,7 @@ fn before_ends_without_leniency() {
     for malformed in ["0", "01", "+1900000000", "-1", "1.5", "1e12", "253402300800", "99999999999999999999"] {
         assert_eq!(
             judge(&format!("before = {malformed}")),
-            Err(E::BadValue { name: "before" }),
+            Err(E::BadValue { name: "before".into() }),
             "{malformed}"
         );
     }

@@ -3,8 +3,8 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_token::ClaimError;
 use countersign_token::macaroon::{
-    AttenuateError, CAVEATS_MAX, FIELD_BYTES_MAX, MACAROON_BYTES_MAX, Macaroon, MacaroonFormatError as E,
-    RootKey, binary, format, json, packets,
+    AttenuateError, CAVEATS_MAX, FIELD_BYTES_MAX, MACAROON_BYTES_MAX, Macaroon, MacaroonFormatError, RootKey,
+    binary, format, json, packets,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -49,10 +49,10 @@ fn a_reader_for_people_takes_any_form_and_any_base64() {
         assert_eq!(format::read_any(&with_newline).unwrap(), macaroon);
     }
     for nothing in [&b""[..], b"csb_0123", b"eyJhbGciOiJFUzI1NiJ9.e30.c2ln", b"\x03abc", b"===="] {
-        assert_eq!(format::read_any(nothing), Err(E::Unknown));
+        assert_eq!(format::read_any(nothing), Err(MacaroonFormatError::Unknown));
     }
     let huge = vec![b'A'; 2 * MACAROON_BYTES_MAX + 1];
-    assert_eq!(format::read_any(&huge), Err(E::TooLarge { bytes: huge.len() }));
+    assert_eq!(format::read_any(&huge), Err(MacaroonFormatError::TooLarge { bytes: huge.len() }));
 }
 
 #[test]
@@ -64,10 +64,16 @@ fn rejects_a_macaroon_that_ends_anywhere_but_at_its_end() {
     for length in 0..v2.len() {
         assert!(binary::read(&v2[..length]).is_err(), "{length} bytes of v2");
     }
-    assert_eq!(packets::read(&v1[..v1.len() - 1]), Err(E::Truncated));
-    assert_eq!(binary::read(&v2[..v2.len() - 1]), Err(E::Truncated));
-    assert_eq!(packets::read(&[&v1[..], b"\n"].concat()), Err(E::TrailingBytes { bytes: 1 }));
-    assert_eq!(binary::read(&[&v2[..], b"\0\0"].concat()), Err(E::TrailingBytes { bytes: 2 }));
+    assert_eq!(packets::read(&v1[..v1.len() - 1]), Err(MacaroonFormatError::Truncated));
+    assert_eq!(binary::read(&v2[..v2.len() - 1]), Err(MacaroonFormatError::Truncated));
+    assert_eq!(
+        packets::read(&[&v1[..], b"\n"].concat()),
+        Err(MacaroonFormatError::TrailingBytes { bytes: 1 })
+    );
+    assert_eq!(
+        binary::read(&[&v2[..], b"\0\0"].concat()),
+        Err(MacaroonFormatError::TrailingBytes { bytes: 2 })
+    );
 }
 
 #[test]
@@ -79,23 +85,23 @@ fn rejects_a_length_that_nobody_would_write() {
         b"0003",
         b"0010location  xx",
     ] {
-        assert_eq!(packets::read(packet), Err(E::BadLength), "{packet:?}");
+        assert_eq!(packets::read(packet), Err(MacaroonFormatError::BadLength), "{packet:?}");
     }
     // Five bytes of identifier, their length in two bytes although one would do.
-    assert_eq!(binary::read(b"\x02\x02\x85\x00keyid\x00\x00\x06"), Err(E::BadLength));
+    assert_eq!(binary::read(b"\x02\x02\x85\x00keyid\x00\x00\x06"), Err(MacaroonFormatError::BadLength));
 }
 
 #[test]
 fn rejects_fields_out_of_order_unknown_or_twice() {
     let binary = |fields: &[u8]| binary::read(&[b"\x02", fields].concat()).unwrap_err();
-    let unexpected = |want| E::UnexpectedField { want };
+    let unexpected = |want| MacaroonFormatError::UnexpectedField { want };
     assert_eq!(binary(b"\x01\x01l\x00"), unexpected("the identifier"));
     assert_eq!(binary(b"\x02\x01i\x01\x01l\x00"), unexpected("the end of the head"));
     assert_eq!(binary(b"\x02\x01i\x02\x01i\x00"), unexpected("the end of the head"));
     assert_eq!(binary(b"\x02\x01i\x00\x04\x01v\x00"), unexpected("a caveat"));
     assert_eq!(binary(b"\x02\x01i\x00\x02\x01c\x05\x01x\x00"), unexpected("the end of a caveat"));
     assert_eq!(binary(b"\x02\x01i\x00\x00\x07\x01x"), unexpected("the signature"));
-    assert_eq!(binary::read(b"\x01"), Err(E::Unknown));
+    assert_eq!(binary::read(b"\x01"), Err(MacaroonFormatError::Unknown));
 
     let v1 = packets::write(&plain());
     let without_location = &v1[v1.windows(2).position(|pair| pair == b"\n0").unwrap() + 1..];
@@ -103,20 +109,29 @@ fn rejects_fields_out_of_order_unknown_or_twice() {
     assert_eq!(packets::read(&[&v1[..0x21], &v1].concat()), Err(unexpected("identifier")));
     let stranger = [&v1[..0x21 + 0x15], b"000bxid x\n\n"].concat();
     assert_eq!(packets::read(&stranger), Err(unexpected("a caveat or the signature")));
-    assert_eq!(packets::read(b"000blocation\n"), Err(E::BadLength));
+    assert_eq!(packets::read(b"000blocation\n"), Err(MacaroonFormatError::BadLength));
     assert_eq!(packets::read(b"000dlocation\n"), Err(unexpected("a name and a value")));
     assert_eq!(changed(|macaroon| macaroon["x"] = json!(1)), unexpected("one of the format's members"));
 }
 
 #[test]
 fn rejects_empty_and_oversized_parts() {
-    assert_eq!(binary::read(b"\x02\x02\x00\x00\x00\x06\x00"), Err(E::SignatureLength { bytes: 0 }));
+    assert_eq!(
+        binary::read(b"\x02\x02\x00\x00\x00\x06\x00"),
+        Err(MacaroonFormatError::SignatureLength { bytes: 0 })
+    );
     let signed = |head: &[u8]| [b"\x02", head, b"\x00\x06\x20", &[7; 32]].concat();
     assert!(binary::read(&signed(b"\x02\x01i\x00")).is_ok());
-    assert_eq!(binary::read(&signed(b"\x02\x00\x00")), Err(E::Empty { field: "identifier" }));
-    assert_eq!(binary::read(&signed(b"\x02\x01i\x00\x02\x00\x00")), Err(E::Empty { field: "caveat" }));
+    assert_eq!(
+        binary::read(&signed(b"\x02\x00\x00")),
+        Err(MacaroonFormatError::Empty { field: "identifier" })
+    );
+    assert_eq!(
+        binary::read(&signed(b"\x02\x01i\x00\x02\x00\x00")),
+        Err(MacaroonFormatError::Empty { field: "caveat" })
+    );
     let no_vid = binary::read(&signed(b"\x02\x01i\x00\x02\x01c\x04\x00\x00")).unwrap_err();
-    assert_eq!(no_vid, E::Empty { field: "verification id" });
+    assert_eq!(no_vid, MacaroonFormatError::Empty { field: "verification id" });
 
     let identifier = |bytes: usize| {
         let length = [0x80 | (bytes & 0x7f) as u8, (bytes >> 7) as u8];
@@ -124,10 +139,13 @@ fn rejects_empty_and_oversized_parts() {
     };
     assert!(binary::read(&identifier(FIELD_BYTES_MAX)).is_ok());
     let refused = binary::read(&identifier(FIELD_BYTES_MAX + 1)).unwrap_err();
-    assert_eq!(refused, E::FieldTooLong { field: "identifier", bytes: FIELD_BYTES_MAX + 1 });
+    assert_eq!(
+        refused,
+        MacaroonFormatError::FieldTooLong { field: "identifier", bytes: FIELD_BYTES_MAX + 1 }
+    );
     let huge = vec![2; MACAROON_BYTES_MAX + 1];
     for refused in [binary::read(&huge), packets::read(&huge), json::read(&huge)] {
-        assert_eq!(refused, Err(E::TooLarge { bytes: huge.len() }));
+        assert_eq!(refused, Err(MacaroonFormatError::TooLarge { bytes: huge.len() }));
     }
 }
 
@@ -141,45 +159,51 @@ fn accepts_as_many_caveats_as_are_allowed_and_not_one_more() {
     assert_eq!(binary::read(&written).unwrap(), full);
     let end = written.len() - 2 - 32 - 1;
     let one_more = [&written[..end], b"\x02\x01x\x00", &written[end..]].concat();
-    assert_eq!(binary::read(&one_more), Err(E::TooManyCaveats));
+    assert_eq!(binary::read(&one_more), Err(MacaroonFormatError::TooManyCaveats));
 }
 
 #[test]
 fn rejects_a_location_that_is_not_text_or_that_discharges_nothing() {
-    assert_eq!(binary::read(b"\x02\x01\x01\xff\x02\x01i\x00\x00"), Err(E::NotText { field: "location" }));
+    assert_eq!(
+        binary::read(b"\x02\x01\x01\xff\x02\x01i\x00\x00"),
+        Err(MacaroonFormatError::NotText { field: "location" })
+    );
     let alone = [b"\x02\x02\x01i\x00\x01\x01l\x02\x01c\x00\x00\x06\x20", &[7; 32][..]].concat();
-    assert_eq!(binary::read(&alone), Err(E::LocationAlone));
+    assert_eq!(binary::read(&alone), Err(MacaroonFormatError::LocationAlone));
 }
 
 #[test]
 fn rejects_json_in_which_a_field_has_two_encodings() {
     let both = |name: &'static str| changed(|m| m[format!("{name}64")] = json!("Zm9v"));
-    assert_eq!(both("i"), E::TwoEncodings { field: "i" });
+    assert_eq!(both("i"), MacaroonFormatError::TwoEncodings { field: "i" });
     let signature = "00".repeat(32);
-    assert_eq!(changed(|m| m["s"] = json!(signature)), E::TwoEncodings { field: "s" });
+    assert_eq!(changed(|m| m["s"] = json!(signature)), MacaroonFormatError::TwoEncodings { field: "s" });
     let caveat = changed(|m| m["c"][0]["i64"] = json!("Zm9v"));
-    assert_eq!(caveat, E::TwoEncodings { field: "i" });
+    assert_eq!(caveat, MacaroonFormatError::TwoEncodings { field: "i" });
     let verification_id = changed(|m| m["c"][1]["v"] = json!("Zm9v"));
-    assert_eq!(verification_id, E::TwoEncodings { field: "v" });
+    assert_eq!(verification_id, MacaroonFormatError::TwoEncodings { field: "v" });
 }
 
 #[test]
 fn rejects_json_that_is_not_a_macaroon_of_version_2() {
-    let wrong = |name, want| E::Json(ClaimError::WrongType { name, want });
-    assert_eq!(changed(|m| m["v"] = json!(1)), E::WrongVersion);
-    assert_eq!(changed(|m| m["v"] = Value::Null), E::WrongVersion);
+    let wrong = |name, want| MacaroonFormatError::Json(ClaimError::WrongType { name, want });
+    assert_eq!(changed(|m| m["v"] = json!(1)), MacaroonFormatError::WrongVersion);
+    assert_eq!(changed(|m| m["v"] = Value::Null), MacaroonFormatError::WrongVersion);
     assert_eq!(changed(|m| m["i"] = json!(7)), wrong("i", "a string"));
     assert_eq!(changed(|m| m["l"] = json!(["x"])), wrong("l", "a string"));
     assert_eq!(changed(|m| m["c"] = json!({})), wrong("c", "an array of objects"));
     assert_eq!(changed(|m| m["c"][0] = json!("x")), wrong("c", "an array of objects"));
-    assert_eq!(changed(|m| m["c"][1]["v64"] = json!("!")), E::NotBase64 { field: "v" });
+    assert_eq!(changed(|m| m["c"][1]["v64"] = json!("!")), MacaroonFormatError::NotBase64 { field: "v" });
     let missing = |m: &mut Value, name: &str| drop(m.as_object_mut().unwrap().remove(name));
-    assert_eq!(changed(|m| missing(m, "i")), E::Json(ClaimError::Missing { name: "i" }));
-    assert_eq!(changed(|m| missing(m, "s64")), E::Json(ClaimError::Missing { name: "s" }));
-    assert_eq!(changed(|m| m["s64"] = json!("Zm9v")), E::SignatureLength { bytes: 3 });
+    assert_eq!(changed(|m| missing(m, "i")), MacaroonFormatError::Json(ClaimError::Missing { name: "i" }));
+    assert_eq!(changed(|m| missing(m, "s64")), MacaroonFormatError::Json(ClaimError::Missing { name: "s" }));
+    assert_eq!(changed(|m| m["s64"] = json!("Zm9v")), MacaroonFormatError::SignatureLength { bytes: 3 });
     let twice = json::write(&rich()).replacen('{', r#"{"i":"x","#, 1);
-    assert_eq!(json::read(twice.as_bytes()), Err(E::Json(ClaimError::Duplicate { name: "i".into() })));
-    assert_eq!(json::read(b"{"), Err(E::Json(ClaimError::NotJson)));
+    assert_eq!(
+        json::read(twice.as_bytes()),
+        Err(MacaroonFormatError::Json(ClaimError::Duplicate { name: "i".into() }))
+    );
+    assert_eq!(json::read(b"{"), Err(MacaroonFormatError::Json(ClaimError::NotJson)));
 }
 
 #[test]
@@ -246,7 +270,7 @@ proptest! {
 }
 
 /// Why JSON is refused that differs in one respect from a good one.
-fn changed(change: impl FnOnce(&mut Value)) -> E {
+fn changed(change: impl FnOnce(&mut Value)) -> MacaroonFormatError {
     let mut value: Value = serde_json::from_str(&json::write(&rich())).unwrap();
     change(&mut value);
     json::read(value.to_string().as_bytes()).unwrap_err()

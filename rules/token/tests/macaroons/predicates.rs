@@ -4,7 +4,7 @@ use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::sha256;
 use countersign_token::macaroon::caveat::query_digest;
 use countersign_token::macaroon::{
-    CAVEATS_MAX, Macaroon, Predicate, PredicateError as E, RequestFacts, verify_chain,
+    CAVEATS_MAX, Macaroon, Predicate, PredicateError, RequestFacts, verify_chain,
 };
 use proptest::prelude::*;
 
@@ -29,13 +29,13 @@ fn facts<'a>(callee: &'a SpiffeId, caller: &'a SpiffeId) -> RequestFacts<'a> {
     }
 }
 
-fn judge(caveat: &str) -> Result<(), E> {
+fn judge(caveat: &str) -> Result<(), PredicateError> {
     let (callee, caller) = (id("ads"), id("gateway"));
     Predicate::parse(caveat.as_bytes())?.judge(&facts(&callee, &caller))
 }
 
-fn unmet(name: &'static str, want: &str) -> Result<(), E> {
-    Err(E::Unmet { name, want: want.into() })
+fn unmet(name: &'static str, want: &str) -> Result<(), PredicateError> {
+    Err(PredicateError::Unmet { name, want: want.into() })
 }
 
 #[test]
@@ -65,23 +65,23 @@ fn a_path_is_the_whole_path_and_path_under_ends_at_a_slash() {
     assert_eq!(judge("path-under = /ads/70/"), unmet("path-under", "/ads/70/"));
     assert_eq!(
         judge("path-under = /ads/7"),
-        Err(E::BadValue { name: "path-under".into() }),
+        Err(PredicateError::BadValue { name: "path-under".into() }),
         "or /ads/70 would do"
     );
-    assert_eq!(judge("path-under = ads/"), Err(E::BadValue { name: "path-under".into() }));
-    assert_eq!(judge("path = ads"), Err(E::BadValue { name: "path".into() }));
+    assert_eq!(judge("path-under = ads/"), Err(PredicateError::BadValue { name: "path-under".into() }));
+    assert_eq!(judge("path = ads"), Err(PredicateError::BadValue { name: "path".into() }));
 }
 
 #[test]
 fn before_ends_without_leniency() {
     let second = NOW.secs();
     assert_eq!(judge(&format!("before = {}", second + 1)), Ok(()));
-    assert_eq!(judge(&format!("before = {second}")), Err(E::TooLate { by_seconds: 0 }));
-    assert_eq!(judge(&format!("before = {}", second - 9)), Err(E::TooLate { by_seconds: 9 }));
+    assert_eq!(judge(&format!("before = {second}")), Err(PredicateError::TooLate { by_seconds: 0 }));
+    assert_eq!(judge(&format!("before = {}", second - 9)), Err(PredicateError::TooLate { by_seconds: 9 }));
     for malformed in ["0", "01", "+1900000000", "-1", "1.5", "1e12", "253402300800", "99999999999999999999"] {
         assert_eq!(
             judge(&format!("before = {malformed}")),
-            Err(E::BadValue { name: "before".into() }),
+            Err(PredicateError::BadValue { name: "before".into() }),
             "{malformed}"
         );
     }
@@ -92,17 +92,17 @@ fn a_query_and_a_body_are_named_by_their_hashes() {
     let (callee, caller) = (id("ads"), id("gateway"));
     let text = Predicate::Query(query_digest(Some("quantity=1"))).to_string();
     assert_eq!(judge(&text), Ok(()));
-    assert_eq!(judge(&Predicate::Query(query_digest(None)).to_string()), Err(E::OtherQuery));
+    assert_eq!(judge(&Predicate::Query(query_digest(None)).to_string()), Err(PredicateError::OtherQuery));
     let none = RequestFacts { query: None, ..facts(&callee, &caller) };
     assert_eq!(Predicate::Query(query_digest(Some(""))).judge(&none), Ok(()));
 
     assert_eq!(judge(&Predicate::Body(sha256(b"body")).to_string()), Ok(()));
-    assert_eq!(judge(&Predicate::Body(sha256(b"other")).to_string()), Err(E::OtherBody));
+    assert_eq!(judge(&Predicate::Body(sha256(b"other")).to_string()), Err(PredicateError::OtherBody));
     let stream = RequestFacts { body: None, ..facts(&callee, &caller) };
-    assert_eq!(Predicate::Body(sha256(b"")).judge(&stream), Err(E::BodyNotRead));
+    assert_eq!(Predicate::Body(sha256(b"")).judge(&stream), Err(PredicateError::BodyNotRead));
     for malformed in ["x", "", "AAAA", &"A".repeat(44)] {
         let refused = judge(&format!("body-sha256 = {malformed}"));
-        assert!(matches!(refused, Err(E::BadValue { .. })), "{malformed}");
+        assert!(matches!(refused, Err(PredicateError::BadValue { .. })), "{malformed}");
         assert!(judge(&format!("query-sha256 = {malformed}")).is_err(), "{malformed}");
     }
 }
@@ -137,13 +137,21 @@ fn whatever_is_not_in_the_language_denies() {
         "aud\u{a0}= x",
     ];
     for caveat in unknown {
-        assert!(matches!(judge(caveat), Err(E::Unknown { .. })), "{caveat}: {:?}", judge(caveat));
+        assert!(
+            matches!(judge(caveat), Err(PredicateError::Unknown { .. })),
+            "{caveat}: {:?}",
+            judge(caveat)
+        );
     }
-    assert_eq!(Predicate::parse(b"method = \xff"), Err(E::NotText));
+    assert_eq!(Predicate::parse(b"method = \xff"), Err(PredicateError::NotText));
     for caveat in
         ["method = ", "method =  POST", "method = POST ", "method = PO ST", "method = POST\n", "path = /a\0"]
     {
-        assert!(matches!(judge(caveat), Err(E::BadValue { .. })), "{caveat:?}: {:?}", judge(caveat));
+        assert!(
+            matches!(judge(caveat), Err(PredicateError::BadValue { .. })),
+            "{caveat:?}: {:?}",
+            judge(caveat)
+        );
     }
 }
 

@@ -68,19 +68,22 @@ impl Acknowledging {
         }
     }
 
-    /// Waits until nothing goes by the old generation, but not for ever: a callee that never answers must not hold up
-    /// the change of everybody.
+    /// Waits until what is sent now is at hand and nothing goes by the old generation, but not for ever: a callee that
+    /// never answers must not hold up the change of everybody.
     async fn took_effect(&self, live: &Live, before: &[Weak<Live>]) {
-        if let Err(error) = self.credentials.ready_for(live).await {
-            tracing::warn!(%error, "what we are to send is not there yet");
-        }
-        let drained = async {
+        let ready = async {
+            while let Err(error) = self.credentials.ready_for(live).await {
+                tracing::warn!(%error, "what we are to send is not there yet");
+                tokio::time::sleep(READY_LOOK).await;
+            }
             while before.iter().any(|old| old.strong_count() > 0) {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }
         };
-        if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
-            tracing::info!("requests that were begun before a change of modes still wait for their answers");
+        if tokio::time::timeout(EFFECT_MAX, ready).await.is_err() {
+            tracing::warn!(
+                "a change of modes has not taken effect everywhere in this process after {EFFECT_MAX:?}"
+            );
         }
     }
 
@@ -109,6 +112,7 @@ impl Acknowledging {
 /// Old generations by which requests still go.
 const GENERATIONS_MAX: usize = 64;
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+const READY_LOOK: Duration = Duration::from_millis(500);
+const EFFECT_MAX: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);

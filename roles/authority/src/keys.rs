@@ -233,6 +233,9 @@ pub(crate) fn open(
     })
 }
 
+/// A secret and the number of its version.
+type Numbered = (u32, Secret<[u8; 32]>);
+
 struct Opener<'a> {
     trust_domain: &'a TrustDomain,
     master: &'a MasterKey,
@@ -295,7 +298,7 @@ impl<'a> Opener<'a> {
     }
 
     /// Every version of a secret, newest first.
-    fn versions(&self, purpose: &'static str) -> Result<Vec<(u32, Secret<[u8; 32]>)>, AuthorityError> {
+    fn versions(&self, purpose: &'static str) -> Result<Vec<Numbered>, AuthorityError> {
         self.newest(purpose)?;
         let open = |row: &SealedKey| Ok((row.version, Secret::new(self.bytes(row)?)));
         self.rows(purpose).rev().map(open).collect()

@@ -50,11 +50,6 @@ impl OAuthError {
         Self::new(Code::Internal, what)
     }
 
-    /// The same error with a nonce for the next try.
-    pub(crate) fn with_nonce(self, nonce: String) -> Self {
-        Self { nonce: Some(nonce), ..self }
-    }
-
     /// The answer, under the id of its decision.
     pub(crate) fn answer(&self, decision: Option<DecisionId>) -> Response {
         let mut response = answer(self.denial.code, self.description.as_deref(), decision);

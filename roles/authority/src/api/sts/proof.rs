@@ -33,13 +33,13 @@ impl Sts {
         let Some(header) = headers.get(countersign_request::DPOP) else { return Ok(None) };
         let text = header.to_str().map_err(|_| ProofRefusal::new("the header is no text"))?;
         let request = CanonicalRequest::parse(&Method::POST, uri, headers, version);
-        let uri = DpopUri::of_request("https", &request.map_err(|error| ProofRefusal::new(&error))?);
+        let uri = DpopUri::of_request("https", &request.map_err(ProofRefusal::new)?);
         let target = DpopTarget { method: &Method::POST, uri, access_token: None };
-        let proof = dpop::verify(text, &target, now).map_err(|error| ProofRefusal::new(&error))?;
+        let proof = dpop::verify(text, &target, now).map_err(ProofRefusal::new)?;
         self.nonces.judge(proof.nonce(), now).map_err(|error| ProofRefusal {
             code: Code::DpopNonceNeeded,
             nonce: Some(self.nonces.current(now)),
-            ..ProofRefusal::new(&error)
+            ..ProofRefusal::new(error)
         })?;
         let sighting = Sighting {
             issuer: proof.jkt(),
@@ -49,7 +49,7 @@ impl Sts {
             // The nonce is ours and fresh: no process before this one could have seen the proof.
             channel_bound: true,
         };
-        self.replay.admit(&sighting, now).map_err(|error| ProofRefusal::new(&error))?;
+        self.replay.admit(&sighting, now).map_err(ProofRefusal::new)?;
         Ok(Some(proof))
     }
 }

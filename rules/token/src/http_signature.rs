@@ -23,8 +23,9 @@ use crate::{
 use base::Message;
 use fields::{Parameters, Received};
 
-/// A request to be signed, or that came. What it covers must stand in `headers` already, `Content-Digest` too.
-#[derive(Clone, Copy, Debug)]
+/// A request to be signed, or that came. What it covers must stand in `headers` already, `Content-Digest` too. They hold
+/// tokens, and so it cannot be printed.
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The method, in upper case.
     pub method: &'a str,
@@ -37,7 +38,7 @@ pub struct Request<'a> {
 }
 
 /// The head of a request whose body is judged later.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Head<'a> {
     /// The method, in upper case.
     pub method: &'a str,
@@ -48,7 +49,7 @@ pub struct Head<'a> {
 }
 
 /// A response to be signed, or that came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Response<'a> {
     /// The status code.
     pub status: u16,

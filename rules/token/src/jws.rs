@@ -6,6 +6,8 @@
 //! `b64`, `zip`. A `jwk` stands in a DPoP proof alone, where it says which key is held and not whose it is.
 //! Why not a library: `docs/decisions/002-own-compact-jws.md`.
 
+use std::fmt;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_keys::{Algorithm, JwkError, KeyPair, PublicKey, SignError};
 use serde_json::{Value, json};
@@ -72,7 +74,7 @@ fn seal(kind: TokenKind, key: &KeyPair, header: Value, claims_json: &[u8]) -> Re
 }
 
 /// A token that was read but not verified: good for finding the key, and for nothing else.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Unverified<'a> {
     /// Algorithm that the header claims.
     pub alg: Algorithm,
@@ -198,6 +200,14 @@ impl Unverified<'_> {
         }
         key.verify_raw(self.signing_input.as_bytes(), &self.signature).map_err(|_| JwsError::BadSignature)?;
         Ok(&self.payload)
+    }
+}
+
+/// Without the token: whoever reads a log could use it.
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { alg, kid, typ, .. } = self;
+        write!(f, "Unverified({} {:?} {:?})", alg.jose_name(), printable(typ), printable(kid))
     }
 }
 

@@ -23,6 +23,14 @@ fn accepts_what_it_signed() {
 }
 
 #[test]
+fn what_is_printed_of_a_token_is_no_token() {
+    let key = key();
+    let token = jws::sign_as(TokenKind::AccessToken, &key, br#"{"sub":"u_1"}"#).unwrap();
+    let kid = key.public_key().thumbprint();
+    assert_eq!(format!("{:?}", parse(&token).unwrap()), format!(r#"Unverified(ES256 "at+jwt" "{kid}")"#));
+}
+
+#[test]
 fn accepts_a_media_type_in_any_case_and_with_its_prefix() {
     let key = key();
     for typ in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"] {

@@ -15,13 +15,13 @@ use http::{HeaderMap, Method, Uri, Version};
 use serde_json::json;
 
 use crate::{
-    claims::{ClaimError, Claims},
+    claims::{ClaimError, Claims, optional},
     jws::{self, JwsError, printable},
     typ::TokenKind,
 };
 
-/// For what request a proof is made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// For what request a proof is made. It holds a token, and so it cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
 pub struct DpopTarget<'a> {
     /// `htm`.
     pub method: &'a Method,
@@ -94,7 +94,7 @@ pub fn verify(proof: &str, target: &DpopTarget<'_>, now: UnixTime) -> Result<Dpo
     }
     let jti = claims.string("jti")?;
     judge_id(jti)?;
-    let nonce = claims.has("nonce").then(|| claims.string("nonce").map(str::to_owned)).transpose()?;
+    let nonce = optional(claims.string("nonce"))?.map(str::to_owned);
     Ok(DpopProof {
         jkt: jkt(&key),
         jti: jti.to_owned(),
@@ -106,7 +106,7 @@ pub fn verify(proof: &str, target: &DpopTarget<'_>, now: UnixTime) -> Result<Dpo
 
 /// `jkt`, the name of a key in `cnf` (RFC 9449 section 6.1): its RFC 7638 thumbprint.
 pub fn jkt(key: &PublicKey) -> String {
-    key.thumbprint().to_string()
+    key.thumbprint()
 }
 
 impl DpopProof {
@@ -168,15 +168,12 @@ impl DpopUri {
 
 /// `ath`, both ways: a proof for a request with a token names that one, a proof without is for a request without.
 fn judge_token(claims: &Claims, access_token: Option<&str>) -> Result<(), DpopError> {
-    match (claims.has("ath"), access_token) {
-        (true, Some(token)) => {
-            let named = claims.string("ath")?;
-            let fits = constant_time_eq(named.as_bytes(), ath(token).as_bytes());
-            if fits { Ok(()) } else { Err(DpopError::OtherToken) }
-        }
-        (false, Some(_)) => Err(DpopError::NoToken),
-        (true, None) => Err(DpopError::TokenGone),
-        (false, None) => Ok(()),
+    match (optional(claims.string("ath"))?, access_token) {
+        (Some(named), Some(token)) if constant_time_eq(named.as_bytes(), ath(token).as_bytes()) => Ok(()),
+        (Some(_), Some(_)) => Err(DpopError::OtherToken),
+        (None, Some(_)) => Err(DpopError::NoToken),
+        (Some(_), None) => Err(DpopError::TokenGone),
+        (None, None) => Ok(()),
     }
 }
 

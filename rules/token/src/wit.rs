@@ -24,7 +24,7 @@ use serde_json::json;
 pub use subject::{Subject, WorkloadUri};
 
 use crate::{
-    claims::{ClaimError, Claims},
+    claims::{ClaimError, Claims, optional},
     jws::{self, JwsError, printable},
     times::{self, TimeError},
     typ::TokenKind,
@@ -267,7 +267,7 @@ fn read<S: Subject>(json: &[u8]) -> Result<Read<S>, WitError> {
     if !S::permits(confirmation.key.algorithm()) {
         return Err(WitError::ForbiddenAlgorithm { alg: printable(&confirmation.alg) });
     }
-    let text = |name| claims.has(name).then(|| claims.string(name).map(str::to_owned)).transpose();
+    let text = |name| optional(claims.string(name).map(str::to_owned));
     Ok(Read {
         wit: Wit {
             subject,
@@ -276,7 +276,7 @@ fn read<S: Subject>(json: &[u8]) -> Result<Read<S>, WitError> {
             issuer: text("iss")?,
             expires: claims.time("exp")?,
         },
-        not_before: claims.has("nbf").then(|| claims.time("nbf")).transpose()?,
+        not_before: optional(claims.time("nbf"))?,
     })
 }
 

@@ -12,15 +12,16 @@ use countersign_keys::{KeyPair, constant_time_eq, sha256};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    claims::{ClaimError, Claims},
+    claims::{ClaimError, Claims, optional},
     jws::{self, JwsError, printable},
     times::{self, TimeError},
     typ::TokenKind,
     wit::{PROOF_ID_BYTES_MAX, ProofFacts, ProvenWorkload, Subject, Unproven},
 };
 
-/// What a proof is made for: the caller states what it sends, the callee what it is and what came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a proof is made for: the caller states what it sends, the callee what it is and what came. It holds tokens,
+/// and so it cannot be printed.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProofTarget<'a> {
     /// `aud`: the target URI without query and fragment, see [`target_uri`]. The callee takes its authority from
     /// what it was configured with and never from a `Host` header that nobody checked.
@@ -98,7 +99,7 @@ pub fn verify<S: Subject>(
     if audience != target.audience {
         return Err(WptError::WrongAudience { got: printable(audience) });
     }
-    let issued = claims.has("iat").then(|| claims.time("iat")).transpose()?;
+    let issued = optional(claims.time("iat"))?;
     let expires = claims.time("exp")?;
     judge_times(issued, expires, S::PROOF_LIFETIME_MAX, now)?;
     judge_hash("wth", claims.string("wth")?, wit.hash())?;
@@ -121,20 +122,18 @@ fn judge_tokens(claims: &Claims, target: &ProofTarget<'_>) -> Result<Vec<String>
     let mut covers = Vec::new();
     let own = [("ath", "authorization", target.access_token), ("tth", "txn-token", target.txn_token)];
     for (claim, header, token) in own {
-        match (claims.has(claim), token) {
-            (true, Some(token)) => {
-                judge_hash(claim, claims.string(claim)?, &sha256(token.as_bytes()))?;
+        match (optional(claims.string(claim))?, token) {
+            (Some(hash), Some(token)) => {
+                judge_hash(claim, hash, &sha256(token.as_bytes()))?;
                 covers.push(header.to_owned());
             }
-            (true, None) => return Err(WptError::TokenGone { claim }),
-            (false, Some(_)) => return Err(WptError::Uncovered { claim }),
-            (false, None) => {}
+            (Some(_), None) => return Err(WptError::TokenGone { claim }),
+            (None, Some(_)) => return Err(WptError::Uncovered { claim }),
+            (None, None) => {}
         }
     }
-    if !claims.has("oth") {
-        return Ok(covers);
-    }
-    for (name, hash) in claims.object("oth")?.entries() {
+    let Some(others) = optional(claims.object("oth"))? else { return Ok(covers) };
+    for (name, hash) in others.entries() {
         let (_, token) = target
             .others
             .iter()
@@ -150,10 +149,7 @@ fn judge_tokens(claims: &Claims, target: &ProofTarget<'_>) -> Result<Vec<String>
 /// What the proof is bound to besides its tokens.
 fn judge_channel(claims: &Claims, exporter: Option<&[u8; 32]>) -> Result<Binding, WptError> {
     let target = Binding::of(&[Bound::Target]);
-    if !claims.has("cbx") {
-        return Ok(target);
-    }
-    let bound_to = claims.string("cbx")?;
+    let Some(bound_to) = optional(claims.string("cbx"))? else { return Ok(target) };
     let ours = exporter.map(|exporter| URL_SAFE_NO_PAD.encode(exporter));
     match ours {
         Some(ours) if constant_time_eq(ours.as_bytes(), bound_to.as_bytes()) => {

@@ -80,6 +80,9 @@ impl Target {
     }
 }
 
+/// What an attacker does to a request that it captured.
+type Change = fn(&mut Sent);
+
 fn assert_refused(reply: &Reply) {
     assert!(reply.status == 401 || reply.status == 403, "{reply:?}");
 }
@@ -219,7 +222,7 @@ async fn d5_a_captured_token_sends_no_request_at_all() {
     let captured =
         ads.request_of(&target.deployment.id("ads"), &users, &connection, Method::POST, "/users/7", "1");
     assert_eq!(connection.send(&captured).await.unwrap().status, 200);
-    let changes: [(&str, fn(&mut Sent)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("nothing", |_| {}),
         ("the method", |sent| sent.method = Method::DELETE),
         ("the path", |sent| sent.path = "/users/7/password".into()),
@@ -246,7 +249,7 @@ async fn d5_a_captured_token_sends_no_request_at_all() {
 async fn d5_a_token_that_was_never_used_fits_no_other_request() {
     let target = Target::start().await;
     let (ads, users) = (Signing::of(&target.deployment, "ads"), target.deployment.id("users"));
-    let changes: [fn(&mut Sent); 4] = [
+    let changes: [Change; 4] = [
         |sent| sent.method = Method::DELETE,
         |sent| sent.path = "/users/8".into(),
         |sent| sent.path = "/users/7?all=true".into(),

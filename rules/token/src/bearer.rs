@@ -17,6 +17,8 @@ use std::fmt;
 use countersign_identity::{SpiffeId, UnixTime, Verified};
 use countersign_keys::{MacKey, RandomError, Secret, SecureRandom, constant_time_eq, random_bytes};
 
+use crate::revoked::TokenFacts;
+
 /// A whole token. Whoever holds it speaks for its owner, so it is wiped when dropped and never printed.
 #[derive(Clone, Debug)]
 pub struct BearerToken {
@@ -114,6 +116,20 @@ pub struct BearerHolder {
     pub id: BearerId,
     /// When it stops to count.
     pub expires: UnixTime,
+}
+
+impl BearerHolder {
+    /// By what it can be taken back. It does not say when it was issued, and `now` is as late as that can be.
+    #[must_use]
+    pub fn facts(&self, now: UnixTime) -> TokenFacts {
+        TokenFacts {
+            ids: vec![self.id.to_string()],
+            subject: self.owner.to_string(),
+            kid: String::new(),
+            issued_at: now,
+            expires: self.expires,
+        }
+    }
 }
 
 /// What is kept of a token: enough to recognise it, too little to use it.

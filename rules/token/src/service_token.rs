@@ -23,6 +23,7 @@ pub use errors::{BodyError, ServiceTokenError};
 use crate::{
     claims::{ClaimError, Claims, optional},
     jws::{self, printable},
+    revoked::TokenFacts,
     signer::{Signer, SignerHint},
     times,
     typ::TokenKind,
@@ -133,23 +134,38 @@ impl ServiceToken {
         now: UnixTime,
         signer_of: impl FnOnce(SignerHint<'_>) -> Option<Signer>,
     ) -> Result<Verified<Self>, ServiceTokenError> {
-        let unverified = jws::parse_as(TokenKind::Service, token)?;
-        // Who it is said to be from is needed to find the key. Everything read here is judged below.
-        let claims = read(unverified.unverified_payload())?;
-        let signer = signer_of(SignerHint {
-            issuer: &claims.issuer,
-            kid: &unverified.kid,
-            certificate_sha256: unverified.certificate_sha256.as_ref(),
-        })
-        .ok_or_else(|| ServiceTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
-        unverified.verify(&signer.key)?;
-        if claims.issuer != signer.owner {
-            return Err(ServiceTokenError::NotOwner { issuer: claims.issuer, owner: signer.owner });
-        }
+        let (claims, _) = signed(token, signer_of)?;
         claims.judge_request(seen)?;
         claims.judge_user(seen)?;
         times::judge(claims.issued_at, claims.expires, SERVICE_TOKEN_LIFETIME_MAX, now)?;
         Ok(Verified::vouch(claims))
+    }
+
+    /// Judges who made it and when, for whom if that is asked, and nothing else of its request: for whoever examines a
+    /// token without the request that it was made for. That is no evidence, so what it gives is not [`Verified`]. Gives
+    /// the key that signed, too.
+    pub fn examine(
+        token: &str,
+        callee: Option<&SpiffeId>,
+        now: UnixTime,
+        signer_of: impl FnOnce(SignerHint<'_>) -> Option<Signer>,
+    ) -> Result<(Self, Signer), ServiceTokenError> {
+        let (claims, signer) = signed(token, signer_of)?;
+        callee.map_or(Ok(()), |callee| claims.judge_audience(callee))?;
+        times::judge(claims.issued_at, claims.expires, SERVICE_TOKEN_LIFETIME_MAX, now)?;
+        Ok((claims, signer))
+    }
+
+    /// By what it can be taken back; `kid` is the key that it was verified with.
+    #[must_use]
+    pub fn facts(&self, kid: &str) -> TokenFacts {
+        TokenFacts {
+            ids: vec![self.jti.clone()],
+            subject: self.issuer.to_string(),
+            kid: kid.to_owned(),
+            issued_at: self.issued_at,
+            expires: self.expires,
+        }
     }
 
     /// Verifies the body, once it is here. Gives what the request is bound to altogether.
@@ -171,10 +187,15 @@ impl ServiceToken {
         if self.channel.is_some() { request.and(Bound::Channel) } else { request }
     }
 
-    fn judge_request(&self, seen: &SeenRequest<'_>) -> Result<(), ServiceTokenError> {
-        if self.audience != *seen.callee {
-            return Err(ServiceTokenError::WrongAudience { got: self.audience.clone() });
+    fn judge_audience(&self, callee: &SpiffeId) -> Result<(), ServiceTokenError> {
+        match self.audience == *callee {
+            true => Ok(()),
+            false => Err(ServiceTokenError::WrongAudience { got: self.audience.clone() }),
         }
+    }
+
+    fn judge_request(&self, seen: &SeenRequest<'_>) -> Result<(), ServiceTokenError> {
+        self.judge_audience(seen.callee)?;
         if self.method != seen.method {
             return Err(ServiceTokenError::OtherMethod { got: printable(&self.method) });
         }
@@ -247,6 +268,27 @@ impl ServiceToken {
         claims.extend(all.map(|(name, value)| (name.to_owned(), value)));
         Ok(Value::Object(claims))
     }
+}
+
+/// What the owner of a key signed, and that key.
+fn signed(
+    token: &str,
+    signer_of: impl FnOnce(SignerHint<'_>) -> Option<Signer>,
+) -> Result<(ServiceToken, Signer), ServiceTokenError> {
+    let unverified = jws::parse_as(TokenKind::Service, token)?;
+    // Who it is said to be from is needed to find the key. Whoever calls judges the rest of what is read here.
+    let claims = read(unverified.unverified_payload())?;
+    let signer = signer_of(SignerHint {
+        issuer: &claims.issuer,
+        kid: &unverified.kid,
+        certificate_sha256: unverified.certificate_sha256.as_ref(),
+    })
+    .ok_or_else(|| ServiceTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
+    unverified.verify(&signer.key)?;
+    if claims.issuer != signer.owner {
+        return Err(ServiceTokenError::NotOwner { issuer: claims.issuer, owner: signer.owner });
+    }
+    Ok((claims, signer))
 }
 
 fn read(json: &[u8]) -> Result<ServiceToken, ServiceTokenError> {

@@ -32,6 +32,29 @@ fn accepts_what_a_service_signed_for_exactly_this_request() {
 }
 
 #[test]
+fn whoever_examines_a_token_without_its_request_learns_who_made_it_for_whom_and_when() {
+    let (key, order) = (key(), order());
+    let token = mint(&key, &order);
+    let examine = |callee: Option<&SpiffeId>, owner: SpiffeId, now| {
+        let signer = Signer { key: key.public_key().clone(), owner };
+        ServiceToken::examine(&token, callee, now, |_| Some(signer)).map(|(token, _)| token)
+    };
+    assert_eq!(examine(None, ads(), NOW), Ok(order.clone()));
+    assert_eq!(examine(Some(&media()), ads(), NOW), Ok(order));
+    let facts = examine(None, ads(), NOW).unwrap().facts("kid");
+    assert_eq!((facts.subject.as_str(), facts.kid.as_str()), (ads().as_str(), "kid"));
+    let wrong = ServiceTokenError::WrongAudience { got: media() };
+    assert_eq!(examine(Some(&ads()), ads(), NOW), Err(wrong));
+    let wrong = ServiceTokenError::NotOwner { issuer: ads(), owner: media() };
+    assert_eq!(examine(None, media(), NOW), Err(wrong));
+    let late = NOW.saturating_add(std::time::Duration::from_secs(30));
+    let wrong = ServiceTokenError::Times(TimeError::Expired { by_seconds: 0 });
+    assert_eq!(examine(None, ads(), late), Err(wrong));
+    let nobody = ServiceToken::examine(&token, None, NOW, |_| None).unwrap_err();
+    assert_eq!(nobody, ServiceTokenError::UnknownKey { kid: key.public_key().thumbprint() });
+}
+
+#[test]
 fn the_claims_on_the_wire_are_those_that_every_callee_knows() {
     let token = mint(&key(), &order());
     let (iat, exp) = (NOW.secs(), NOW.secs() + 30);

@@ -1,7 +1,7 @@
 //! Mode `bearer`: an opaque token, found by its id and compared by its keyed hash.
 
 use countersign_identity::{Freshness, Mode, WorkloadProof};
-use countersign_token::{BearerError, TokenFacts, bearer};
+use countersign_token::{BearerError, bearer};
 
 use super::{Authenticator, EvidenceError, Rules, workload::Proven};
 
@@ -11,14 +11,7 @@ impl Authenticator {
         // Without a key there are no tokens for us: whatever came is not known here.
         let key = secrets.bearer_key().ok_or(BearerError::NotBearer)?;
         let holder = bearer::verify(token, key, rules.now, |id| secrets.bearer(id).cloned())?;
-        rules.keys.revoked.judge(&TokenFacts {
-            ids: vec![holder.id.to_string()],
-            subject: holder.owner.to_string(),
-            kid: String::new(),
-            // It does not say.
-            issued_at: rules.now,
-            expires: holder.expires,
-        })?;
+        rules.keys.revoked.judge(&holder.facts(rules.now))?;
         let proven = Proven::named(holder.owner.clone(), Mode::Bearer, WorkloadProof::Bearer);
         Ok(Proven { freshness: Freshness::Reusable, ..proven })
     }

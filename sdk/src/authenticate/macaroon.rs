@@ -1,10 +1,7 @@
 //! Mode `macaroon`: a macaroon under a root key of our own, narrowed by its holder to this request.
 
-use countersign_identity::{Freshness, Mode, UnixTime, WorkloadProof};
-use countersign_token::{
-    TokenFacts,
-    macaroon::{HeldMacaroon, MacaroonHolder, Predicate, RequestFacts, service},
-};
+use countersign_identity::{Freshness, Mode, WorkloadProof};
+use countersign_token::macaroon::{HeldMacaroon, Predicate, RequestFacts, service};
 
 use super::{Authenticator, EvidenceError, Rules, body::BodyClaim, presented::Presented, workload::Proven};
 
@@ -33,7 +30,7 @@ impl Authenticator {
             now: rules.now,
         };
         let holder = service::verify(credential, &facts, |id| secrets.macaroon_key(id))?;
-        rules.keys.revoked.judge(&facts_of(&holder, rules.now))?;
+        rules.keys.revoked.judge(&holder.facts(rules.now))?;
         Ok(Proven {
             binding: holder.binding,
             freshness: Freshness::Reusable,
@@ -51,15 +48,4 @@ fn named_body(credential: &str) -> Result<Option<[u8; 32]>, EvidenceError> {
         Predicate::Body(digest) => Some(digest),
         _ => None,
     }))
-}
-
-fn facts_of(holder: &MacaroonHolder, now: UnixTime) -> TokenFacts {
-    TokenFacts {
-        ids: vec![holder.id.clone()],
-        subject: holder.owner.to_string(),
-        kid: holder.key_id.clone(),
-        // It does not say.
-        issued_at: now,
-        expires: holder.expires.unwrap_or(now),
-    }
 }

@@ -6,7 +6,7 @@ use countersign_identity::{Bound, Freshness, Mode, SpiffeId, Verified, WorkloadP
 use countersign_keys::sha256;
 use countersign_pki::signer::Signer as CertifiedKey;
 use countersign_token::{
-    ServiceToken, Sighting, Signer, SignerHint, TokenFacts,
+    ServiceToken, Sighting, Signer, SignerHint,
     service_token::{BodyBinding, SeenRequest, UserBinding},
 };
 
@@ -68,7 +68,7 @@ impl Authenticator {
         {
             return Err(EvidenceError::OtherPeer { issuer: token.issuer.clone(), peer: workload.id.clone() });
         }
-        rules.keys.revoked.judge(&facts(&token, &found.signer))?;
+        rules.keys.revoked.judge(&token.facts(&found.signer.key.thumbprint()))?;
         self.admit(&sighting(&token), rules)?;
         let proven = proven(token, found);
         Ok(match peer {
@@ -137,16 +137,6 @@ fn sighting(token: &ServiceToken) -> Sighting<'_> {
         issued_at: token.issued_at,
         expires: token.expires,
         channel_bound: token.channel.is_some(),
-    }
-}
-
-fn facts(token: &ServiceToken, signer: &Signer) -> TokenFacts {
-    TokenFacts {
-        ids: vec![token.jti.clone()],
-        subject: token.issuer.to_string(),
-        kid: signer.key.thumbprint(),
-        issued_at: token.issued_at,
-        expires: token.expires,
     }
 }
 

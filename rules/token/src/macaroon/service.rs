@@ -17,7 +17,7 @@ use super::{
     PredicateError, RequestFacts, RootKey, binary, caveat::query_digest, format::encode_base64,
     secretbox::NONCE_BYTES, ticket::Ticket, verify_chain,
 };
-use crate::jws::printable;
+use crate::{jws::printable, revoked::TokenFacts};
 
 /// A macaroon by which `name.owner` may call `callee` until `expires`, as wide as any will ever be.
 ///
@@ -46,6 +46,52 @@ pub fn verify<'k>(
     facts: &RequestFacts<'_>,
     key_of: impl FnOnce(&str) -> Option<&'k RootKey>,
 ) -> Result<Verified<MacaroonHolder>, MacaroonError> {
+    let mut narrowed = Narrowed::default();
+    let name = judge(credential, facts.callee, key_of, |caveat| {
+        let predicate = Predicate::parse(caveat)?;
+        predicate.judge(facts)?;
+        narrowed.note(&predicate);
+        Ok(())
+    })?;
+    Ok(Verified::vouch(narrowed.holder(name)))
+}
+
+/// Judges the MACs alone, for whoever examines a macaroon without the request that it is to be good for. `caveat` gets
+/// each first-party caveat, known here or not, and what it means is for whoever asks to say; so this is no evidence, and
+/// what it gives is not [`Verified`]. Discharges may be bound to the macaroon already, or lie beside it as in a file.
+///
+/// # Errors
+/// See [`MacaroonError`].
+pub fn examine<'k>(
+    credential: &str,
+    callee: &SpiffeId,
+    key_of: impl Fn(&str) -> Option<&'k RootKey>,
+    mut caveat: impl FnMut(&[u8]),
+) -> Result<MacaroonHolder, MacaroonError> {
+    let mut narrowed = Narrowed::default();
+    let mut note = |text: &[u8]| {
+        caveat(text);
+        if let Ok(predicate) = Predicate::parse(text) {
+            narrowed.note(&predicate);
+        }
+        Ok(())
+    };
+    let name = match judge(credential, callee, &key_of, &mut note) {
+        Err(MacaroonError::Chain(ChainError::BadDischarge { .. })) => {
+            judge(&HeldMacaroon::parse(credential)?.bound(), callee, &key_of, &mut note)
+        }
+        judged => judged,
+    }?;
+    Ok(narrowed.holder(name))
+}
+
+/// Every MAC under the root key of `callee`, then the caveats.
+fn judge<'k>(
+    credential: &str,
+    callee: &SpiffeId,
+    key_of: impl FnOnce(&str) -> Option<&'k RootKey>,
+    satisfied: impl FnMut(&[u8]) -> Result<(), PredicateError>,
+) -> Result<MacaroonName, MacaroonError> {
     let bytes = decode(credential)?;
     let (root, discharges) = bytes.split_first().ok_or(MacaroonError::NotBase64Url)?;
     let root = binary::read(root)?;
@@ -53,23 +99,11 @@ pub fn verify<'k>(
     let name = MacaroonName::parse(root.identifier())?;
     let key =
         key_of(&name.key_id).ok_or_else(|| MacaroonError::UnknownKey { key_id: name.key_id.clone() })?;
-    if root.location() != facts.callee.as_str() {
+    if root.location() != callee.as_str() {
         return Err(MacaroonError::WrongLocation { got: printable(root.location()) });
     }
-    let mut narrowed = Narrowed::default();
-    verify_chain(&root, &discharges, key, |caveat| {
-        let predicate = Predicate::parse(caveat)?;
-        predicate.judge(facts)?;
-        narrowed.note(&predicate);
-        Ok(())
-    })?;
-    Ok(Verified::vouch(MacaroonHolder {
-        owner: name.owner,
-        id: name.id,
-        key_id: name.key_id,
-        expires: narrowed.expires,
-        binding: narrowed.binding(),
-    }))
+    verify_chain(&root, &discharges, key, satisfied)?;
+    Ok(name)
 }
 
 /// Whom a macaroon speaks for, and what this copy of it was good for.
@@ -86,6 +120,20 @@ pub struct MacaroonHolder {
     /// What the caveats tie this copy to: the target by `aud` and `path`, method and query by `method` and `query-sha256`, the
     /// body by `body-sha256`. Whoever holds a wider copy could have tied it otherwise.
     pub binding: Binding,
+}
+
+impl MacaroonHolder {
+    /// By what it can be taken back. It does not say when it was issued, and `now` is as late as that can be.
+    #[must_use]
+    pub fn facts(&self, now: UnixTime) -> TokenFacts {
+        TokenFacts {
+            ids: vec![self.id.clone()],
+            subject: self.owner.to_string(),
+            kid: self.key_id.clone(),
+            issued_at: now,
+            expires: self.expires.unwrap_or(now),
+        }
+    }
 }
 
 /// What the caveats seen so far leave.
@@ -112,6 +160,11 @@ impl Narrowed {
             }
             Predicate::PathUnder(_) | Predicate::Caller(_) | Predicate::User(_) => {}
         }
+    }
+
+    fn holder(&self, name: MacaroonName) -> MacaroonHolder {
+        let MacaroonName { key_id, owner, id } = name;
+        MacaroonHolder { owner, id, key_id, expires: self.expires, binding: self.binding() }
     }
 
     fn binding(&self) -> Binding {
@@ -243,6 +296,12 @@ impl HeldMacaroon {
     #[must_use]
     pub fn to_text(&self) -> String {
         encode(&self.root, &self.discharges)
+    }
+
+    /// As a credential that is not narrowed: each discharge bound to the macaroon as it stands.
+    fn bound(&self) -> String {
+        let discharges = self.discharges.iter().map(|discharge| discharge.clone().bound_to(&self.root));
+        encode(&self.root, &discharges.collect::<Vec<_>>())
     }
 
     /// The same with one more caveat, for whoever is to get less than its holder has.

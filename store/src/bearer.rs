@@ -185,6 +185,22 @@ impl Db {
         Ok(Some(token))
     }
 
+    /// The hash of a token under the key of `callee`, expired and revoked ones among them; `None` where the token is not
+    /// for `callee`.
+    ///
+    /// # Errors
+    /// Any of the database's.
+    pub async fn bearer_hash(&self, id: &str, callee: &SpiffeId) -> Result<Option<Vec<u8>>, StoreError> {
+        let row =
+            sqlx::query("SELECT hash FROM bearer_hashes WHERE trust_domain = $1 AND callee = $2 AND id = $3")
+                .bind(self.domain())
+                .bind(callee.as_str())
+                .bind(id)
+                .fetch_optional(self.reader())
+                .await?;
+        row.map(|row| Row("bearer_hashes", &row).bytes("hash")).transpose()
+    }
+
     /// Tokens that have not expired, revoked ones among them, newest first, [`ROWS_MAX`] at most.
     ///
     /// # Errors

@@ -37,6 +37,17 @@ both! {
         assert_eq!(ground.db.log_state().await.unwrap().size(), 1);
     }
 
+    async fn the_hash_of_a_token_is_found_for_its_callees_alone_also_when_it_does_not_count(ground: &Ground) {
+        ground.db.add_bearer(&token(ground, "b1", &["users"]), &[]).await.unwrap();
+        ground.db.revoke_bearer("b1", later(1), &[]).await.unwrap();
+        let hash = |id: &'static str, callee: &'static str| async move {
+            ground.db.bearer_hash(id, &ground.id(callee)).await.unwrap()
+        };
+        assert_eq!(hash("b1", "users").await, Some(vec![7; 32]));
+        assert_eq!(hash("b1", "chat").await, None);
+        assert_eq!(hash("b2", "users").await, None);
+    }
+
     async fn rejects_a_second_token_of_the_same_id(ground: &Ground) {
         ground.db.add_bearer(&token(ground, "b1", &["users"]), &[]).await.unwrap();
         let again = ground.db.add_bearer(&token(ground, "b1", &["chat"]), &[ground.record()]).await;

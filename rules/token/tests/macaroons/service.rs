@@ -68,6 +68,40 @@ fn unmet(name: &'static str, want: &str) -> Result<MacaroonHolder, MacaroonError
 }
 
 #[test]
+fn whoever_examines_a_macaroon_sees_each_caveat_of_it_and_of_its_discharges_bound_or_not() {
+    let (users, root) = (id("users"), root());
+    let examine = |credential: &str, callee: &SpiffeId| {
+        let mut seen = Vec::new();
+        let key_of = |key_id: &str| (key_id == "k1").then_some(&root);
+        let holder = service::examine(credential, callee, key_of, |caveat| {
+            seen.push(String::from_utf8_lossy(caveat).into_owned());
+        });
+        holder.map(|holder| (holder, seen))
+    };
+    let ticket = Ticket::seal(&TicketKey::derive(b"shared"), [3; 32], "user = u_1", [4; 24]).unwrap();
+    let held = HeldMacaroon::new(minted().attenuate("colour = red").unwrap());
+    let held = held.demanding(&ticket, "spiffe://td/svc/asks", [5; 24]).unwrap();
+    let undischarged = examine(&held.to_text(), &users).unwrap_err();
+    assert!(matches!(undischarged, MacaroonError::Chain(ChainError::NoDischarge { .. })));
+    let discharge = ticket.discharge("x").unwrap().attenuate("method = PUT").unwrap();
+    let held = held.with(discharge);
+    for credential in [held.to_text(), held.present(&narrowing(&users)).unwrap()] {
+        let (holder, seen) = examine(&credential, &users).unwrap();
+        assert_eq!((&holder.owner, &holder.id), (&id("ads"), &name().id));
+        assert!(["colour = red", "method = PUT"].iter().all(|caveat| seen.contains(&(*caveat).to_owned())));
+        assert_eq!(holder.facts(NOW).ids, [name().id]);
+    }
+    let elsewhere = examine(&held.to_text(), &id("media")).unwrap_err();
+    assert_eq!(elsewhere, MacaroonError::WrongLocation { got: users.to_string() });
+    let stolen = ticket.discharge("x").unwrap().bound_to(&minted());
+    let stolen = format!("{},{}", text(held.root()), text(&stolen));
+    let refused = examine(&stolen, &users).unwrap_err();
+    assert!(matches!(refused, MacaroonError::Chain(ChainError::BadDischarge { .. })));
+    let forged = service::mint(&RootKey::derive(b"another"), &name(), &users, TOMORROW).unwrap();
+    assert_eq!(examine(&text(&forged), &users), Err(MacaroonError::Chain(ChainError::BadSignature)));
+}
+
+#[test]
 fn accepts_a_macaroon_that_its_owner_narrowed_to_this_request() {
     let users = id("users");
     let credential = HeldMacaroon::new(minted()).present(&narrowing(&users)).unwrap();

@@ -11,7 +11,7 @@
 
 mod errors;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{Binding, Bound, SpiffeId, UnixTime, Verified};
@@ -66,7 +66,7 @@ pub enum BodyBinding {
 }
 
 /// What a token says about the token of a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum UserBinding {
     /// None belongs to the request.
     None,
@@ -78,8 +78,20 @@ pub enum UserBinding {
     Nested(String),
 }
 
-/// What the callee knows of the request, by itself.
-#[derive(Clone, Copy, Debug)]
+/// Without the nested token: whoever reads a log could use it.
+impl fmt::Debug for UserBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::TxnToken(_) => "TxnToken(..)",
+            Self::UserToken(_) => "UserToken(..)",
+            Self::Nested(_) => "Nested(..)",
+        })
+    }
+}
+
+/// What the callee knows of the request, by itself. It holds tokens, and so it cannot be printed.
+#[derive(Clone, Copy)]
 pub struct SeenRequest<'a> {
     /// Its own name.
     pub callee: &'a SpiffeId,

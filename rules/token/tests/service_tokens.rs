@@ -203,6 +203,13 @@ fn a_body_that_nothing_is_said_about_is_unbound_and_the_evidence_says_so() {
 }
 
 #[test]
+fn what_is_printed_of_a_service_token_holds_no_token_of_its_user() {
+    let nested = with(UserBinding::Nested(USER_TOKEN.into()));
+    let printed = format!("{nested:?}");
+    assert!(printed.contains("Nested(..)") && !printed.contains(USER_TOKEN), "{printed}");
+}
+
+#[test]
 fn rejects_another_user_token_than_the_one_that_was_signed() {
     let key = key();
     let with_txn = mint(&key, &order());

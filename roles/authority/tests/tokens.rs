@@ -423,19 +423,19 @@ async fn rejects_orders_for_bearer_tokens_and_macaroons_that_nobody_should_have(
         order
     };
     for (change, code) in [
-        (json!({ "scope": [] }), "CS1011"),
-        (json!({ "scope": vec!["users"; 17] }), "CS1011"),
-        (json!({ "scope": ["gateway"] }), "CS3105"),
-        (json!({ "scope": ["nobody"] }), "CS2020"),
-        (json!({ "service": "nobody" }), "CS2020"),
-        (json!({ "ttl_s": 0 }), "CS2022"),
-        (json!({ "ttl_s": 90 * 24 * 3600 + 1 }), "CS2022"),
-        (json!({ "more": 1 }), "CS1005"),
+        (json!({ "scope": [] }), "invalid_request"),
+        (json!({ "scope": vec!["users"; 17] }), "invalid_request"),
+        (json!({ "scope": ["gateway"] }), "invalid_target"),
+        (json!({ "scope": ["nobody"] }), "access_denied"),
+        (json!({ "service": "nobody" }), "access_denied"),
+        (json!({ "ttl_s": 0 }), "invalid_request"),
+        (json!({ "ttl_s": 90 * 24 * 3600 + 1 }), "invalid_request"),
+        (json!({ "more": 1 }), "malformed_request"),
     ] {
         let answer =
             authority.admin(Method::POST, "/api/v1/tokens/bearer", Some(bearer(change.clone()))).await;
         assert!(answer.status.is_client_error(), "{change}");
-        assert!(answer.json()["type"].as_str().unwrap().contains(code), "{change}: {}", answer.json());
+        assert_eq!(answer.json()["code"], code, "{change}: {}", answer.json());
     }
     for change in [
         json!({ "caveats": ["colour = red"] }),

@@ -17,6 +17,7 @@ pub mod services;
 pub mod status;
 pub mod tokens;
 pub mod users;
+pub mod verify;
 pub mod workload_keys;
 
 use serde::{Deserialize, Serialize};

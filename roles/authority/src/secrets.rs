@@ -102,7 +102,7 @@ async fn of(authority: &Authority, callee: &SpiffeId) -> Result<SecretsResponse,
     })
 }
 
-fn macaroon_keys<'k>(
+pub(crate) fn macaroon_keys<'k>(
     keys: &'k Keys,
     callee: &'k SpiffeId,
 ) -> impl Iterator<Item = (String, Secret<[u8; 32]>)> + 'k {

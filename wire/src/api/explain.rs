@@ -72,6 +72,6 @@ pub enum CheckOutcome {
     Pass,
     /// It did not.
     Fail,
-    /// An earlier one failed.
+    /// Not made: an earlier one failed, or what it needs is not at hand.
     NotReached,
 }

@@ -12,6 +12,7 @@ pub(crate) mod revocations;
 pub(crate) mod status;
 pub(crate) mod sts;
 pub(crate) mod tokens;
+pub(crate) mod verify;
 pub(crate) mod workload_keys;
 
 use std::{sync::Arc, time::Duration};
@@ -74,6 +75,7 @@ fn all() -> OpenApiRouter<Arc<Authority>> {
         .routes(routes!(tokens::revoke_bearer))
         .routes(routes!(tokens::issue_macaroon))
         .routes(routes!(tokens::discharge))
+        .routes(routes!(verify::verify))
         .routes(routes!(workload_keys::list, workload_keys::register))
         .routes(routes!(workload_keys::withdraw))
         .routes(routes!(ca::bundle))

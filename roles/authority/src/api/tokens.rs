@@ -152,7 +152,7 @@ async fn member(authority: &Authority, name: &ServiceName) -> Result<SpiffeId, A
     Ok(entry.spiffe_id)
 }
 
-async fn callee(authority: &Authority, name: &ServiceName) -> Result<SpiffeId, ApiError> {
+pub(super) async fn callee(authority: &Authority, name: &ServiceName) -> Result<SpiffeId, ApiError> {
     match member(authority, name).await? {
         id if matches!(id.kind(), IdKind::Service(_)) => Ok(id),
         id => Err(ApiError::because(Code::TargetUnknown, format!("{id} is no service that can be called"))),

@@ -247,11 +247,12 @@ impl Running {
 
     /// The node API, as whoever `identity` is.
     pub async fn node_client(&self, identity: Option<Identity>) -> NodeClient<Channel> {
-        let trust = self.trust().await;
+        let bundle = self.bundle().await;
+        let trust = TrustState::new(bundle_set(&bundle), CrlPolicy::Require);
         if let Some(identity) = identity {
             trust.set_identity(identity);
         }
-        let connector = Connector::new(trust, Expected::exactly(SpiffeId::authority(&home())));
+        let connector = Connector::new(trust, Expected::exactly(SpiffeId::authority(&bundle.trust_domain)));
         let target =
             Target::Workload { address: self.node.to_string(), authority: "authority".to_owned(), connector };
         NodeClient::new(Channel::new(target, CallLimits::default()))

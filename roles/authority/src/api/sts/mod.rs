@@ -12,8 +12,8 @@ mod error;
 mod exchange;
 mod form;
 mod introspect;
-mod recognise;
 mod proof;
+mod recognise;
 mod request;
 mod revoke;
 mod said;
@@ -49,6 +49,7 @@ pub(crate) use self::{
     form::Form,
     proof::ProofRefusal,
     request::{Exchange, Presented, TOKEN_EXCHANGE, TokenType},
+    said::Said,
 };
 use super::TOKEN_ENDPOINT;
 use crate::{http::record_refusal, keys::Keys, state::Authority};
@@ -89,6 +90,11 @@ impl Sts {
             explainer: Explainer::default(),
             revocations: Quota::per_second(REVOCATIONS_PER_SECOND, REVOCATIONS_AT_ONCE, CLIENTS_MAX),
         }
+    }
+
+    /// By what tokens are judged at the moment; `None` until the first snapshot.
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        self.live.load_full()
     }
 
     /// Judges by this snapshot from now on.

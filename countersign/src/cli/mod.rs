@@ -77,7 +77,7 @@ enum Command {
     /// Services and their identities
     #[command(subcommand)]
     Service(service::ServiceCommand),
-    /// Tokens: mint, exchange, narrow, discharge, take back
+    /// Tokens: mint, verify, exchange, narrow, discharge, take back
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Rules: what is in force, and reading the files again

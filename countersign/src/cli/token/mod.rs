@@ -12,6 +12,7 @@ mod exchange;
 mod macaroon;
 mod mint;
 mod revoke;
+mod verify;
 
 /// Longest file with a token in it: some lines of comments do not hurt.
 const TOKEN_BYTES_MAX: u64 = 64 * 1024;
@@ -22,6 +23,8 @@ pub enum TokenCommand {
     /// Have a token issued: a bearer token or a macaroon, for a service
     #[command(subcommand)]
     Mint(mint::MintCommand),
+    /// Does a token of any kind count; exit 1 where it does not, with the check that failed
+    Verify(verify::VerifyArgs),
     /// Exchange a token at the token service (RFC 8693)
     Exchange(exchange::ExchangeArgs),
     /// Narrow a macaroon; this needs nobody's help
@@ -49,6 +52,7 @@ pub enum TokenCommand {
 pub async fn token(at: &At, command: TokenCommand) -> Result<(), CliError> {
     match command {
         TokenCommand::Mint(command) => mint::mint(at, command).await,
+        TokenCommand::Verify(args) => verify::verify(at, args).await,
         TokenCommand::Exchange(args) => exchange::exchange(at, args).await,
         TokenCommand::Attenuate(args) => macaroon::attenuate(&args),
         TokenCommand::Discharge { file } => macaroon::discharge(at, &file).await,

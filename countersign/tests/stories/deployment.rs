@@ -36,10 +36,19 @@ pub struct Deployment {
 impl Deployment {
     /// A new one in a new directory.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A new one of another trust domain.
+    pub fn start_as(trust_domain: &str) -> Self {
+        Self::start_with(&["--trust-domain", trust_domain])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         hold_default_ports();
         let root = tempfile::Builder::new().prefix("cs").tempdir().unwrap();
         let mut new = Self { root, logins: Mutex::default(), ready: Value::Null };
-        new.up();
+        new.up_with(arguments);
         new
     }
 
@@ -65,8 +74,12 @@ impl Deployment {
 
     /// `up --detach --json`, again or for the first time; keeps and returns the line.
     pub fn up(&mut self) -> Value {
+        self.up_with(&[])
+    }
+
+    fn up_with(&mut self, arguments: &[&str]) -> Value {
         let _one_at_a_time = STARTING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let out = self.run(&["up", "--detach", "--json"]);
+        let out = self.run(&[&["up", "--detach", "--json"], arguments].concat());
         assert!(out.status.success(), "up failed: {}\n{}", text(&out.stderr), self.logs());
         let line = text(&out.stdout);
         assert_eq!(line.trim().lines().count(), 1, "one line of JSON: {line}");

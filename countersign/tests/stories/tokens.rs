@@ -158,3 +158,70 @@ fn a_user_is_exchanged_for_one_hop_and_the_answer_says_who_acts() {
     assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
     assert!(text(&refused.stderr).contains("invalid_target"), "{}", text(&refused.stderr));
 }
+
+/// T64: each token service decides for its own trust domain. A user of one is passed on to the other by name, for its
+/// token service alone, and that one decides what the guest may.
+#[test]
+fn two_deployments_that_hold_each_others_bundles_exchange_tokens_across() {
+    let here = Deployment::start();
+    let there = Deployment::start_as("market.example");
+    let gateway = issued(&there, "gateway");
+    let (cert, key) =
+        (gateway.join("cert.pem").display().to_string(), gateway.join("key.pem").display().to_string());
+    let exchange = |at: &Deployment, subject: &str, audience: &str| {
+        at.run(&[
+            "token",
+            "exchange",
+            "--subject-token",
+            subject,
+            "--audience",
+            audience,
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+        ])
+    };
+    let user = user_token(&there, "alice", &gateway);
+    let here_sts = "spiffe://fleamarket.test/countersign/authority";
+    let refused = exchange(&there, &user, here_sts);
+    assert_eq!(refused.status.code(), Some(4), "not yet known: {}", text(&refused.stderr));
+
+    for (one, other, name) in [(&here, &there, "market.example"), (&there, &here, "fleamarket.test")] {
+        piped_ok(one, &["trust", "add", name, "--bundle", "-"], &other.ok(&["trust", "bundle"]));
+    }
+    let out = exchange(&there, &user, here_sts);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let passed_on = gateway.join("passed-on");
+    std::fs::write(&passed_on, &out.stdout).unwrap();
+    let passed_on = passed_on.display().to_string();
+
+    // Known, and permitted nothing until somebody says so.
+    let refused = exchange(&here, &passed_on, "users");
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    let policy = here.state().join("policies/sts.cedar");
+    let rules = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, format!("{rules}\n{GUESTS_OF_THE_OTHER_MARKET}")).unwrap();
+    here.ok(&["policy", "reload"]);
+    let out = exchange(&here, &passed_on, "users");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let claims = inspected(&here, text(&out.stdout).trim())["claims"].clone();
+    assert_eq!(claims["iss"], here.url("authority"), "{claims}");
+    assert_eq!(claims["aud"], "spiffe://fleamarket.test/svc/users", "{claims}");
+    assert_eq!(claims["act"]["sub"], "spiffe://market.example/countersign/gateway/edge", "{claims}");
+    // What is for the token service here is for nobody there, and the user's own token goes nowhere.
+    assert_eq!(exchange(&here, &user, "users").status.code(), Some(4));
+
+    here.ok(&["trust", "remove", "market.example"]);
+    assert!(!exchange(&here, &passed_on, "users").status.success(), "recognised no longer");
+}
+
+const GUESTS_OF_THE_OTHER_MARKET: &str = r#"
+@id("guests-of-the-other-market")
+permit (
+    principal == Workload::"spiffe://market.example/countersign/gateway/edge",
+    action == Action::"POST",
+    resource == Route::"sts /exchange/users"
+)
+when { context has user };
+"#;

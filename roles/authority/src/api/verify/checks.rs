@@ -260,3 +260,40 @@ impl Concerns for RevokedError {
         REVOCATION
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps() -> Vec<Step> {
+        vec![
+            Step::Judged(FORM),
+            Step::Open(PRESENTER, "nobody is here".to_owned()),
+            Step::Found(AUDIENCE, "all".to_owned()),
+            Step::Judged(TIMES),
+        ]
+    }
+
+    fn results(judged: Result<(), Failure>) -> Vec<(String, CheckOutcome, Option<String>)> {
+        let verdict = verdict(ExaminedKind::Wit, Says::default(), steps(), judged);
+        verdict.checks.into_iter().map(|check| (check.name, check.result, check.detail)).collect()
+    }
+
+    #[test]
+    fn everything_before_a_failure_held_and_nothing_after_it_was_reached() {
+        let found = results(Err(Failure::at(AUDIENCE, "not for you")));
+        let words: Vec<_> = found.iter().map(|(_, result, _)| *result).collect();
+        use CheckOutcome::{Fail, NotReached, Pass};
+        assert_eq!(words, [Pass, NotReached, Fail, NotReached]);
+        let details: Vec<_> = found.iter().map(|(.., detail)| detail.as_deref()).collect();
+        assert_eq!(details, [None, Some("not judged: nobody is here"), Some("not for you"), None]);
+        assert!(results(Ok(())).iter().all(|(_, result, _)| *result != Fail));
+    }
+
+    #[test]
+    fn a_failure_that_no_step_speaks_of_is_a_failure_none_the_less() {
+        let found = results(Err(Failure::at(SECRET, "why")));
+        assert_eq!(found.first(), Some(&(SECRET.to_owned(), CheckOutcome::Fail, Some("why".to_owned()))));
+        assert!(found.iter().skip(1).all(|(_, result, _)| *result == CheckOutcome::NotReached));
+    }
+}

@@ -9,8 +9,8 @@ use countersign_sdk::{
     tls::TrustState,
 };
 use countersign_token::{
-    AccessToken, ExchangedToken, ExpectedToken, JwtSvid, ServiceToken, Shown, Signer, SignerHint, TokenFacts,
-    TokenKind, TxnToken, Unproven, Wit, jws,
+    AccessToken, ExchangedToken, ExpectedToken, JwtSvid, ServiceToken, ServiceTokenError, Shown, Signer,
+    SignerHint, TokenFacts, TokenKind, TxnToken, Unproven, Wit, jws,
     service_token::{BodyBinding, UserBinding},
 };
 use countersign_wire::api::verify::{ExaminedKind, TokenVerdict};
@@ -64,11 +64,11 @@ impl Token<'_> {
         let issued_by = |kid: &String| authorities.values().find(|keys| keys.exchange.contains_key(kid));
         match kid.ok().as_ref().and_then(issued_by) {
             Some(authority) => self.exchanged(authority),
-            None => self.from_login(),
+            None => self.login(),
         }
     }
 
-    fn from_login(&self) -> TokenVerdict {
+    fn login(&self) -> TokenVerdict {
         let Question { keys, token, now, .. } = self.question;
         let key_of = |kid: &str| keys.access.get(kid).cloned();
         let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
@@ -215,9 +215,7 @@ impl Token<'_> {
         let judged = match (examined, found) {
             (Ok((token, signer)), _) => self.not_revoked(&token.facts(&signer.key.thumbprint())),
             // Why there is no key says more than that there is none.
-            (Err(countersign_token::ServiceTokenError::UnknownKey { .. }), Err(why)) => {
-                Err(Failure::at(KEY, why))
-            }
+            (Err(ServiceTokenError::UnknownKey { .. }), Err(why)) => Err(Failure::at(KEY, why)),
             (Err(error), _) => Err(Failure::of(error)),
         };
         verdict(ExaminedKind::ServiceToken, self.says(), steps, judged)

@@ -1,5 +1,6 @@
 //! What cannot be read is refused with an exact problem, and nothing panics.
 
+use countersign_sdk::outbound::CallError;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -111,7 +112,9 @@ async fn paths_and_queries_that_cannot_be_read_are_refused() {
         square.get("alice", path).await.problem(422);
     }
     for path in ["/ads/../users/me", "/ads//1", "/ads/%2e%2e/x", "/ads;a=1", "/ads/1%2Fbuy"] {
-        answer(square.on_behalf_of("alice", "ads").get(path)).await.problem(400);
+        // Our own client signs what its callee will read, so it sends nothing that can be read in two ways.
+        let refused = square.on_behalf_of("alice", "ads").get(path).send().await.unwrap_err();
+        assert!(matches!(refused, CallError::Ambiguous { .. }), "{path}: {refused}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! The user's token for one hop alone: exchanged at the token service (RFC 8693), and kept as long as it is good.
+//! The user's token for one hop alone: exchanged at the token service (RFC 8693), anew for each request. None is kept: the
+//! token service knows of every request and may refuse any of them (thesis, 4.1.2), which is what this way is chosen for.
 //!
 //! This is the one call to the authority on the path of a request, so it has a time limit and a stated verdict: without an
 //! answer, or with a refusal, the call is refused. It never goes out with the token of another hop instead.
@@ -6,8 +7,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
-use countersign_identity::{Mode, SpiffeId, UnixTime};
-use countersign_keys::{KeyPair, Secret, SystemRandom, sha256};
+use countersign_identity::{Mode, SpiffeId};
+use countersign_keys::{KeyPair, Secret, SystemRandom};
 use countersign_request::DPOP;
 use countersign_token::{
     dpop::{self, DpopTarget, DpopUri},
@@ -25,14 +26,13 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::{CallError, CallLimits, Channel, EdgeTarget, InternalToken, Target, full, user::Reach};
-use crate::{bounded::Bounded, clock, live::Live, tls::TrustState};
+use crate::{clock, live::Live, tls::TrustState};
 
-/// The token service as we reach it, and what it gave us.
+/// The token service as we reach it.
 #[derive(Debug)]
 pub(crate) struct Exchanger {
     trust: Arc<TrustState>,
     desk: ArcSwapOption<Desk>,
-    held: Bounded<Arc<HopToken>>,
 }
 
 /// For whom a token is asked, and who will show it.
@@ -56,10 +56,8 @@ pub(crate) enum Shown<'a> {
 }
 
 /// A token that the token service issued for one hop.
-pub(crate) struct HopToken {
-    token: Secret<String>,
-    expires: UnixTime,
-}
+#[derive(Clone)]
+pub(crate) struct HopToken(Secret<String>);
 
 /// Why the user cannot go along. The call is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -106,7 +104,7 @@ pub enum ExchangeError {
 
 impl Exchanger {
     pub(crate) fn new(trust: Arc<TrustState>) -> Self {
-        Self { trust, desk: ArcSwapOption::empty(), held: Bounded::new(HELD_MAX) }
+        Self { trust, desk: ArcSwapOption::empty() }
     }
 
     /// The token with which the user of `token` goes to one callee.
@@ -115,17 +113,9 @@ impl Exchanger {
         token: &InternalToken,
         live: &Live,
         presenter: Presenter<'_>,
-    ) -> Result<Arc<HopToken>, ExchangeError> {
-        let (key, now) = (self.cache_key(token, presenter), clock::now());
-        if let Some(held) = self.held.find(&key)
-            && now.saturating_add(LEFT_MIN) < held.expires
-        {
-            return Ok(held);
-        }
+    ) -> Result<HopToken, ExchangeError> {
         let desk = self.desk(live.snapshot().sts.as_ref().ok_or(ExchangeError::NoTokenService)?)?;
-        let got = Arc::new(desk.ask(token, presenter).await?);
-        self.held.keep(key, Arc::clone(&got), |held| held.expires <= now);
-        Ok(got)
+        desk.ask(token, presenter).await
     }
 
     /// The way to the token service; a new one when the snapshot names another.
@@ -136,23 +126,6 @@ impl Exchanger {
         let desk = Arc::new(Desk::new(sts, &self.trust)?);
         self.desk.store(Some(Arc::clone(&desk)));
         Ok(desk)
-    }
-
-    /// Every input of an exchange, separated so that no two look alike.
-    fn cache_key(&self, token: &InternalToken, presenter: Presenter<'_>) -> [u8; 32] {
-        let shown = match presenter.shown {
-            Shown::Certificate => {
-                self.trust.load().identity().map_or_else(String::new, |own| own.serial_hex().to_owned())
-            }
-            Shown::Key(key) => key.public_key().thumbprint(),
-            Shown::Nothing => String::new(),
-        };
-        let mut input = Vec::new();
-        for part in [token.expose(), presenter.callee.as_str(), &shown] {
-            input.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            input.extend_from_slice(part.as_bytes());
-        }
-        sha256(&input)
     }
 }
 
@@ -186,7 +159,7 @@ impl Desk {
             let answer = self.channel.send(self.request(token, presenter, nonce.as_deref())?).await;
             let (head, body) = read(answer.map_err(|error| ExchangeError::Call(Box::new(error)))?).await?;
             if head.status == StatusCode::OK {
-                return HopToken::read(&body, clock::now());
+                return HopToken::read(&body);
             }
             let error = refusal(&body);
             // A fresh nonce is asked for once; a service that wants another and another wants none.
@@ -239,7 +212,7 @@ impl Desk {
 }
 
 impl HopToken {
-    fn read(body: &[u8], now: UnixTime) -> Result<Self, ExchangeError> {
+    fn read(body: &[u8]) -> Result<Self, ExchangeError> {
         let unusable = |why| ExchangeError::Answer { why };
         let answer: TokenAnswer = json::from_slice(body, ANSWER_BYTES_MAX)
             .map_err(|_| unusable("it is not the json of RFC 8693 section 2.2.1"))?;
@@ -250,12 +223,11 @@ impl HopToken {
         if answer.issued_token_type != ACCESS_TOKEN_TYPE {
             return Err(unusable("it issued a token of another type"));
         }
-        let life = Duration::from_secs(answer.expires_in).min(LIFE_MAX);
-        Ok(Self { token: Secret::new(answer.access_token), expires: now.saturating_add(life) })
+        Ok(Self(Secret::new(answer.access_token)))
     }
 
     pub(crate) fn expose(&self) -> &str {
-        self.token.expose()
+        self.0.expose()
     }
 }
 
@@ -270,8 +242,6 @@ impl fmt::Debug for HopToken {
 struct TokenAnswer {
     access_token: String,
     issued_token_type: String,
-    #[serde(default)]
-    expires_in: u64,
 }
 
 /// RFC 6749 section 5.2.
@@ -326,9 +296,3 @@ const USE_DPOP_NONCE: &str = "use_dpop_nonce";
 /// For the token service; a user waits behind it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: usize = 32 * 1024;
-/// Tokens that are kept: one for each user and callee in the last minutes.
-const HELD_MAX: usize = 4096;
-/// A token with less life than this is not begun with: the rest of the chain needs time.
-const LEFT_MIN: Duration = Duration::from_secs(5);
-/// No hop token lives longer, whatever the answer says.
-const LIFE_MAX: Duration = Duration::from_secs(300);

@@ -1,6 +1,6 @@
 //! On whose behalf we call: the user's token that goes along.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use countersign_identity::UserContext;
 use countersign_keys::Secret;
@@ -38,7 +38,7 @@ pub(super) enum Carried {
     /// Unchanged, in `Txn-Token`.
     Same(InternalToken),
     /// Issued for this hop, in `User-Token`.
-    Hop(Arc<HopToken>),
+    Hop(HopToken),
     /// Inside our own signed token.
     Nested(InternalToken),
 }

@@ -16,7 +16,8 @@ impl ReplayGuard {
     #[must_use]
     pub fn new(started: UnixTime) -> Self {
         let limits = ReplayLimits::default();
-        let each = ReplayLimits { total: limits.total.div_ceil(SHARDS).max(limits.per_issuer), ..limits };
+        // Room for others in every shard, however much one caller of it sends.
+        let each = ReplayLimits { total: limits.per_issuer.saturating_mul(CALLERS_AT_THEIR_QUOTA), ..limits };
         Self((0..SHARDS).map(|_| Mutex::new(ReplayCache::new(started, each))).collect())
     }
 
@@ -39,12 +40,30 @@ impl fmt::Debug for ReplayGuard {
 }
 
 const SHARDS: usize = 8;
+/// Callers of one shard that may use up their whole quota before a third one is refused.
+const CALLERS_AT_THEIR_QUOTA: usize = 2;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_caller_that_uses_up_its_quota_leaves_room_for_another_one_of_its_shard() {
+        let start = UnixTime::from_secs(1_800_000_000);
+        let (guard, now) = (ReplayGuard::new(start), start.saturating_add(Duration::from_secs(60)));
+        let expires = now.saturating_add(Duration::from_secs(30));
+        let greedy = "spiffe://td/svc/greedy";
+        let names: Vec<String> = (0..100).map(|n| format!("spiffe://td/svc/s{n}")).collect();
+        let other = names.iter().find(|name| shard_of(name, SHARDS) == shard_of(greedy, SHARDS)).unwrap();
+        let sighting = |issuer, jti| Sighting { issuer, jti, issued_at: now, expires, channel_bound: true };
+        let ids: Vec<String> = (0..=ReplayLimits::default().per_issuer).map(|n| n.to_string()).collect();
+        let last = ids.iter().map(|jti| guard.admit(&sighting(greedy, jti), now)).next_back();
+        assert!(matches!(last, Some(Err(ReplayError::IssuerQuota { .. }))), "{last:?}");
+        assert_eq!(guard.admit(&sighting(other, "1"), now), Ok(()));
+    }
 
     #[test]
     fn a_proof_is_admitted_once_and_each_caller_has_its_own() {

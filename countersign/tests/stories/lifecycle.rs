@@ -142,11 +142,11 @@ fn the_workflow_prints_the_eight_steps_of_the_thesis_from_a_real_call() {
     let told = |n: usize| steps[n - 1]["told"].as_str().unwrap().to_owned();
     let ms = |n: usize| steps[n - 1]["ms"].as_f64().unwrap();
     assert!(
-        told(4).contains("mtls: spiffe://fleamarket.test/countersign/gateway/edge verified"),
+        told(4).contains("mtls: the caller shows its certificate; spiffe://fleamarket.test/countersign/gateway/edge verified"),
         "{}",
         told(4)
     );
-    assert!(told(5).contains("mtls: spiffe://fleamarket.test/svc/ads verified"), "{}", told(5));
+    assert!(told(5).contains("; spiffe://fleamarket.test/svc/ads verified"), "{}", told(5));
     // Each hop lasts longer than the one inside it, and each answer came on the connection of its request.
     assert!(0.0 < ms(6) && ms(6) < ms(7) && ms(7) < ms(8), "{steps}");
     assert!(told(6).contains(" on c_") && told(7).contains(" on c_"), "{steps}");
@@ -160,4 +160,20 @@ fn traffic_of_four_users_gets_the_answers_that_policy_says() {
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     assert!(report["requests"].as_u64() > Some(8) && report["unexpected"] == 0, "{report}");
     assert_eq!(report["answers"].as_object().unwrap().len(), 8, "each wish was asked: {report}");
+}
+
+#[test]
+fn the_workflow_in_mode_jwt_prints_the_primed_steps_from_a_real_call_and_leaves_the_mode_as_it_was() {
+    let d = Deployment::start();
+    let said = d.ok(&["demo", "workflow", "--mode", "jwt", "--user-context", "nested"]);
+    for (step, told) in [("4' ", "gateway → ads"), ("5' ", "ads → users")] {
+        let line =
+            said.lines().find(|line| line.starts_with(step)).unwrap_or_else(|| panic!("no {step}:\n{said}"));
+        assert!(
+            line.contains(told) && line.contains("jwt: the client's middleware signs a token of its own"),
+            "{line}"
+        );
+    }
+    let services = d.json(&["service", "list"]);
+    assert!(services.as_array().unwrap().iter().all(|service| service["sends"] == "mtls"), "{services}");
 }

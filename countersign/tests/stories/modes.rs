@@ -420,6 +420,41 @@ fn under_traffic_every_live_switch_happens_with_no_failed_request() {
     }
 }
 
+/// Idea 6: every credential ends in the same caller, so a service may be called by one kind and call by another.
+#[test]
+fn each_edge_has_its_own_mode_and_a_service_translates_between_them() {
+    let d = Deployment::start();
+    for arguments in [
+        ["ads", "--accept", "macaroon", "--lower-for", "600"].as_slice(),
+        &["gateway", "--send", "macaroon"],
+        &["users", "--accept", "wimse", "--lower-for", "600"],
+        &["ads", "--send", "wimse"],
+    ] {
+        d.ok(&[&["service", "mode"], arguments].concat());
+    }
+    // A floor is lowered by the flag that says for how long, and by nothing else.
+    assert_eq!(d.run(&["service", "mode", "chat", "--accept", "bearer"]).status.code(), Some(2));
+    let (status, body) = d.as_user("alice", "/ads?near=48.37,14.51", &[]);
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["previews"], "shown", "{body}");
+    for (source, target, mode) in [("/gateway/edge", "ads", "macaroon"), ("/svc/ads", "users", "wimse")] {
+        let verified = wait_for(|| {
+            let edges = d.json(&["edges"]);
+            let found = edges.as_array().unwrap().iter().any(|edge| {
+                edge["source"].as_str().unwrap().ends_with(source)
+                    && edge["target"] == target
+                    && edge["mode"] == mode
+            });
+            found.then_some(())
+        });
+        assert!(verified.is_some(), "{source} to {target} by {mode}");
+    }
+    let told = d.run(&["check"]);
+    let said = text(&told.stdout);
+    assert!(said.contains("the floor of ads is lowered for another"), "{said}");
+    assert!(said.contains("gateway sends macaroon, which"), "{said}");
+}
+
 const NESTED: &[&str] = &["--user-context", "nested"];
 const PER_HOP: &[&str] = &["--user-context", "per-hop"];
 const HTTP_SIGNATURE: &[&str] = &["--wimse", "http-signature"];

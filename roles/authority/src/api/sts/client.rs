@@ -25,8 +25,9 @@ pub(crate) struct Client {
     workload: Verified<Workload>,
     proof: Proof,
     mode: Mode,
-    /// What a token for it is bound to.
-    pub(crate) confirmation: Confirmation,
+    /// What a token for it is bound to. Nothing where it shows its callees no key: there the token counts by name, in the
+    /// hands of the one to whom it was issued.
+    pub(crate) confirmation: Option<Confirmation>,
     /// How the token is to be used, `token_type` of the answer.
     pub(crate) token_type: &'static str,
     /// Does it prove its key by DPoP? Then it needs nonces.
@@ -82,11 +83,14 @@ fn by_certificate(asked: &Asked<'_>, workload: &Verified<Workload>) -> Result<Cl
     let facts = workload.certificate.as_ref();
     let thumbprint = facts.and_then(|facts| bytes_of_hex(&facts.thumbprint_sha256_hex));
     let thumbprint = thumbprint.ok_or_else(|| unknown("the connection shows no certificate"))?;
+    let sends = asked.live.service_of(&workload.id).map(|entry| entry.sends);
+    let shows_no_key = matches!(sends, Some(Mode::None | Mode::Bearer | Mode::Macaroon));
+    let certificate = || Confirmation::Certificate(URL_SAFE_NO_PAD.encode(thumbprint));
     Ok(Client {
         workload: workload.clone(),
         proof: *asked.caller.proof(),
         mode: Mode::Mtls,
-        confirmation: Confirmation::Certificate(URL_SAFE_NO_PAD.encode(thumbprint)),
+        confirmation: (!shows_no_key).then(certificate),
         token_type: BEARER,
         shows_proof: false,
     })
@@ -127,7 +131,7 @@ fn by_assertion(asked: &Asked<'_>, assertion: &str) -> Result<Client, OAuthError
             ..Proof::NONE
         },
         mode: Mode::Jwt,
-        confirmation: Confirmation::Key(signer.key.thumbprint().to_string()),
+        confirmation: Some(Confirmation::Key(signer.key.thumbprint().to_string())),
         // It proves nothing by itself, whoever shows it: only beside a request that its key signed.
         token_type: NOT_ALONE,
         shows_proof: false,
@@ -153,7 +157,7 @@ fn signer(asked: &Asked<'_>, hint: &SignerHint<'_>) -> Result<Signer, String> {
 pub(crate) fn bind_to_proof(asked: &Asked<'_>, client: Client) -> Result<Client, OAuthError> {
     let proof = asked.sts.proven_key(asked.uri, asked.headers, asked.version, asked.now)?;
     let Some(proof) = proof else { return Ok(client) };
-    let confirmation = Confirmation::Key(proof.jkt().to_owned());
+    let confirmation = Some(Confirmation::Key(proof.jkt().to_owned()));
     Ok(Client { confirmation, token_type: DPOP_TYPE, shows_proof: true, ..client })
 }
 

@@ -230,7 +230,7 @@ impl Making<'_> {
             txn: transaction(self.subject, user, &self.id),
             jti: self.id.clone(),
             actors: self.grant.actors.clone(),
-            confirmation: Some(self.client.confirmation.clone()),
+            confirmation: self.client.confirmation.clone(),
             user_possession: self.grant.possession,
             issued_at: self.asked.now,
             expires: self.grant.expires,

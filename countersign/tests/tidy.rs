@@ -250,9 +250,8 @@ fn short(dir: &str) -> String {
 
 /// Rust sources of the workspace that are not tests: path from the root, text.
 fn sources() -> Vec<(String, String)> {
-    let is_source = |path: &str| {
-        path.contains("/src/") && !path.starts_with("testkit/") && !path.ends_with("/tests.rs")
-    };
+    let is_source =
+        |path: &str| path.contains("/src/") && !path.starts_with("testkit/") && !path.ends_with("/tests.rs");
     files().into_iter().filter(|(path, _)| is_source(path)).collect()
 }
 

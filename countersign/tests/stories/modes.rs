@@ -5,12 +5,13 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom, sha256};
+use countersign_sdk::clock;
 use countersign_token::replay::UNBOUND_AHEAD_MAX;
 use countersign_token::service_token::{self, BodyBinding, ServiceToken, UserBinding};
 use rustls::pki_types::pem::PemObject as _;
@@ -319,8 +320,7 @@ impl Signer {
 
     /// Made here and now, unless told otherwise for no connection: as through a proxy of somebody else.
     fn token(&self, world: &World, claims: &Claims) -> String {
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let now = UnixTime::from_secs(i64::try_from(elapsed.as_secs()).unwrap());
+        let now = UnixTime::from_secs(clock::now().secs());
         let token = ServiceToken {
             issuer: world.service(claims.issuer),
             audience: world.service(claims.audience),
@@ -568,8 +568,8 @@ fn captured_macaroon(world: &World, second: &Replica) {
     let wide = d.scratch("macaroon").join("wide");
     std::fs::write(&wide, d.ok(&["token", "mint", "macaroon", "--service", "chat", "--callee", "ads"]))
         .unwrap();
-    let ends = SystemTime::now() + Duration::from_secs(6);
-    let before = format!("before = {}", ends.duration_since(UNIX_EPOCH).unwrap().as_secs());
+    let ends = clock::now().saturating_add(Duration::from_secs(6));
+    let before = format!("before = {}", ends.secs());
     let caveats = ["--caveat", "method = GET", "--caveat", "path = /ads", "--caveat", &before];
     let narrow = d.ok(&[&["token", "attenuate", wide.to_str().unwrap()], &caveats[..]].concat());
     let shown = header("Macaroon", narrow.trim());
@@ -577,7 +577,7 @@ fn captured_macaroon(world: &World, second: &Replica) {
         assert_eq!(world.over(address, &shown, &[]), POLICY, "this one request, for seconds");
         assert_eq!(world.over(address, &shown, &["-X", "DELETE"]), TOKEN, "and no other");
     }
-    std::thread::sleep(ends.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_secs(1));
+    std::thread::sleep(ends.since(clock::now()) + Duration::from_secs(1));
     assert_eq!(world.over(&world.ads, &shown, &[]), TOKEN, "and not afterwards");
 }
 

@@ -230,7 +230,9 @@ mod tests {
             if !authorization.is_empty() {
                 headers.insert(AUTHORIZATION, HeaderValue::from_static(authorization));
             }
-            proofs.iter().for_each(|proof| drop(headers.append(DPOP, HeaderValue::from_static(proof))));
+            for proof in proofs {
+                headers.append(DPOP, HeaderValue::from_static(proof));
+            }
             access_credential(&headers).map(|credential| format!("{credential:?}"))
         };
         assert_eq!(with("", &[]).unwrap(), "None");

@@ -6,8 +6,14 @@ mod common;
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use common::{Place, Running, home};
 use countersign_identity::{Mode, SpiffeId};
+use countersign_keys::SystemRandom;
+use countersign_token::{
+    BearerToken,
+    macaroon::{self, Macaroon, RootKey},
+};
 use countersign_wire::{
     agent::{AppliedRequest, SnapshotsRequest},
     node::NodeAppliedRequest,
@@ -56,6 +62,21 @@ async fn a_floor_is_raised_by_the_one_route_and_lowered_by_another_for_a_while()
         let body = json!({"accepts": ["none"], "for_s": never});
         assert_eq!(refused(&authority, "/api/v1/services/ads/floor", body).await.0, 422);
     }
+    authority.stop().await;
+}
+
+/// Two rights make no third one: lowering for a moment and then raising half of the way is no lowering for ever.
+#[tokio::test]
+async fn a_lowered_floor_that_is_raised_half_way_still_has_its_end() {
+    let place = Place::new();
+    let authority = place.start().await;
+    authority.post("/api/v1/services/ads/floor", json!({"accepts": ["bearer"], "for_s": 60})).await;
+    let until = ads(&authority).await["lowered_until"].clone();
+    authority.post("/api/v1/services/ads/modes", json!({"accepts": ["macaroon"], "sends": "jwt"})).await;
+    let held = ads(&authority).await;
+    assert_eq!((&held["accepts"], &held["lowered_until"]), (&json!(["macaroon"]), &until));
+    authority.post("/api/v1/services/ads/modes", json!({"accepts": ["mtls"]})).await;
+    assert_eq!(ads(&authority).await["lowered_until"], Value::Null, "back where it was");
     authority.stop().await;
 }
 
@@ -190,5 +211,30 @@ async fn a_revocation_is_in_the_next_snapshot_and_in_the_ledger() {
             422
         );
     }
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn rejects_to_take_back_a_token_by_itself_which_would_go_on_to_count_and_be_told_to_everybody() {
+    let place = Place::new();
+    let authority = place.start().await;
+    let bearer = BearerToken::mint(&SystemRandom::new()).unwrap();
+    let (id, token) = (bearer.id().to_string(), bearer.expose());
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"k","typ":"JWT"}"#);
+    let macaroon = Macaroon::mint("here", b"it", &RootKey::derive(b"a key")).unwrap();
+    let binary = macaroon::binary::write(&macaroon);
+    for (kind, itself, hint) in [
+        ("token", token.to_owned(), id.as_str()),
+        ("key", token.to_owned(), id.as_str()),
+        ("token", format!("{token}x"), "16 characters"),
+        ("token", format!("{header}.e30.AAAA"), "inspect"),
+        ("token", URL_SAFE_NO_PAD.encode(binary), "inspect"),
+    ] {
+        let (status, why) =
+            refused(&authority, "/api/v1/revocations", json!({"kind": kind, "id": itself})).await;
+        assert_eq!(status, 422, "{why}");
+        assert!(why.contains(hint) && !why.contains(&itself), "{why}");
+    }
+    assert!(authority.events("token_revoked").await.is_empty());
     authority.stop().await;
 }

@@ -7,6 +7,7 @@ use countersign_accounts::AccountName;
 use countersign_ledger::Event;
 use countersign_sdk::clock;
 use countersign_store::revoked::{Revoked, RevokedKind};
+use countersign_token::{bearer, jws, macaroon::HeldMacaroon};
 use countersign_wire::{
     api::revocations::{NewRevocation, Revocation, RevocationKind},
     codes::Code,
@@ -43,6 +44,9 @@ pub(crate) async fn revoke(
     if id.is_empty() || id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ApiError::because(Code::ParameterInvalid, "`id` is not 1 to 256 visible characters"));
     }
+    if let Some(why) = token_itself(&id) {
+        return Err(ApiError::because(Code::ParameterInvalid, why));
+    }
     if let (RevocationKind::Token, Some(token)) = (kind, authority.db.bearer(&id, now).await?) {
         bearer_desk::revoke(&authority, &token, &by).await?;
         let until = token.expires_at;
@@ -61,6 +65,19 @@ pub(crate) async fn revoke(
     let row = Revoked { kind, id, issued_before: now, until: now.saturating_add(life), by };
     take_back(&authority, row.clone()).await?;
     Ok(Json(describe(row)))
+}
+
+/// What to give instead, where `id` is a token. As an id it is one that nobody has: the token would go on to count,
+/// and ledger and snapshots would tell it to everybody.
+fn token_itself(id: &str) -> Option<String> {
+    if bearer::claims_to_be(id) {
+        return Some(match bearer::BearerToken::parse(id) {
+            Ok(token) => format!("`id` is the token itself and not its id: give {}", token.id()),
+            Err(_) => "`id` is a token itself and not its id: give the 16 characters after csb_".to_owned(),
+        });
+    }
+    let is_token = jws::claimed_typ(id).is_ok() || HeldMacaroon::parse(id).is_ok();
+    is_token.then(|| "`id` is the token itself and not its id: countersign inspect shows that".to_owned())
 }
 
 /// Durable and recorded, then told to everybody.

@@ -13,6 +13,7 @@ use countersign_store::{
     StoreError,
     services::{Lowered, Modes, Service},
 };
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{journal::Change, snapshot, state::Authority};
 
@@ -32,21 +33,33 @@ pub(crate) struct Wanted {
     pub(crate) lowered: Option<Lowered>,
 }
 
+/// Who holds it changes modes, and nobody else does. Take it before looking at what is to be changed: a floor that was
+/// read before another switch raised it would be lowered by the next one.
+pub(crate) struct Turn(#[expect(dead_code, reason = "held for its drop")] OwnedMutexGuard<()>);
+
+impl Turn {
+    /// Waits until no switch is under way.
+    pub(crate) async fn wait(authority: &Authority) -> Self {
+        Self(Arc::clone(&authority.switching).lock_owned().await)
+    }
+}
+
 /// Switches all of them together. Returns the workloads that did not confirm the last step.
 pub(crate) async fn switch(
     authority: &Arc<Authority>,
+    _turn: Turn,
     wanted: Vec<Wanted>,
     by: &str,
 ) -> Result<Vec<SpiffeId>, StoreError> {
-    let _one_at_a_time = authority.switching.lock().await;
     let now = clock::now();
     let mut widened = Vec::with_capacity(wanted.len());
     for want in &wanted {
         let missing = StoreError::Missing { what: "service" };
         let held = authority.db.service(want.name.as_str()).await?.ok_or(missing)?;
         let accepts = union(&held.accepts, &want.modes.accepts);
-        // Should we end here, this is what comes.
-        let coming = Lowered { until: now.saturating_add(SWITCH_MAX), from: want.modes.clone() };
+        // Should we end here, this is what comes: a floor that was to be lowered for a while stays where it was.
+        let from = want.lowered.as_ref().map_or(&want.modes, |lowered| &lowered.from).clone();
+        let coming = Lowered { until: now.saturating_add(SWITCH_MAX), from };
         widened.push((want, Modes { accepts, ..held.modes() }, coming));
     }
     let step = |modes: &dyn Fn(&Wanted, &Modes) -> Modes| -> Vec<Step> {
@@ -67,16 +80,30 @@ pub(crate) async fn switch(
 
 /// Brings back the floors whose time is over, and finishes switches that were cut off.
 pub(crate) async fn restore(authority: &Arc<Authority>, now: UnixTime) -> Result<(), StoreError> {
+    if over(authority, now).await?.is_empty() {
+        return Ok(());
+    }
+    // Whoever was first may have changed what is over.
+    let turn = Turn::wait(authority).await;
+    let wanted = over(authority, now).await?;
+    tracing::warn!(services = wanted.len(), "floors that were lowered come back");
+    switch(authority, turn, wanted, "upkeep").await.map(drop)
+}
+
+async fn over(authority: &Authority, now: UnixTime) -> Result<Vec<Wanted>, StoreError> {
     let over = |service: Service| {
         let lowered = service.lowered.filter(|lowered| lowered.until <= now)?;
         Some(Wanted { name: service.name, modes: lowered.from, lowered: None })
     };
-    let wanted: Vec<Wanted> = authority.db.services().await?.into_iter().filter_map(over).collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    tracing::warn!(services = wanted.len(), "floors that were lowered come back");
-    switch(authority, wanted, "upkeep").await.map(drop)
+    Ok(authority.db.services().await?.into_iter().filter_map(over).collect())
+}
+
+/// What is left of a floor that was lowered for a while, where somebody asks for `wanted` meanwhile: it comes back as
+/// before, unless it is there again already. What else is asked for stays when it does.
+pub(crate) fn still_lowered(held: Option<&Lowered>, wanted: &Modes) -> Option<Lowered> {
+    let held = held.filter(|held| lowers(&held.from.accepts, &wanted.accepts))?;
+    let from = Modes { accepts: held.from.accepts.clone(), ..wanted.clone() };
+    Some(Lowered { until: held.until, from })
 }
 
 /// Can a service have these modes here at all?
@@ -192,6 +219,7 @@ fn union(held: &[Mode], wanted: &[Mode]) -> Vec<Mode> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use countersign_identity::{UserContext, WimseProof};
+    use countersign_wire::agent::AppliedRequest;
 
     use super::*;
     use crate::serve::testing;
@@ -248,7 +276,7 @@ mod tests {
         let until = now.saturating_add(Duration::from_secs(60));
         let lowered = Some(Lowered { until, from: before.clone() });
         let wanted = Wanted { name: service.name.clone(), modes: low.clone(), lowered };
-        switch(&authority, vec![wanted], "uid:0").await.unwrap();
+        switch(&authority, Turn::wait(&authority).await, vec![wanted], "uid:0").await.unwrap();
 
         restore(&authority, now).await.unwrap();
         let held = authority.db.service(service.name.as_str()).await.unwrap().unwrap();
@@ -256,5 +284,48 @@ mod tests {
         restore(&authority, until).await.unwrap();
         let held = authority.db.service(service.name.as_str()).await.unwrap().unwrap();
         assert_eq!((held.modes(), held.lowered), (before, None));
+    }
+
+    #[tokio::test]
+    async fn a_lowering_that_was_cut_off_is_taken_back_instead_of_lasting() {
+        let (_dir, authority) = testing::authority().await;
+        let service = registered(&authority).await;
+        let (now, before) = (clock::now(), service.modes());
+        let low = Modes { accepts: vec![Mode::Bearer], ..before.clone() };
+        let lowered =
+            Some(Lowered { until: now.saturating_add(Duration::from_secs(60)), from: before.clone() });
+        let wanted = Wanted { name: service.name.clone(), modes: low, lowered };
+        // The first step is durable and waits for a workload that is behind; then the process ends.
+        let told =
+            |sequence| AppliedRequest { epoch: authority.epoch.clone(), sequence, secrets_generation: 0 };
+        authority.applied.note(service.spiffe_id.clone(), told(0), now);
+        let switching = switch(&authority, Turn::wait(&authority).await, vec![wanted], "uid:0");
+        tokio::time::timeout(CONFIRM_TIMEOUT / 2, switching).await.unwrap_err();
+        authority.applied.note(service.spiffe_id.clone(), told(u64::MAX), now);
+        let held = authority.db.service(service.name.as_str()).await.unwrap().unwrap();
+        assert_eq!(held.accepts, [Mode::Mtls, Mode::Bearer]);
+
+        restore(&authority, now.saturating_add(SWITCH_MAX * 2)).await.unwrap();
+        let held = authority.db.service(service.name.as_str()).await.unwrap().unwrap();
+        assert_eq!((held.modes(), held.lowered), (before, None));
+    }
+
+    #[test]
+    fn a_floor_that_is_raised_half_way_still_comes_back_to_where_it_was() {
+        let modes = |accepts: &[Mode], sends| Modes {
+            accepts: accepts.to_vec(),
+            sends,
+            user_context: UserContext::Same,
+            wimse: WimseProof::Token,
+        };
+        let until = UnixTime::from_secs(1_800_000_000);
+        let held = Lowered { until, from: modes(&[Mode::Mtls], Mode::Mtls) };
+        let half_way = modes(&[Mode::Macaroon], Mode::Jwt);
+        let left = still_lowered(Some(&held), &half_way);
+        assert_eq!(left, Some(Lowered { until, from: modes(&[Mode::Mtls], Mode::Jwt) }));
+        for enough in [&[Mode::Mtls][..], &[Mode::MtlsJwt, Mode::Mtls]] {
+            assert_eq!(still_lowered(Some(&held), &modes(enough, Mode::Mtls)), None);
+        }
+        assert_eq!(still_lowered(None, &half_way), None);
     }
 }

@@ -118,7 +118,7 @@ fn assemble(
         secrets: watch::Sender::new(0),
         entries: watch::Sender::new(0),
         shutdown,
-        switching: tokio::sync::Mutex::new(()),
+        switching: Arc::default(),
         publishing: tokio::sync::Mutex::new(()),
     };
     Ok((Arc::new(authority), scribe))

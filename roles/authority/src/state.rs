@@ -63,7 +63,7 @@ pub(crate) struct Authority {
     /// Cancelled when the process ends: streams that would never end by themselves end with it.
     pub(crate) shutdown: CancellationToken,
     /// One change of modes at a time.
-    pub(crate) switching: tokio::sync::Mutex<()>,
+    pub(crate) switching: Arc<tokio::sync::Mutex<()>>,
     /// One CRL and one snapshot at a time.
     pub(crate) publishing: tokio::sync::Mutex<()>,
 }

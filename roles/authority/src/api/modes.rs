@@ -15,7 +15,7 @@ use countersign_wire::{
 use super::{ApiError, Body, PathParam, nodes};
 use crate::{
     http::Actor,
-    modes::{self, Wanted},
+    modes::{self, Turn, Wanted},
     state::Authority,
 };
 
@@ -32,6 +32,7 @@ pub(crate) async fn change(
     PathParam(name): PathParam,
     Body(body): Body<ChangeModes>,
 ) -> Result<Json<ModesChanged>, ApiError> {
+    let turn = Turn::wait(&authority).await;
     let service = authority.db.service(&name).await?.ok_or(Code::ObjectUnknown)?;
     let held = service.modes();
     let wanted = Modes {
@@ -45,10 +46,8 @@ pub(crate) async fn change(
         let why = format!("this lowers the floor of {name}: that is a change of its own, with an end");
         return Err(ApiError::because(Code::ParameterInvalid, why));
     }
-    // What a raised floor came from does not come back.
-    let raised = modes::lowers(&wanted.accepts, &held.accepts);
-    let lowered = service.lowered.clone().filter(|_| !raised);
-    switched(&authority, vec![(service, wanted, lowered)], &by).await
+    let lowered = modes::still_lowered(service.lowered.as_ref(), &wanted);
+    switched(&authority, turn, vec![(service, wanted, lowered)], &by).await
 }
 
 /// Lowers the floor of a service for a while; a right of its own.
@@ -65,12 +64,13 @@ pub(crate) async fn lower(
     if span.is_zero() || span > LOWERED_MAX {
         return Err(ApiError::because(Code::LifetimeOutOfRange, "`for_s` is not within 1 and 604800"));
     }
+    let turn = Turn::wait(&authority).await;
     let service = authority.db.service(&name).await?.ok_or(Code::ObjectUnknown)?;
     let wanted = Modes { accepts: body.accepts, ..service.modes() };
     // A floor that is low already and is lowered further comes back to where it stood at first.
     let from = service.lowered.as_ref().map_or_else(|| service.modes(), |lowered| lowered.from.clone());
     let lowered = Lowered { until: clock::now().saturating_add(span), from };
-    switched(&authority, vec![(service, wanted, Some(lowered))], &by).await
+    switched(&authority, turn, vec![(service, wanted, Some(lowered))], &by).await
 }
 
 /// Switches every service of a demonstration, callers and callees, while they run.
@@ -87,9 +87,10 @@ pub(crate) async fn switch_demo(
     }
     let SwitchDemo { mode, user_context, wimse } = body;
     let wanted = Modes { accepts: vec![mode], sends: mode, user_context, wimse };
+    let turn = Turn::wait(&authority).await;
     let services = authority.db.services().await?;
     let all = services.into_iter().map(|service| (service, wanted.clone(), None)).collect();
-    switched(&authority, all, &by).await
+    switched(&authority, turn, all, &by).await
 }
 
 fn possible(authority: &Authority, modes: &Modes) -> Result<(), ApiError> {
@@ -98,6 +99,7 @@ fn possible(authority: &Authority, modes: &Modes) -> Result<(), ApiError> {
 
 async fn switched(
     authority: &Arc<Authority>,
+    turn: Turn,
     changes: Vec<(Service, Modes, Option<Lowered>)>,
     by: &str,
 ) -> Result<Json<ModesChanged>, ApiError> {
@@ -112,7 +114,7 @@ async fn switched(
     let names: Vec<String> = wanted.iter().map(|want| want.name.to_string()).collect();
     // A switch that has begun goes on, whoever hangs up.
     let (worker, by) = (Arc::clone(authority), by.to_owned());
-    let done = tokio::spawn(async move { modes::switch(&worker, wanted, &by).await }).await;
+    let done = tokio::spawn(async move { modes::switch(&worker, turn, wanted, &by).await }).await;
     let unconfirmed: Vec<SpiffeId> =
         done.map_err(|error| ApiError::internal("a switch broke off", &error))??;
     let mut services = Vec::with_capacity(names.len());

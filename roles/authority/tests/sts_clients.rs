@@ -92,6 +92,10 @@ async fn a_client_proves_itself_once_by_an_assertion_of_a_registered_key_and_its
     assert_eq!(stranger.post(TOKEN, &half).await.error(), (400, "invalid_request".to_owned()));
     let both = exchange_with(&gateway, &subject, &assertion(&key, ADS, &issuer), &[]).await;
     assert_eq!(both.error(), (400, "invalid_request".to_owned()), "one way of proving itself");
+    let revoked = json!({ "kind": "key", "id": key.public_key().thumbprint() });
+    market.authority.post("/api/v1/revocations", revoked).await;
+    let late = exchange_with(&stranger, &subject, &assertion(&key, ADS, &issuer), &[]).await;
+    assert_eq!(late.error(), invalid, "a key that was taken back");
     market.authority.stop().await;
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::{
     claims::{ClaimError, Claims, optional},
     jws::{self, JwsError, printable},
+    revoked::TokenFacts,
     service_token::{JTI_CHARS_MAX, JTI_CHARS_MIN},
     signer::{Signer, SignerHint},
     times::{self, TimeError},
@@ -73,6 +74,18 @@ impl ClientAssertion {
         times::judge(read.issued_at, read.expires, CLIENT_ASSERTION_LIFETIME_MAX, now)?;
         not_before.map_or(Ok(()), |from| times::judge_start(from, now))?;
         Ok(Verified::vouch(read))
+    }
+
+    /// By what it can be taken back; `kid` is the key that it was verified with.
+    #[must_use]
+    pub fn facts(&self, kid: &str) -> TokenFacts {
+        TokenFacts {
+            ids: vec![self.jti.clone()],
+            subject: self.client.to_string(),
+            kid: kid.to_owned(),
+            issued_at: self.issued_at,
+            expires: self.expires,
+        }
     }
 
     fn read(json: &[u8]) -> Result<Read, ClientAssertionError> {

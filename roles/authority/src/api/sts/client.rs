@@ -114,6 +114,8 @@ fn by_assertion(asked: &Asked<'_>, assertion: &str) -> Result<Client, OAuthError
         Ok(_) => refused(error.to_string()),
     })?;
     let signer = found.map_err(refused)?;
+    let facts = verified.facts(&signer.key.thumbprint());
+    asked.live.tokens().revoked.judge(&facts).map_err(|error| refused(error.to_string()))?;
     let sighting = Sighting {
         issuer: verified.client.as_str(),
         jti: &verified.jti,

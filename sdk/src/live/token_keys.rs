@@ -96,11 +96,22 @@ impl TokenKeys {
     /// The key for workload identity tokens that a trust domain publishes under this name.
     #[must_use]
     pub fn wit_issuer(&self, kid: &str) -> Option<WitIssuer> {
-        self.authorities.iter().find_map(|(trust_domain, authority)| {
+        self.ours_first().find_map(|(trust_domain, authority)| {
             let (kid, key) = (kid.to_owned(), authority.wit.get(kid)?.clone());
             let issuer = Some(authority.issuer.clone());
             Some(WitIssuer { kid, key, trust_domain: trust_domain.clone(), issuer })
         })
+    }
+
+    /// The trust domain whose token service signs with the key of this name.
+    #[must_use]
+    pub fn exchange_authority(&self, kid: &str) -> Option<(&TrustDomain, &AuthorityKeys)> {
+        self.ours_first().find(|(_, authority)| authority.exchange.contains_key(kid))
+    }
+
+    /// Other trust domains name their keys as they like, by the names of ours as well: that must hide none of ours.
+    fn ours_first(&self) -> impl Iterator<Item = (&TrustDomain, &AuthorityKeys)> {
+        self.authorities.get_key_value(&self.trust_domain).into_iter().chain(&self.authorities)
     }
 
     /// As `snapshot` has them; of the same `generation` as those before if only revocations came.
@@ -208,4 +219,34 @@ fn read(jwk: &Jwk) -> Result<PublicKey, CompileError> {
 fn next_generation() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use countersign_keys::{KeyPair, SystemRandom};
+
+    use super::*;
+
+    #[test]
+    fn no_other_trust_domain_hides_a_key_of_ours_by_publishing_one_of_the_same_name() {
+        let td = |name: &str| TrustDomain::parse(name).unwrap();
+        let key = || KeyPair::generate(&SystemRandom::new()).unwrap().public_key().clone();
+        let (home, ours) = (td("home.test"), key());
+        let mut keys = TokenKeys::for_access_tokens(home.clone(), "i".into(), "a".into(), []);
+        let authority = |name: &TrustDomain, key: PublicKey| AuthorityKeys {
+            issuer: format!("https://{name}"),
+            jwt_svid: HashMap::new(),
+            wit: [("one".to_owned(), key.clone())].into(),
+            exchange: [("one".to_owned(), key)].into(),
+        };
+        keys.authorities.insert(home.clone(), authority(&home, ours.clone()));
+        for number in 0..64 {
+            let other = td(&format!("b{number}.test"));
+            keys.authorities.insert(other.clone(), authority(&other, key()));
+        }
+        let found = keys.wit_issuer("one").unwrap();
+        assert_eq!((found.trust_domain, found.key), (home.clone(), ours));
+        assert_eq!(keys.exchange_authority("one").unwrap().0, &home);
+    }
 }

@@ -79,7 +79,7 @@ fn access(
         let token = SubjectToken { may_act: said.may_act()?, ..token };
         return Ok(Subject { user: Some(grant.user), proof: UserProof::AccessToken, token });
     }
-    let of_domain = keys.authorities.iter().find(|(_, keys)| keys.exchange.contains_key(&unverified.kid));
+    let of_domain = keys.exchange_authority(&unverified.kid);
     let (trust_domain, authority) = of_domain.ok_or("no key for access tokens has its kid")?;
     let is_ours = *trust_domain == keys.trust_domain;
     let expected = ExpectedToken {

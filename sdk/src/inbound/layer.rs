@@ -243,7 +243,9 @@ impl Door {
         R::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         match wanted {
-            Some(wanted) => signed_answer::sign(answer, wanted, self.credentials.as_ref()).await,
+            Some(wanted) => {
+                signed_answer::sign(answer, wanted, self.credentials.as_ref(), self.limits.answer).await
+            }
             None => answer,
         }
     }

@@ -8,7 +8,10 @@ use countersign_identity::UnixTime;
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_request::{CanonicalRequest, WORKLOAD_IDENTITY_TOKEN};
 use countersign_token::http_signature::{self, Answered, SIGNATURE_LIFETIME, Stamp};
-use http::{HeaderName, HeaderValue, Response};
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+};
 use http_body::Body;
 use http_body_util::{BodyExt, Either, Full, Limited};
 
@@ -32,12 +35,13 @@ impl Wanted {
     }
 }
 
-/// The same answer, signed with our own key. One that cannot be signed goes out as it is: the caller refuses it, and we
-/// say why in our log.
+/// The same answer, signed with our own key, if its body ends within `limit`. One that cannot be signed goes out as it
+/// is: the caller refuses it, and we say why in our log.
 pub(super) async fn sign<R>(
     answer: Response<GuardedBody<R>>,
     wanted: &Wanted,
     credentials: Option<&Credentials>,
+    limit: Duration,
 ) -> Response<GuardedBody<R>>
 where
     R: Body<Data = Bytes>,
@@ -54,11 +58,15 @@ where
         Err(late) => return unsigned(answer, &late),
     };
     let (mut head, body) = answer.into_parts();
-    let body = match Limited::new(body, SIGNED_BYTES_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
+    let body = match hold(body, limit).await {
+        Ok(body) => body,
         Err(error) => {
-            tracing::warn!(%error, "an answer that was to be signed broke off, or is too long");
-            head.status = http::StatusCode::INTERNAL_SERVER_ERROR;
+            tracing::warn!(%error, "an answer that was to be signed broke off, is too long, or took too long");
+            head.status = StatusCode::INTERNAL_SERVER_ERROR;
+            // What they say is of the body that is not there.
+            for name in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING] {
+                head.headers.remove(name);
+            }
             Bytes::new()
         }
     };
@@ -66,6 +74,16 @@ where
         tracing::warn!(%error, "an answer could not be signed");
     }
     Response::from_parts(head, Either::Right(Full::new(body)))
+}
+
+/// All of a body: a signature is over what is known, so whoever asked for one gets no stream.
+async fn hold<R>(body: R, limit: Duration) -> Result<Bytes, Box<dyn StdError + Send + Sync>>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let held = Limited::new(body, SIGNED_BYTES_MAX).collect();
+    Ok(tokio::time::timeout(limit, held).await??.to_bytes())
 }
 
 fn unsigned<R>(answer: Response<R>, why: &dyn StdError) -> Response<R> {
@@ -107,3 +125,23 @@ fn set(
 const SIGNED_BYTES_MAX: usize = 256 << 10;
 /// For the first token that is ever needed; later ones are at hand.
 const WIT_WAIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_never_ends_is_not_waited_for_and_a_long_one_not_held() {
+        let limit = Duration::from_millis(20);
+        let endless = http_body_util::StreamBody::new(futures::stream::once(pending::<
+            Result<http_body::Frame<Bytes>, Infallible>,
+        >()));
+        assert!(hold(endless, limit).await.is_err_and(|error| error.is::<tokio::time::error::Elapsed>()));
+        let long = Full::new(Bytes::from(vec![0; SIGNED_BYTES_MAX + 1]));
+        assert!(hold(long, limit).await.is_err());
+        let whole = hold(Full::new(Bytes::from_static(b"hello")), limit).await;
+        assert!(whole.is_ok_and(|whole| whole == "hello"));
+    }
+}

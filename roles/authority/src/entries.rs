@@ -8,10 +8,10 @@ use countersign_ledger::Event;
 use countersign_sdk::clock;
 use countersign_store::{
     StoreError,
-    services::{NewService, Service},
+    services::{Modes, NewService, Service},
 };
 
-use crate::{AuthorityError, ServiceEntry, journal::Change, state::Authority};
+use crate::{AuthorityError, ServiceEntry, journal::Change, modes, state::Authority};
 
 /// Brings the database to what the file says. Entries that the API made are kept.
 pub(crate) async fn apply(
@@ -88,7 +88,7 @@ fn entry_of_file(authority: &Authority, entry: &ServiceEntry) -> Result<NewServi
     let agent = |name: &String| {
         SpiffeId::agent(home, name).map_err(|error| setting("service.nodes", error.to_string()))
     };
-    Ok(NewService {
+    let wanted = NewService {
         id: new_id()?,
         name: entry.name.clone(),
         spiffe_id,
@@ -99,7 +99,11 @@ fn entry_of_file(authority: &Authority, entry: &ServiceEntry) -> Result<NewServi
         wimse: entry.wimse,
         launch_by: entry.launch_by.clone(),
         nodes: entry.nodes.iter().map(agent).collect::<Result<_, _>>()?,
-    })
+    };
+    let (accepts, sends) = (wanted.accepts.clone(), wanted.sends);
+    let modes = Modes { accepts, sends, user_context: wanted.user_context, wimse: wanted.wimse };
+    modes::check(authority, &modes).map_err(|why| setting("service.accepts", why))?;
+    Ok(wanted)
 }
 
 /// Modes are left out: an entry begins with those of the file, and lives with those that it was given since.
@@ -108,4 +112,31 @@ fn same(stored: &Service, wanted: &NewService) -> bool {
         && stored.address == wanted.address
         && stored.launch_by == wanted.launch_by
         && stored.nodes == wanted.nodes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::serve::testing;
+
+    #[tokio::test]
+    async fn rejects_modes_in_the_file_that_the_api_would_refuse() {
+        let (_dir, authority) = testing::authority().await;
+        for (modes, said) in [
+            (r#"accepts = ["none"]"#, "authority.strict"),
+            (r#"sends = "none""#, "authority.strict"),
+            ("accepts = []", "name at least one"),
+            (r#"user_context = "nested""#, "send jwt or mtls+jwt"),
+        ] {
+            let entry = toml::from_str(&format!("name = \"open\"\naddress = \"127.0.0.1:7999\"\n{modes}"));
+            match apply(&authority, &[entry.unwrap()]).await {
+                Err(AuthorityError::Setting { name: "service.accepts", why }) => {
+                    assert!(why.contains(said), "{modes}: {why}");
+                }
+                other => panic!("{modes}: {other:?}"),
+            }
+            assert_eq!(authority.db.service("open").await.unwrap(), None);
+        }
+    }
 }

@@ -96,8 +96,9 @@ impl Running {
 
     /// Keeps it running until `stop`, starting it again with growing pauses, then ends it.
     ///
-    /// A process that ends with exit code 2 says that its configuration or keys are wrong: it is not started
-    /// again, since nothing would change.
+    /// A process that ends with exit code 2 says that its configuration or keys are wrong, or its address taken. It
+    /// served with them before, so it is started again too: somebody changes them back, or lets go of the address.
+    /// Until then there is no hurry.
     pub async fn keep(mut self, stop: CancellationToken) {
         let mut pause = RESTART_FIRST;
         loop {
@@ -106,14 +107,8 @@ impl Running {
                 () = stop.cancelled() => return self.end().await,
                 code = self.wait() => {
                     tracing::error!(process = %self.process.name, code, "process ended");
-                    if code == Some(2) {
-                        return;
-                    }
+                    pause = pause_after(code, started.elapsed(), pause);
                 }
-            }
-            // A process that ran well for long ended for a new reason.
-            if started.elapsed() > RESTART_LONGEST {
-                pause = RESTART_FIRST;
             }
             loop {
                 tokio::select! {
@@ -158,6 +153,16 @@ impl Running {
     }
 }
 
+/// How long to wait before a process is started again that ended with `code` after it `ran` so long.
+fn pause_after(code: Option<i32>, ran: Duration, pause: Duration) -> Duration {
+    match code {
+        Some(2) => RESTART_LONGEST,
+        // A process that ran well for long ended for a new reason.
+        _ if ran > RESTART_LONGEST => RESTART_FIRST,
+        _ => pause,
+    }
+}
+
 /// Moves the content of a long log aside. The process goes on writing to the file that it has open, and appends: so
 /// the file is emptied, not renamed. What is written between the two steps is lost.
 fn shorten(log: &Path, bytes_max: u64) -> std::io::Result<()> {
@@ -173,6 +178,17 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn whatever_a_process_that_served_ended_with_it_is_started_again() {
+        let (short, long) = (Duration::from_secs(2), Duration::from_secs(3600));
+        let pause = Duration::from_secs(8);
+        // Exit code 2 is also that of an address which somebody else holds at this moment.
+        assert_eq!(pause_after(Some(2), short, pause), RESTART_LONGEST);
+        assert_eq!(pause_after(Some(2), long, pause), RESTART_LONGEST);
+        assert_eq!(pause_after(Some(1), short, pause), pause);
+        assert_eq!(pause_after(None, long, pause), RESTART_FIRST, "killed");
+    }
 
     #[test]
     fn a_long_log_is_moved_aside_while_its_process_writes_to_it() {

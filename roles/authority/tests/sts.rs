@@ -7,8 +7,14 @@ mod common;
 use common::{
     Place,
     curl::Curl,
-    from_base64url,
+    entry, from_base64url, home,
     market::{ACCESS, GRANT, JWT, Market, PASSWORD, TOKEN, TXN, claims, form, issued},
+};
+use countersign_authority::LOCAL_NODE;
+use countersign_identity::SpiffeId;
+use countersign_wire::{
+    agent::{IssueTokenRequest, TokenKind},
+    node::NodeIssueTokenRequest,
 };
 use serde_json::{Value, json};
 
@@ -315,6 +321,30 @@ async fn a_token_that_its_holder_takes_back_is_gone_at_once_and_what_others_hold
     let stranger = Curl::stranger(&market.authority).await;
     assert_eq!(stranger.post("/oauth2/revoke", &[("token", &token)]).await.status, 401);
     assert_eq!(market.authority.events("token_revoked").await.len(), 1);
+    market.authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_jwt_svid_from_an_exchange_is_taken_back_with_the_service_that_it_speaks_for() {
+    let mut place = Place::new();
+    place.deployment.services[1] = entry("users", LOCAL_NODE);
+    let market = Market::open_at(place).await;
+    let (users, ads) = (market.client("users").await, market.client("ads").await);
+    let name = |service| SpiffeId::service(&home(), service).unwrap().to_string();
+    let own = IssueTokenRequest {
+        kind: TokenKind::JwtSvid.into(),
+        audience: SpiffeId::authority(&home()).to_string(),
+        ..IssueTokenRequest::default()
+    };
+    let own = NodeIssueTokenRequest { spiffe_id: name("users"), request: Some(own) };
+    let own = market.authority.agent("local").await.issue_token(own).await.unwrap().into_inner().token;
+    let svid = form(&own, JWT, &[("audience", "ads"), ("requested_token_type", JWT)]);
+    let svid = issued(&users.post(TOKEN, &svid).await);
+    let told = async || ads.post("/oauth2/introspect", &[("token", &svid)]).await.json();
+    assert_eq!(told().await["sub"], json!(name("users")));
+
+    market.authority.post("/api/v1/certificates/revoke", json!({ "service": "users" })).await;
+    assert_eq!(told().await, json!({ "active": false }));
     market.authority.stop().await;
 }
 

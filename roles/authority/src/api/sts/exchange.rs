@@ -5,6 +5,7 @@ use countersign_keys::{SystemRandom, hash::hex, random_bytes};
 use countersign_ledger::{CheckRecord, CheckResult, Event};
 use countersign_policy::{Ask, Permit, Refusal, RefusalKind, decide};
 use countersign_sdk::inbound::{DecisionDraft, Denial};
+use countersign_store::issued_tokens::IssuedToken;
 use countersign_token::{
     ExchangeError, ExchangeGrant, ExchangeRequest, ExchangedToken, JwtSvid, SubjectKind, TxnToken, Wanted,
     exchange as rules,
@@ -28,6 +29,8 @@ pub(crate) struct Issued {
     pub(crate) event: Event,
     /// For the next DPoP proof of this client.
     pub(crate) nonce: Option<String>,
+    /// What is taken back with its owner; a user's token is bound to a key of its holder, or taken back with its user.
+    pub(crate) remembered: Option<IssuedToken>,
 }
 
 /// RFC 8693 section 2.2.1.
@@ -196,6 +199,8 @@ fn issue(
         Wanted::JwtSvid(audience) => making.svid(audience)?,
     };
     let Making { grant: ExchangeGrant { scope, actors, expires, .. }, id, .. } = making;
+    let owned = || IssuedToken { id: id.clone(), owner: client.id().clone(), expires_at: expires };
+    let remembered = matches!(wanted, Wanted::JwtSvid(_)).then(owned);
     let event = Event::TokenExchanged {
         client: client.id().clone(),
         subject: told(asked, subject, client.id()),
@@ -214,7 +219,7 @@ fn issue(
         scope: scope.to_string(),
     };
     let nonce = client.shows_proof.then(|| asked.sts.nonces.current(asked.now));
-    Ok(Issued { answer, kind, event, nonce })
+    Ok(Issued { answer, kind, event, nonce, remembered })
 }
 
 impl Making<'_> {

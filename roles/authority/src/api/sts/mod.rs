@@ -137,7 +137,10 @@ pub(crate) async fn token(
         if let Some(nonce) = issued.nonce.and_then(|nonce| HeaderValue::from_str(&nonce).ok()) {
             response.headers_mut().insert(DPOP_NONCE, nonce);
         }
-        Ok(Act::Answer(response))
+        Ok(match issued.remembered {
+            Some(token) => Act::Remember(token, response),
+            None => Act::Answer(response),
+        })
     })
     .await
 }
@@ -182,6 +185,8 @@ pub(crate) async fn revoke(
 /// What comes of a request that was judged.
 enum Act {
     Answer(Response),
+    /// Before anybody gets it: a bearer's token that nobody could take back would outlive its owner.
+    Remember(countersign_store::issued_tokens::IssuedToken, Response),
     TakeBack(countersign_store::revoked::Revoked),
 }
 
@@ -207,6 +212,11 @@ impl Door<'_> {
         let form = Form::read(Request::from_parts(head.clone(), body)).await;
         let acted = match form.and_then(|form| self.judge(&head, &form, &mut draft, judge)) {
             Ok(Act::Answer(response)) => Ok(response),
+            Ok(Act::Remember(token, response)) => {
+                let kept = self.authority.db.add_issued_token(&token, &[], clock::now()).await;
+                kept.map(|()| response)
+                    .map_err(|error| OAuthError::internal("a token is not remembered", &error))
+            }
             Ok(Act::TakeBack(row)) => self.take_back(row).await,
             Err(error) => Err(error),
         };

@@ -28,6 +28,7 @@ pub use tempfile::TempDir;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The file or folder `rel` of the conformance vectors, or `None` (and a line on stderr) where this machine
 /// has none.
@@ -64,11 +65,21 @@ pub fn workspace_root() -> PathBuf {
 /// A TCP port of the loopback address that nobody listened on a moment ago.
 #[must_use]
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("the loopback address must have a free port")
-        .port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Below the ports that the kernel gives to outgoing connections: one of those could take it before it is bound.
+    let first = std::process::id().wrapping_mul(97);
+    for _ in 0..FREE_PORTS {
+        let offset = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % FREE_PORTS;
+        let port = FIRST_FREE_PORT + u16::try_from(offset).unwrap_or_default();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("the loopback address has no free port from {FIRST_FREE_PORT} on");
 }
+
+const FIRST_FREE_PORT: u16 = 10_000;
+const FREE_PORTS: u32 = 10_000;
 
 /// A new empty directory, 0700, removed when dropped.
 #[must_use]

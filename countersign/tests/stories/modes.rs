@@ -594,7 +594,7 @@ struct Replica {
 impl Replica {
     fn of_ads(world: &World) -> Self {
         let config = std::fs::read_to_string(world.d.state().join("countersign.toml")).unwrap();
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let free = || format!("127.0.0.1:{}", countersign_testkit::free_port());
         let (address, admin, dir) = (free(), free(), world.d.scratch("second"));
         let (head, rest) = config.split_at(config.find("[demo.services.ads]").unwrap());
         let (table, tail) = rest.split_at(rest[1..].find("\n[").unwrap() + 1);

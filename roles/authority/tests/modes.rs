@@ -227,7 +227,7 @@ async fn rejects_to_take_back_a_token_by_itself_which_would_go_on_to_count_and_b
         ("token", token.to_owned(), id.as_str()),
         ("key", token.to_owned(), id.as_str()),
         ("token", format!("{token}x"), "16 characters"),
-        ("token", format!("{header}.e30.AAAA"), "inspect"),
+        ("token", format!("{header}.e30.{}", "A".repeat(300)), "inspect"),
         ("token", URL_SAFE_NO_PAD.encode(binary), "inspect"),
     ] {
         let (status, why) =

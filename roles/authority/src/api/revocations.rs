@@ -41,11 +41,11 @@ pub(crate) async fn revoke(
 ) -> Result<Json<Revocation>, ApiError> {
     let now = clock::now();
     let NewRevocation { kind, id } = body;
-    if id.is_empty() || id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(ApiError::because(Code::ParameterInvalid, "`id` is not 1 to 256 visible characters"));
-    }
     if let Some(why) = token_itself(&id) {
         return Err(ApiError::because(Code::ParameterInvalid, why));
+    }
+    if id.is_empty() || id.len() > ID_BYTES_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ApiError::because(Code::ParameterInvalid, "`id` is not 1 to 256 visible characters"));
     }
     if let (RevocationKind::Token, Some(token)) = (kind, authority.db.bearer(&id, now).await?) {
         bearer_desk::revoke(&authority, &token, &by).await?;

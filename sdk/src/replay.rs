@@ -58,13 +58,15 @@ mod tests {
         let greedy = "spiffe://td/svc/greedy";
         let names: Vec<String> = (0..100).map(|n| format!("spiffe://td/svc/s{n}")).collect();
         let other = names.iter().find(|name| shard_of(name, SHARDS) == shard_of(greedy, SHARDS)).unwrap();
-        let sighting = |issuer, jti| Sighting { issuer, jti, issued_at: now, expires, channel_bound: true };
+        let admit = |issuer: &str, jti: &str| {
+            guard.admit(&Sighting { issuer, jti, issued_at: now, expires, channel_bound: true }, now)
+        };
         for number in 0..ReplayLimits::default().per_issuer {
-            assert_eq!(guard.admit(&sighting(greedy, &number.to_string()), now), Ok(()));
+            assert_eq!(admit(greedy, &number.to_string()), Ok(()));
         }
-        let refused = guard.admit(&sighting(greedy, "one more"), now);
+        let refused = admit(greedy, "one more");
         assert!(matches!(refused, Err(ReplayError::IssuerQuota { .. })), "{refused:?}");
-        assert_eq!(guard.admit(&sighting(other, "1"), now), Ok(()));
+        assert_eq!(admit(other, "1"), Ok(()));
     }
 
     #[test]

@@ -33,6 +33,7 @@ const BENCHES: &[&str] = &[
     "--bench=issue",
     "--bench=tokens",
     "--bench=door",
+    "--bench=known",
     "--bench=deployment",
 ];
 

@@ -10,7 +10,8 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_keys::{Algorithm, JwkError, KeyPair, PublicKey, SignError};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     claims::{ClaimError, Claims},
@@ -20,7 +21,7 @@ use crate::{
 /// Signs `claims_json` as a token of `kind` by `key`, whose RFC 7638 thumbprint becomes the `kid`; in a DPoP proof
 /// the key itself stands there.
 pub fn sign_as(kind: TokenKind, key: &KeyPair, claims_json: &[u8]) -> Result<String, JwsError> {
-    seal(kind, key, header(kind, key), claims_json)
+    seal(kind, key, None, claims_json)
 }
 
 /// Signs as [`sign_as`], and names the certificate of the key by the SHA-256 of its DER (RFC 7515 section 4.1.8).
@@ -30,22 +31,34 @@ pub fn sign_certified(
     certificate_sha256: &[u8; 32],
     claims_json: &[u8],
 ) -> Result<String, JwsError> {
-    let mut header = header(kind, key);
-    if let Some(members) = header.as_object_mut() {
-        members.insert("x5t#S256".into(), URL_SAFE_NO_PAD.encode(certificate_sha256).into());
-    }
-    seal(kind, key, header, claims_json)
+    seal(kind, key, Some(certificate_sha256), claims_json)
 }
 
-fn header(kind: TokenKind, key: &KeyPair) -> Value {
-    let (alg, typ) = (key.algorithm().jose_name(), kind.typ());
-    match kind.form() {
-        HeaderForm::Embedded => json!({ "alg": alg, "jwk": bare_jwk(key.public_key()), "typ": typ }),
-        HeaderForm::Keyless => json!({ "alg": alg, "typ": typ }),
+/// The header, its members in the order of their names.
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwk: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<String>,
+    typ: &'a str,
+    #[serde(rename = "x5t#S256", skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+}
+
+fn header(kind: TokenKind, key: &KeyPair, certificate_sha256: Option<&[u8; 32]>) -> Vec<u8> {
+    let (jwk, kid) = match kind.form() {
+        HeaderForm::Embedded => (Some(bare_jwk(key.public_key())), None),
+        HeaderForm::Keyless => (None, None),
         HeaderForm::Plain | HeaderForm::Certified | HeaderForm::Svid => {
-            json!({ "alg": alg, "kid": key.public_key().thumbprint(), "typ": typ })
+            (None, Some(key.public_key().thumbprint()))
         }
-    }
+    };
+    let certificate = certificate_sha256.map(|hash| URL_SAFE_NO_PAD.encode(hash));
+    let header = Header { alg: key.algorithm().jose_name(), jwk, kid, typ: kind.typ(), certificate };
+    // Texts and nothing else: this cannot fail, and a token with an empty header would be accepted by nobody.
+    serde_json::to_vec(&header).unwrap_or_default()
 }
 
 /// The members that make the key, and none that only name it: strangers expect no more in a header.
@@ -57,11 +70,18 @@ fn bare_jwk(key: &PublicKey) -> Value {
     jwk
 }
 
-fn seal(kind: TokenKind, key: &KeyPair, header: Value, claims_json: &[u8]) -> Result<String, JwsError> {
+fn seal(
+    kind: TokenKind,
+    key: &KeyPair,
+    certificate_sha256: Option<&[u8; 32]>,
+    claims_json: &[u8],
+) -> Result<String, JwsError> {
     if !kind.allows(key.algorithm()) {
         return Err(JwsError::ForbiddenAlgorithm { alg: key.algorithm().jose_name().into() });
     }
-    let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
+    let header = header(kind, key, certificate_sha256);
+    let mut token = String::with_capacity((header.len() + claims_json.len()) * 4 / 3 + SIGNATURE_CHARS);
+    URL_SAFE_NO_PAD.encode_string(header, &mut token);
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(claims_json, &mut token);
     let signature = key.sign_raw(token.as_bytes())?;
@@ -72,6 +92,9 @@ fn seal(kind: TokenKind, key: &KeyPair, header: Value, claims_json: &[u8]) -> Re
     }
     Ok(token)
 }
+
+/// Room for dots and the signature of every algorithm but RSA.
+const SIGNATURE_CHARS: usize = 96;
 
 /// A token that was read but not verified: good for finding the key, and for nothing else.
 #[derive(Clone, PartialEq, Eq)]

@@ -11,12 +11,13 @@
 
 mod errors;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{Binding, Bound, SpiffeId, UnixTime, Verified};
 use countersign_keys::{KeyPair, RandomError, SecureRandom, constant_time_eq, random_bytes, sha256};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 pub use errors::{BodyError, ServiceTokenError};
 
@@ -126,13 +127,12 @@ impl ServiceToken {
         key: &KeyPair,
         certificate_sha256: Option<&[u8; 32]>,
     ) -> Result<String, ServiceTokenError> {
-        let claims = self.to_claims()?.to_string();
-        // What we would not accept ourselves never leaves.
-        let read = read(claims.as_bytes())?;
-        times::judge(read.issued_at, read.expires, SERVICE_TOKEN_LIFETIME_MAX, read.issued_at)?;
+        self.is_acceptable()?;
+        // Texts and numbers alone: this cannot fail.
+        let claims = serde_json::to_vec(&OnTheWire::of(self)).unwrap_or_default();
         Ok(match certificate_sha256 {
-            Some(hash) => jws::sign_certified(TokenKind::Service, key, hash, claims.as_bytes())?,
-            None => jws::sign_as(TokenKind::Service, key, claims.as_bytes())?,
+            Some(hash) => jws::sign_certified(TokenKind::Service, key, hash, &claims)?,
+            None => jws::sign_as(TokenKind::Service, key, &claims)?,
         })
     }
 
@@ -245,40 +245,73 @@ impl ServiceToken {
         }
     }
 
-    fn to_claims(&self) -> Result<Value, ServiceTokenError> {
-        let mut claims = Map::new();
-        for (name, value) in &self.private {
-            if REGISTERED.contains(&name.as_str()) {
-                return Err(ServiceTokenError::RegisteredName { name: printable(name) });
-            }
-            claims.insert(name.clone(), value.as_str().into());
+    /// What we would not accept ourselves never leaves.
+    fn is_acceptable(&self) -> Result<(), ServiceTokenError> {
+        if let Some(name) = self.private.keys().find(|name| REGISTERED.contains(&name.as_str())) {
+            return Err(ServiceTokenError::RegisteredName { name: printable(name) });
         }
-        let text = |bytes: &[u8; 32]| Value::from(URL_SAFE_NO_PAD.encode(bytes));
-        let body = match &self.body {
-            BodyBinding::Sha256(hash) => text(hash),
-            BodyBinding::Unbound => UNBOUND.into(),
+        judge_id(&self.jti)?;
+        for (name, value) in [("htm", &self.method), ("htp", &self.path_and_query)] {
+            if value.is_empty() {
+                return Err(ClaimError::Empty { name }.into());
+            }
+        }
+        Ok(times::judge(self.issued_at, self.expires, SERVICE_TOKEN_LIFETIME_MAX, self.issued_at)?)
+    }
+}
+
+/// The claims as they travel.
+#[derive(Serialize)]
+struct OnTheWire<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    jti: &'a str,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+    htm: &'a str,
+    htp: &'a str,
+    bdy: Cow<'static, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cbx: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tth: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uth: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_token: Option<&'a str>,
+    #[serde(flatten)]
+    private: &'a BTreeMap<String, String>,
+}
+
+impl<'a> OnTheWire<'a> {
+    fn of(token: &'a ServiceToken) -> Self {
+        let text = |bytes: &[u8; 32]| URL_SAFE_NO_PAD.encode(bytes);
+        let (tth, uth, user_token) = match &token.user {
+            UserBinding::None => (None, None, None),
+            UserBinding::TxnToken(hash) => (Some(text(hash)), None, None),
+            UserBinding::UserToken(hash) => (None, Some(text(hash)), None),
+            UserBinding::Nested(inner) => (None, None, Some(inner.as_str())),
         };
-        let user = match &self.user {
-            UserBinding::None => None,
-            UserBinding::TxnToken(hash) => Some(("tth", text(hash))),
-            UserBinding::UserToken(hash) => Some(("uth", text(hash))),
-            UserBinding::Nested(token) => Some(("user_token", token.as_str().into())),
-        };
-        let known = [
-            ("iss", self.issuer.as_str().into()),
-            ("aud", self.audience.as_str().into()),
-            ("jti", self.jti.as_str().into()),
-            ("iat", json!(self.issued_at.secs())),
-            ("nbf", json!(self.issued_at.secs())),
-            ("exp", json!(self.expires.secs())),
-            ("htm", self.method.as_str().into()),
-            ("htp", self.path_and_query.as_str().into()),
-            ("bdy", body),
-        ];
-        let channel = self.channel.as_ref().map(|exporter| ("cbx", text(exporter)));
-        let all = known.into_iter().chain(channel).chain(user);
-        claims.extend(all.map(|(name, value)| (name.to_owned(), value)));
-        Ok(Value::Object(claims))
+        Self {
+            iss: token.issuer.as_str(),
+            aud: token.audience.as_str(),
+            jti: &token.jti,
+            iat: token.issued_at.secs(),
+            nbf: token.issued_at.secs(),
+            exp: token.expires.secs(),
+            htm: &token.method,
+            htp: &token.path_and_query,
+            bdy: match &token.body {
+                BodyBinding::Sha256(hash) => text(hash).into(),
+                BodyBinding::Unbound => UNBOUND.into(),
+            },
+            cbx: token.channel.as_ref().map(text),
+            tth,
+            uth,
+            user_token,
+            private: &token.private,
+        }
     }
 }
 
@@ -310,9 +343,7 @@ fn read(json: &[u8]) -> Result<ServiceToken, ServiceTokenError> {
         text.parse().map_err(|_| ServiceTokenError::NotAnId { name, got: printable(text) })
     };
     let jti = claims.string("jti")?;
-    if jti.len() < JTI_CHARS_MIN || jti.len() > JTI_CHARS_MAX {
-        return Err(ServiceTokenError::IdLength { chars: jti.len() });
-    }
+    judge_id(jti)?;
     let issued_at = claims.time("iat")?;
     if claims.time("nbf")? != issued_at {
         return Err(ServiceTokenError::Claim(ClaimError::WrongType { name: "nbf", want: "the time in iat" }));
@@ -334,6 +365,13 @@ fn read(json: &[u8]) -> Result<ServiceToken, ServiceTokenError> {
         issued_at,
         expires: claims.time("exp")?,
     })
+}
+
+fn judge_id(jti: &str) -> Result<(), ServiceTokenError> {
+    if (JTI_CHARS_MIN..=JTI_CHARS_MAX).contains(&jti.len()) {
+        return Ok(());
+    }
+    Err(ServiceTokenError::IdLength { chars: jti.len() })
 }
 
 fn read_user(claims: &Claims) -> Result<UserBinding, ServiceTokenError> {

@@ -10,6 +10,7 @@
 )]
 #![allow(unreachable_pub, reason = "nothing links a test")]
 
+mod captured;
 mod deployment;
 mod durability;
 mod front_door;
@@ -20,4 +21,6 @@ mod modes;
 mod openssl;
 mod revocation;
 mod services;
+mod switching;
 mod tokens;
+mod world;

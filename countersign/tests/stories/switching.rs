@@ -49,6 +49,43 @@ fn under_traffic_every_live_switch_happens_with_no_failed_request() {
     }
 }
 
+/// In `none` the services know nobody, so they refuse everybody, and nothing else counts as right.
+#[test]
+fn traffic_expects_of_each_mode_what_that_mode_lets_through() {
+    let d = Deployment::start();
+    let traffic = |seconds: &str| {
+        let out = d.run(&["demo", "traffic", "--seconds", seconds, "-o", "json"]);
+        (out.status.code(), serde_json::from_slice::<Value>(&out.stdout).unwrap())
+    };
+    d.ok(&["demo", "mode", "none"]);
+    let (code, told) = traffic("2");
+    assert_eq!((code, &told["unexpected"]), (Some(0), &0.into()), "{told}");
+    let answers = told["answers"].as_object().unwrap();
+    assert!(!answers.is_empty() && answers.keys().all(|answer| answer.ends_with(" 403")), "{told}");
+
+    // There and back while it runs.
+    let traffic_beside = d
+        .command(&["demo", "traffic", "--seconds", "12", "-o", "json"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    for mode in ["jwt", "none", "mtls"] {
+        std::thread::sleep(Duration::from_secs(1));
+        d.ok(&["demo", "mode", mode]);
+    }
+    let out = traffic_beside.wait_with_output().unwrap();
+    let told: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((out.status.code(), &told["unexpected"]), (Some(0), &0.into()), "{told}");
+    let answers = told["answers"].as_object().unwrap();
+    assert!(answers.keys().any(|answer| answer.ends_with(" 200")), "{told}");
+
+    // A gateway that sends what no service accepts any longer is not what anybody expects.
+    d.ok(&["service", "mode", "gateway", "--send", "none"]);
+    let (code, told) = traffic("2");
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told["unexpected"].as_u64().unwrap() > 0, "{told}");
+}
+
 /// Idea 6: every credential ends in the same caller, so a service may be called by one kind and call by another.
 #[test]
 fn each_edge_has_its_own_mode_and_a_service_translates_between_them() {

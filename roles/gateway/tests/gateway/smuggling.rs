@@ -1,13 +1,9 @@
 //! One request, read in one way: the upstream sees exactly one identical request, or the client gets a refusal.
 //!
 //! Each test sends exact bytes over a socket of its own; the upstream records everything that arrives.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
-use rig::client::{bearer, head_and_body, raw};
-use rig::echo::{self, Seen};
-use rig::{Rig, Running};
+use crate::rig::client::{bearer, head_and_body, raw};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, Running};
 
 const ROUTES: &str = r#"
 [[route]]

@@ -1,19 +1,15 @@
 //! Tokens that the edge does not take, although everything else about them is right: taken back, put into the URL,
 //! signed by an algorithm of the sender's choice.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
 use std::time::{Duration, Instant};
 
+use crate::rig::client::{bearer, get};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, Running};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_keys::hash::hmac_sha256;
 use countersign_ledger::{Stage, Verdict};
 use countersign_sdk::clock;
 use countersign_wire::snapshot::{RevokedToken, RevokedUser, Snapshot};
-use rig::client::{bearer, get};
-use rig::echo::{self, Seen};
-use rig::{Rig, Running};
 use serde_json::{Value, json};
 
 const ROUTES: &str = "[[route]]\npath = \"/ads\"\nto = \"ads\"\n[[route]]\npath = \"/open\"\nto = \"ads\"\nuser = \"optional\"\n";
@@ -113,7 +109,7 @@ async fn a_user_whose_tokens_were_taken_back_logs_in_again_and_is_let_in() {
             until: for_an_hour(),
         });
     });
-    rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    crate::rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
     let after = rig.access_token("alice", &["buyer"]);
     assert_eq!(get(edge.plain, "/ads", &[("Authorization", &bearer(&before))]).await.status, 401);
     assert_eq!(get(edge.plain, "/ads", &[("Authorization", &bearer(&after))]).await.status, 200);

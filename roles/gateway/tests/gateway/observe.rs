@@ -1,15 +1,11 @@
 //! What can be seen of a request afterwards: one access line, metrics, an edge, and never a token.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use crate::rig::client::{bearer, get, request};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, eventually};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use rig::client::{bearer, get, request};
-use rig::echo::{self, Seen};
-use rig::{Rig, eventually};
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 

@@ -1,14 +1,10 @@
 //! How the gateway proves itself to the services behind: as every caller, in the mode that its own entry names.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
+use crate::rig::client::{bearer, get};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, eventually};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{Mode, UserContext};
 use countersign_keys::sha256;
-use rig::client::{bearer, get};
-use rig::echo::{self, Seen};
-use rig::{Rig, eventually};
 use serde_json::Value;
 
 const ROUTES: &str = "[[route]]\npath = \"/ads\"\nto = \"ads\"\n";
@@ -26,7 +22,7 @@ fn claims(token: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
-async fn settled(rig: &Rig, edge: &rig::Running) {
+async fn settled(rig: &Rig, edge: &crate::rig::Running) {
     eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
 }
 

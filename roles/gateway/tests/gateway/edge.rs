@@ -1,11 +1,10 @@
 //! The edge as clients meet it: TLS, limits, quotas, header rules, failures behind it, and its end.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::rig::client::{Answer, bearer, get, head_and_body, raw, read_answer, request, tls};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, Running, settings};
 use axum::Router;
 use axum::response::IntoResponse as _;
 use axum::routing::get as on_get;
@@ -17,9 +16,6 @@ use countersign_identity::SpiffeId;
 use countersign_ledger::{Stage, Verdict};
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rig::client::{Answer, bearer, get, head_and_body, raw, read_answer, request, tls};
-use rig::echo::{self, Seen};
-use rig::{Rig, Running, settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -244,7 +240,7 @@ async fn readiness_waits_for_the_key_of_the_internal_tokens_and_names_what_is_mi
     assert!(answer.body.contains("[+] internal-token-key ok"), "{answer:?}");
     assert!(answer.body.contains("[-] routes failed: no such service is registered: ads"), "{answer:?}");
     rig.open_service("ads", Router::new()).await;
-    rig::eventually(|| edge.workload.live().service("ads").is_some()).await;
+    crate::rig::eventually(|| edge.workload.live().service("ads").is_some()).await;
     assert_eq!(get(admin, "/readyz", &[]).await.status, 200);
     assert_eq!(get(admin, "/metrics", &[]).await.status, 200);
     let answer = get(admin, "/nowhere", &[]).await;
@@ -522,7 +518,8 @@ async fn failures_behind_the_gateway_are_told_apart_and_recorded() {
     // Nobody listens there any more.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     rig.register("ads", nobody);
-    rig::eventually(|| edge.workload.live().service("ads").unwrap().address == nobody.to_string()).await;
+    crate::rig::eventually(|| edge.workload.live().service("ads").unwrap().address == nobody.to_string())
+        .await;
     let answer = get(edge.plain, "/open/a", &[]).await;
     assert_eq!(answer.problem(502), "bad_gateway");
     assert!(!answer.body.contains("127.0.0.1") && !answer.body.contains("ads"), "{answer:?}");
@@ -535,7 +532,8 @@ async fn failures_behind_the_gateway_are_told_apart_and_recorded() {
     let impostor = rig.open_service("chat", Router::new()).await;
     let address = impostor.live().service("chat").unwrap().address.parse().unwrap();
     rig.register("ads", address);
-    rig::eventually(|| edge.workload.live().service("ads").unwrap().address == address.to_string()).await;
+    crate::rig::eventually(|| edge.workload.live().service("ads").unwrap().address == address.to_string())
+        .await;
     let answer = get(edge.plain, "/open/a", &[]).await;
     assert_eq!(answer.problem(502), "bad_gateway");
     let id = answer.json()["decision"].as_str().unwrap().to_owned();
@@ -544,7 +542,7 @@ async fn failures_behind_the_gateway_are_told_apart_and_recorded() {
 
     // It is not registered at all.
     rig.world.change(|snapshot| snapshot.services.clear());
-    rig::eventually(|| edge.workload.live().service("ads").is_none()).await;
+    crate::rig::eventually(|| edge.workload.live().service("ads").is_none()).await;
     assert_eq!(get(edge.plain, "/open/a", &[]).await.problem(502), "bad_gateway");
     assert_eq!(get(edge.plain, "/elsewhere", &[]).await.problem(404), "not_found");
 }
@@ -569,7 +567,7 @@ async fn without_rules_that_load_or_a_snapshot_that_counts_everybody_is_refused(
     let (rig, edge, seen) = deployment("").await;
     assert_eq!(get(edge.plain, "/open/a", &[]).await.status, 200);
     rig.policy("gateway", "permit (nonsense);");
-    rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    crate::rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
     let answer = get(edge.plain, "/open/a", &[]).await;
     assert_eq!(answer.problem(403), "access_denied");
     assert!(!answer.body.contains("nonsense"), "{answer:?}");
@@ -579,7 +577,7 @@ async fn without_rules_that_load_or_a_snapshot_that_counts_everybody_is_refused(
     rig.policy("gateway", RULES);
     let long_ago = countersign_sdk::clock::now().saturating_sub(Duration::from_secs(11 * 60));
     rig.world.change(|snapshot| snapshot.valid_until = long_ago);
-    rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    crate::rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
     let answer = get(edge.plain, "/open/a", &[]).await;
     assert_eq!(answer.problem(503), "unavailable");
     assert!(answer.header("retry-after").is_some());

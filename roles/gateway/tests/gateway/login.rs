@@ -1,10 +1,8 @@
 //! Login at the edge: passed on to the authority, throttled per address, and nothing kept.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
 use std::sync::{Arc, Mutex};
 
+use crate::rig::client::{Answer, get, raw, request};
+use crate::rig::{Rig, Running};
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json, Router};
@@ -17,8 +15,6 @@ use countersign_sdk::tls::{Acceptor, ClientAuth, Identity, TrustState};
 use countersign_token::dpop::{self, DpopTarget, DpopUri};
 use countersign_wire::api::users::{CLIENT_ADDRESS_HEADER, CLIENT_KEY_HEADER, LoggedIn, Login};
 use http::{HeaderMap, Method, StatusCode, header};
-use rig::client::{Answer, get, raw, request};
-use rig::{Rig, Running};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
@@ -94,7 +90,7 @@ async fn deployment(further: &str) -> (Rig, Running, Logins) {
         serve(listener, Transport::Tls(acceptor), router, Limits::default(), shutdown).await
     });
     let ca = rig.dir.path().join("root.pem");
-    std::fs::write(&ca, rig::pem("CERTIFICATE", &root)).unwrap();
+    std::fs::write(&ca, crate::rig::pem("CERTIFICATE", &root)).unwrap();
     let edge = rig
         .gateway(&format!(
             "authority_url = \"https://localhost:{port}\"\nauthority_ca = \"{}\"\n{further}\n{ROUTES}",
@@ -281,7 +277,7 @@ async fn without_the_authority_a_login_is_503_and_says_when_to_try_again() {
 async fn without_a_rule_for_it_nobody_logs_in_at_the_edge() {
     let (rig, edge, logins) = deployment("").await;
     rig.policy("gateway", "@id(\"others\")\npermit (principal is User, action, resource);");
-    rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    crate::rig::eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
     let answer = log_in(&edge, "alice", "correct horse battery staple").await;
     assert_eq!(answer.problem(403), "access_denied");
     assert!(logins.lock().unwrap().is_empty());

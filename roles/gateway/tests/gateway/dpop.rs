@@ -1,8 +1,7 @@
 //! DPoP at the edge (RFC 9449): a token that is bound to a key counts in the hands of whoever holds that key.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
+use crate::rig::client::{Answer, bearer, get, request};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, Running};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_keys::hash::hex;
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
@@ -11,9 +10,6 @@ use countersign_sdk::clock;
 use countersign_token::Confirmation;
 use countersign_token::dpop::{self, DpopTarget, DpopUri};
 use http::Method;
-use rig::client::{Answer, bearer, get, request};
-use rig::echo::{self, Seen};
-use rig::{Rig, Running};
 
 const ROUTES: &str = r#"
 [[route]]

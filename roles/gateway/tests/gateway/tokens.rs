@@ -1,16 +1,12 @@
 //! The user at the edge: access tokens end at the gateway, internal tokens begin there.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
-mod rig;
-
 use std::time::Duration;
 
+use crate::rig::client::{bearer, get, request};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, eventually};
 use countersign_ledger::{Event, Stage, Verdict};
 use countersign_sdk::clock;
 use countersign_token::TxnToken;
-use rig::client::{bearer, get, request};
-use rig::echo::{self, Seen};
-use rig::{Rig, eventually};
 
 const ROUTES: &str = r#"
 [[route]]

@@ -1,0 +1,12 @@
+//! The gateway through real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod dpop;
+mod edge;
+mod login;
+mod observe;
+mod refused_tokens;
+mod rig;
+mod smuggling;
+mod tokens;
+mod upstream_modes;

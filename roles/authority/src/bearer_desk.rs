@@ -2,16 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_identity::{SpiffeId, UnixTime};
+use countersign_identity::{SpiffeId, UnixTime, Verified};
 use countersign_keys::SystemRandom;
 use countersign_ledger::Event;
 use countersign_sdk::clock;
 use countersign_store::{
-    StoreError,
+    Db, StoreError,
     bearer::{Bearer, NewBearer},
     revoked::{Revoked, RevokedKind},
 };
-use countersign_token::{BearerKey, BearerToken};
+use countersign_token::{
+    BearerEntry, BearerError, BearerHash, BearerHolder, BearerKey, BearerToken, Revoked as RevokedTokens,
+    RevokedError, bearer,
+};
 
 use crate::{journal::Change, keys::Keys, secrets, snapshot, state::Authority, token_desk::TokenError};
 
@@ -28,6 +31,60 @@ pub(crate) struct Made {
     pub(crate) token: BearerToken,
     pub(crate) issued_at: UnixTime,
     pub(crate) expires_at: UnixTime,
+}
+
+/// A token that was issued, expired and revoked ones among them, and what one callee of its scope holds of it.
+pub(crate) struct Known {
+    pub(crate) stored: Bearer,
+    /// `None` where it does not count at the callee that was asked about.
+    pub(crate) entry: Option<BearerEntry>,
+    callee: SpiffeId,
+}
+
+impl Known {
+    /// Looks `token` up as `callee` would, or as any callee of its scope; `None` for what was never issued.
+    pub(crate) async fn of(
+        db: &Db,
+        token: &str,
+        callee: Option<&SpiffeId>,
+    ) -> Result<Option<Self>, StoreError> {
+        let Ok(token) = BearerToken::parse(token) else { return Ok(None) };
+        // Those that expired too, as long as they are kept: why one counts no longer may be asked.
+        let stored = db.bearer(&token.id().to_string(), UnixTime::from_secs(0)).await?;
+        let Some(stored) = stored else { return Ok(None) };
+        let Some(callee) = callee.or(stored.scope.first()).cloned() else { return Ok(None) };
+        let hash = db.bearer_hash(&stored.id, &callee).await?.and_then(|hash| hash.try_into().ok());
+        let entry = hash.map(|hash| BearerEntry {
+            owner: stored.owner.clone(),
+            hash: BearerHash(hash),
+            expires: stored.expires_at,
+        });
+        Ok(Some(Self { stored, entry, callee }))
+    }
+
+    /// Judges `token` as the callee would; whether it was taken back is [`Known::not_revoked`].
+    pub(crate) fn judge(
+        &self,
+        token: &str,
+        keys: &Keys,
+        now: UnixTime,
+    ) -> Result<Verified<BearerHolder>, BearerError> {
+        let key = BearerKey::new(*secrets::bearer_key(keys, &self.callee).expose());
+        bearer::verify(token, &key, now, |_| self.entry.clone())
+    }
+
+    /// By its own id or by its owner: of the former the database knows before any list does.
+    pub(crate) fn not_revoked(
+        &self,
+        holder: &BearerHolder,
+        revoked: &RevokedTokens,
+        now: UnixTime,
+    ) -> Result<(), RevokedError> {
+        if self.stored.revoked_at.is_some() {
+            return Err(RevokedError::Token { id: self.stored.id.clone() });
+        }
+        revoked.judge(&holder.facts(now))
+    }
 }
 
 /// Makes a token; every callee that listens knows it when this returns.

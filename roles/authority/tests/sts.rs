@@ -282,6 +282,70 @@ async fn introspection_tells_those_whom_a_token_concerns_and_is_no_oracle_for_ot
     market.authority.stop().await;
 }
 
+/// K1: an opaque token says nothing by itself, so what it is good for is asked of whoever issued it.
+#[tokio::test]
+async fn an_opaque_token_is_told_to_its_owner_and_its_callees_for_as_long_as_it_counts() {
+    let mut place = Place::new();
+    place.deployment.services.push(entry("media", LOCAL_NODE));
+    let market = Market::open_at(place).await;
+    let (gateway, ads, users) =
+        (market.client("gateway").await, market.client("ads").await, market.client("users").await);
+    let ask = async |client: &Curl, token: &str| {
+        let reply = client.post("/oauth2/introspect", &[("token", token)]).await;
+        assert_eq!((reply.status.as_u16(), reply.header("cache-control")), (200, Some("no-store")));
+        reply.json()
+    };
+    let mint = async |order: Value| {
+        let issued = market.authority.post("/api/v1/tokens/bearer", order).await;
+        (issued["token"].as_str().unwrap().to_owned(), issued["id"].as_str().unwrap().to_owned())
+    };
+    let name = |service| SpiffeId::service(&home(), service).unwrap().to_string();
+    let (token, id) = mint(json!({ "service": "ads", "scope": ["users", "media"], "ttl_s": 600 })).await;
+    let told = ask(&users, &token).await;
+    assert_eq!((&told["active"], &told["token_type"]), (&json!(true), &json!("Bearer")));
+    assert_eq!((&told["sub"], &told["jti"]), (&json!(name("ads")), &json!(id)));
+    assert_eq!(told["aud"], json!([name("media"), name("users")]));
+    assert_eq!(told["scope"], format!("{} {}", name("media"), name("users")));
+    assert_eq!(told["exp"].as_i64().unwrap() - told["iat"].as_i64().unwrap(), 600);
+    assert_eq!(ask(&ads, &token).await, told, "its owner");
+    let administrator = async |token: &str| {
+        market.authority.admin_form("/oauth2/introspect", &format!("token={token}")).await.json()
+    };
+    assert_eq!(administrator(&token).await, told);
+
+    let nothing = json!({ "active": false });
+    let last = |text: &str, c: char| format!("{}{c}", &text[..text.len() - 1]);
+    let wrong_checksum = last(&token, if token.ends_with('0') { '8' } else { '0' });
+    let unknown = countersign_token::BearerToken::mint(&countersign_keys::SystemRandom::new()).unwrap();
+    for (why, client, text) in [
+        ("it is for others, and issued to another", &gateway, token.as_str()),
+        ("its checksum is wrong", &users, &wrong_checksum),
+        ("nobody issued it", &users, unknown.expose()),
+        ("an id is no token", &users, &format!("csb_{id}")),
+        ("garbage", &users, "csb_"),
+    ] {
+        assert_eq!(ask(client, text).await, nothing, "{why}");
+    }
+    // The right id with the secret and checksum of another.
+    let secret = format!("{}{}", &token[..20], &unknown.expose()[20..]);
+    assert_eq!(administrator(&secret).await, nothing);
+    let stranger = Curl::stranger(&market.authority).await;
+    let reply = stranger.post("/oauth2/introspect", &[("token", &token)]).await;
+    assert_eq!(reply.error(), (401, "invalid_client".to_owned()));
+
+    let (short, _) = mint(json!({ "service": "ads", "scope": ["users"], "ttl_s": 1 })).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(ask(&users, &short).await, nothing, "it has expired");
+    assert_eq!(administrator(&short).await, nothing);
+    market.authority.post("/api/v1/revocations", json!({ "kind": "token", "id": id })).await;
+    assert_eq!(ask(&users, &token).await, nothing, "it was revoked");
+    let (last, _) = mint(json!({ "service": "ads", "scope": ["users"] })).await;
+    assert_eq!(ask(&users, &last).await["active"], true);
+    market.authority.post("/api/v1/certificates/revoke", json!({ "service": "ads" })).await;
+    assert_eq!(ask(&users, &last).await, nothing, "its owner was revoked");
+    market.authority.stop().await;
+}
+
 #[tokio::test]
 async fn an_administrator_introspects_every_token_and_is_no_client_for_all_that() {
     let market = Market::open().await;

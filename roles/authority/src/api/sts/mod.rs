@@ -41,7 +41,7 @@ use countersign_sdk::{
     tls::TrustState,
 };
 use countersign_token::DpopNonces;
-use countersign_wire::{codes::Code, snapshot::Snapshot};
+use countersign_wire::{SecretText, codes::Code, snapshot::Snapshot};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 pub(crate) use self::{
@@ -156,10 +156,7 @@ pub(crate) async fn introspect(
     request: Request,
 ) -> Response {
     let door = Door { authority: &authority, connection: &connection, caller: &caller };
-    door.answer(INTROSPECTION_ENDPOINT, request, |asked, form, _| {
-        Ok(Act::Answer(Json(introspect::introspect(asked, form)?).into_response()))
-    })
-    .await
+    door.answer(INTROSPECTION_ENDPOINT, request, |asked, form, _| introspect::introspect(asked, form)).await
 }
 
 /// Takes a token back (RFC 7009).
@@ -188,6 +185,11 @@ enum Act {
     /// Before anybody gets it: a bearer's token that nobody could take back would outlive its owner.
     Remember(countersign_store::issued_tokens::IssuedToken, Response),
     TakeBack(countersign_store::revoked::Revoked),
+    /// What an opaque token is, only the database knows. Without a client an administrator asks.
+    LookUp {
+        token: SecretText,
+        client: Option<SpiffeId>,
+    },
 }
 
 /// The one way through an OAuth endpoint: read, judge, answer or refuse, and never be kept by a cache.
@@ -218,6 +220,10 @@ impl Door<'_> {
                     .map_err(|error| OAuthError::internal("a token is not remembered", &error))
             }
             Ok(Act::TakeBack(row)) => self.take_back(row).await,
+            Ok(Act::LookUp { token, client }) => {
+                let claims = introspect::look_up(self.authority, token.expose(), client.as_ref()).await;
+                claims.map(|claims| Json(claims).into_response())
+            }
             Err(error) => Err(error),
         };
         let mut response = acted.unwrap_or_else(|error| self.refuse(draft, &error));

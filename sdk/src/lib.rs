@@ -70,6 +70,7 @@ pub mod agent;
 pub mod authenticate;
 mod bounded;
 pub mod clock;
+pub mod context;
 pub mod credentials;
 pub mod inbound;
 pub mod launch;

@@ -36,6 +36,14 @@ impl TraceId {
         (well_formed && id != 0).then_some(Self(id))
     }
 
+    pub(crate) const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
     /// Sets `traceparent` for the next hop.
     pub fn set(self, headers: &mut HeaderMap) {
         let span = random_bytes(&SystemRandom::new()).map_or(1, u64::from_be_bytes).max(1);

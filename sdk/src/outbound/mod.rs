@@ -23,6 +23,7 @@ pub(crate) use sending::Sending;
 pub use service::{OutboundRequest, ServiceClient};
 pub use target::{EdgeTarget, EdgeUrlError, Target};
 pub use user::InternalToken;
+pub(crate) use user::Reach;
 
 use std::time::Duration;
 

@@ -55,6 +55,14 @@ impl ServiceClient {
         self
     }
 
+    /// Passes on whom a request came for that a service behind this process was handed: sidecars only.
+    #[must_use]
+    pub fn in_context(mut self, context: &crate::context::Context) -> Self {
+        self.token = context.token().cloned();
+        self.trace = Some(context.trace());
+        self
+    }
+
     /// Passes on a token that this process minted: gateways only.
     #[must_use]
     pub fn with_token(mut self, token: InternalToken) -> Self {

@@ -48,7 +48,9 @@ pub enum ContextError {
         bytes: usize,
     },
     /// Not sealed by this process, or changed since.
-    #[error("context was not sealed by this process: pass on what came with the request that is being served")]
+    #[error(
+        "context was not sealed by this process: pass on what came with the request that is being served"
+    )]
     NotOurs,
     /// Its time is over.
     #[error("context has expired: calls on behalf of a user end with the request that they belong to")]
@@ -69,12 +71,7 @@ impl ContextKey {
     ///
     /// # Errors
     /// The token is longer than anything that is sealed, or the machine gave no randomness.
-    pub fn seal(
-        &self,
-        caller: &Caller,
-        now: UnixTime,
-        rng: &dyn SecureRandom,
-    ) -> Result<String, SealError> {
+    pub fn seal(&self, caller: &Caller, now: UnixTime, rng: &dyn SecureRandom) -> Result<String, SealError> {
         let expires = now.saturating_add(CONTEXT_LIFETIME).secs();
         let (reach, token) = match caller.token() {
             None => (NOBODY, ""),

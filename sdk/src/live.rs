@@ -3,7 +3,13 @@
 mod floor;
 mod token_keys;
 
-use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::Deref,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -15,6 +21,7 @@ use countersign_pki::{
     revocation::{Crl, CrlError},
 };
 use countersign_policy::{PolicyError, PolicySet};
+use countersign_request::RouteTable;
 use countersign_wire::snapshot::{ServiceAddress, Snapshot, TrustBundle};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -35,6 +42,8 @@ pub struct Live {
     /// Short names of those that are registered, by their full ones.
     names: HashMap<SpiffeId, String>,
     policy: Arc<Result<PolicySet, PolicyError>>,
+    /// Those that our policies name.
+    routes: Arc<RouteTable<()>>,
     pseudonyms: Option<PseudonymKey>,
 }
 
@@ -99,11 +108,12 @@ impl Live {
         let names = snapshot.services.iter().map(|entry| (entry.spiffe_id.clone(), entry.name.to_string()));
         let names = names.collect();
         let policy = policy(&snapshot, target, previous);
+        let routes = routes(target, &policy, previous);
         let pseudonyms = match &snapshot.pseudonym_key {
             Some(text) => Some(pseudonym_key(text.expose())?),
             None => None,
         };
-        Ok(Self { snapshot, bundles, tokens, services, names, policy, pseudonyms })
+        Ok(Self { snapshot, bundles, tokens, services, names, policy, routes, pseudonyms })
     }
 
     /// The snapshot as it came.
@@ -130,6 +140,13 @@ impl Live {
     /// They could not be loaded: nobody is accepted.
     pub fn policy(&self) -> Result<&PolicySet, &PolicyError> {
         (*self.policy).as_ref()
+    }
+
+    /// The routes that our rules name, for who stands in front of a service and does not know its routes. Of two that
+    /// differ in nothing but the names of their holes it has one.
+    #[must_use]
+    pub fn routes(&self) -> &RouteTable<()> {
+        &self.routes
     }
 
     /// A service by its short name.
@@ -205,6 +222,28 @@ fn policy(
         tracing::error!(%error, "policies cannot be loaded: everybody is refused until they are corrected");
     }
     Arc::new(policy)
+}
+
+fn routes(
+    target: Option<&str>,
+    policy: &Arc<Result<PolicySet, PolicyError>>,
+    previous: Option<&Live>,
+) -> Arc<RouteTable<()>> {
+    if let Some(previous) = previous.filter(|previous| Arc::ptr_eq(&previous.policy, policy)) {
+        return Arc::clone(&previous.routes);
+    }
+    let (Some(target), Ok(policy)) = (target, &**policy) else { return Arc::default() };
+    let mut seen = HashSet::new();
+    let distinct =
+        policy.routes(target).into_iter().filter(|route| seen.insert(without_names(route.as_str())));
+    let table = RouteTable::new(distinct.map(|route| (route, ())).collect::<Vec<_>>());
+    Arc::new(table.unwrap_or_default())
+}
+
+/// `/users/{id}` and `/users/{handle}` are one route.
+fn without_names(route: &str) -> String {
+    let blank = |segment: &str| if segment.starts_with('{') { "{}".to_owned() } else { segment.to_owned() };
+    route.split('/').map(blank).collect::<Vec<_>>().join("/")
 }
 
 fn bundle(entry: &TrustBundle) -> Result<Bundle, CompileError> {

@@ -165,6 +165,22 @@ impl PolicySet {
         self.files.keys().map(String::as_str)
     }
 
+    /// The routes that the rules of one service name, each once, in no particular order: what somebody who stands in
+    /// front of that service can know of them.
+    #[must_use]
+    pub fn routes(&self, target: &str) -> Vec<RouteTemplate> {
+        let rules = self.files.get(target).into_iter().flat_map(|file| file.rules.policies());
+        let named: BTreeSet<String> = rules
+            .flat_map(Policy::entity_literals)
+            .filter(|entity| entity.type_name().basename() == "Route")
+            .filter_map(|entity| {
+                Some(entity.id().unescaped().strip_prefix(target)?.strip_prefix(' ')?.to_owned())
+            })
+            .collect();
+        // Each was read when the rules were loaded.
+        named.iter().filter_map(|route| RouteTemplate::parse(route).ok()).collect()
+    }
+
     /// The names of the rules of one service; nothing for a service without a file.
     pub fn rules(&self, target: &str) -> impl Iterator<Item = &str> {
         self.files.get(target).into_iter().flat_map(PolicyFile::ids)

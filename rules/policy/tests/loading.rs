@@ -147,3 +147,17 @@ fn rejects_a_list_of_actions_that_makes_no_schema() {
     let twice = AdminPolicies::load("", &["GET /a", "GET /a"]).unwrap_err();
     assert!(matches!(twice, PolicyError::Model(_)));
 }
+
+#[test]
+fn the_routes_that_rules_name_are_known_to_whoever_stands_in_front_of_the_service() {
+    let rules = r#"
+        @id("one") permit (principal, action == Action::"GET", resource == Route::"users /users/{id}");
+        @id("two") permit (principal, action, resource) when { resource == Route::"users /users/me" };
+        @id("three") forbid (principal, action == Action::"PUT", resource == Route::"users /users/{id}");
+        @id("all") permit (principal, action, resource in Service::"users");
+    "#;
+    let set = PolicySet::load([("users", rules)]).unwrap();
+    let named: Vec<String> = set.routes("users").iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["/users/me", "/users/{id}"]);
+    assert!(set.routes("ads").is_empty());
+}

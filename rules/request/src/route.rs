@@ -159,6 +159,13 @@ pub enum RouteTableError {
     },
 }
 
+impl<T> Default for RouteTable<T> {
+    /// An empty table.
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
+}
+
 impl<T> RouteTable<T> {
     /// Orders the templates.
     ///

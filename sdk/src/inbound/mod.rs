@@ -48,6 +48,8 @@ struct Door {
     spool: Arc<Spool>,
     skipped: Vec<RouteTemplate>,
     routes: Option<RouteTable<()>>,
+    /// Are routes those that the policies name, where nobody else says?
+    routes_of_policies: bool,
     limits: DoorLimits,
     explainer: Explainer,
 }
@@ -106,6 +108,7 @@ impl Inbound {
                 spool,
                 skipped: Vec::new(),
                 routes: None,
+                routes_of_policies: false,
                 limits: DoorLimits::default(),
                 explainer: Explainer::default(),
             }),
@@ -144,6 +147,14 @@ impl Inbound {
         Ok(self)
     }
 
+    /// For whoever stands in front of a service whose routes it does not know: the routes are those that the service's
+    /// rules name. What they do not name, no rule can permit but one for the whole service.
+    #[must_use]
+    pub fn routes_of_policies(mut self) -> Self {
+        self.door = Arc::new(Door { routes_of_policies: true, ..self.parts() });
+        self
+    }
+
     /// Other limits than the usual ones.
     #[must_use]
     pub fn limits(mut self, limits: DoorLimits) -> Self {
@@ -160,6 +171,7 @@ impl Inbound {
             spool: Arc::clone(&self.door.spool),
             skipped: self.door.skipped.clone(),
             routes: self.door.routes.clone(),
+            routes_of_policies: self.door.routes_of_policies,
             limits: self.door.limits,
             explainer: Explainer::default(),
         }
@@ -186,6 +198,11 @@ impl Door {
         match (declared, extensions.get::<axum::extract::MatchedPath>()) {
             (Some((template, ())), _) => template.as_str().to_owned(),
             (None, Some(matched)) => matched.as_str().to_owned(),
+            (None, None) if self.routes_of_policies => {
+                let live = self.live.peek();
+                let named = live.routes().find(request).map(|(template, ())| template.as_str().to_owned());
+                named.unwrap_or_else(|| UNMATCHED.to_owned())
+            }
             (None, None) => UNMATCHED.to_owned(),
         }
     }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::live::Live;
 
-/// An internal token on its way to the next hop: one that was verified with an inbound request, or one
-/// that a gateway has just minted. There is no third way to get one.
+/// An internal token on its way to the next hop: one that was verified with an inbound request, which may have been sealed
+/// meanwhile ([`crate::context`]), or one that a gateway has just minted. There is no third way to get one.
 #[derive(Clone)]
 pub struct InternalToken {
     token: Secret<String>,

@@ -5,11 +5,14 @@
 //! gets a GOAWAY, and after [`Limits::cut`] the connection is closed with whatever was still running.
 //! Old age, idleness and shutdown end it politely, within [`Limits::drain`].
 
+mod admit;
 mod connection;
-mod first_byte;
+mod drive;
+mod life;
 mod limits;
 mod listen;
 mod request_body;
+mod rewound;
 mod worded;
 
 use std::{convert::Infallible, error::Error as StdError, sync::Arc, time::Duration};
@@ -22,10 +25,14 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
+pub use admit::{Admitted, Stream, admit};
 pub use connection::{Connection, Exporter, Transport};
+pub use drive::{Serving, drive};
+pub use life::{Belief, Doubt};
 pub use limits::Limits;
 pub use listen::{Listen, Origin, UnixPeer, bind_unix};
-pub use request_body::RequestBody;
+pub use request_body::{BrokenBody, RequestBody};
+pub use rewound::Rewound;
 
 /// Serves `service` until `shutdown`, then drains: requests in progress get [`Limits::drain`].
 ///
@@ -49,21 +56,19 @@ where
     let open = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
+    let serving = Serving { limits, draining: shutdown.clone(), cut: cut.clone() };
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = next(&mut listener, &open) => accepted,
         };
         let Some((io, origin, permit)) = accepted else { continue };
-        let serving = connection::Serving {
-            transport: transport.clone(),
-            limits,
-            draining: shutdown.clone(),
-            cut: cut.clone(),
-        };
-        let service = service.clone();
+        let (transport, service, serving) = (transport.clone(), service.clone(), serving.clone());
         tasks.spawn(async move {
-            connection::run(io, origin, service, serving).await;
+            let admitted = admit(io, origin, &transport, &serving.limits, &serving.draining).await;
+            if let Some(admitted) = admitted {
+                drive(admitted, Bytes::new(), service, &serving).await;
+            }
             drop(permit);
         });
     }

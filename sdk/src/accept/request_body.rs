@@ -6,6 +6,7 @@
 //! end, as long as that is near.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -19,11 +20,24 @@ use hyper::body::Incoming;
 
 /// The body of a request as an accept loop hands it out.
 #[derive(Debug)]
-pub struct RequestBody {
-    body: Option<Incoming>,
+pub struct RequestBody(Source);
+
+enum Source {
+    Nothing,
     /// Of a body that was read already.
-    whole: Option<Bytes>,
-    aside: Aside,
+    Whole(Bytes),
+    /// As hyper reads it, and where it goes when nobody wants it.
+    Hyper(Incoming, Aside),
+    /// As another codec reads it, which sees by the drop of it that nobody wants it.
+    Streamed(Pin<Box<dyn Body<Data = Bytes, Error = BrokenBody> + Send>>),
+}
+
+/// The body of a request ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("request body broke off: {why}")]
+pub struct BrokenBody {
+    /// What the codec says.
+    pub why: String,
 }
 
 /// Where an unread rest waits for the end of the answer.
@@ -45,47 +59,82 @@ impl Drop for Linger {
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming, aside: Aside) -> Self {
-        Self { body: Some(body), whole: None, aside }
+    pub(super) const fn new(body: Incoming, aside: Aside) -> Self {
+        Self(Source::Hyper(body, aside))
+    }
+
+    /// A body that a codec other than hyper reads.
+    #[must_use]
+    pub fn streamed(body: impl Body<Data = Bytes, Error = BrokenBody> + Send + 'static) -> Self {
+        Self(Source::Streamed(Box::pin(body)))
     }
 }
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        let whole = Some(bytes).filter(|bytes| !bytes.is_empty());
-        Self { body: None, whole, aside: Aside::default() }
+        Self(if bytes.is_empty() { Source::Nothing } else { Source::Whole(bytes) })
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(self.whole.take().map(|bytes| Ok(Frame::data(bytes)))),
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        match &mut self.0 {
+            Source::Nothing => Poll::Ready(None),
+            Source::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.0 = Source::Nothing;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Source::Hyper(body, _) => {
+                Pin::new(body).poll_frame(cx).map_err(|error| BrokenBody { why: error.to_string() })
+            }
+            Source::Streamed(body) => body.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().map_or(self.whole.is_none(), Body::is_end_stream)
+        match &self.0 {
+            Source::Nothing => true,
+            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Hyper(body, _) => body.is_end_stream(),
+            Source::Streamed(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read = || SizeHint::with_exact(self.whole.as_ref().map_or(0, |bytes| bytes.len() as u64));
-        self.body.as_ref().map_or_else(read, Body::size_hint)
+        match &self.0 {
+            Source::Nothing => SizeHint::with_exact(0),
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Hyper(body, _) => body.size_hint(),
+            Source::Streamed(body) => body.size_hint(),
+        }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            *self.aside.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        if let Source::Hyper(body, aside) = std::mem::replace(&mut self.0, Source::Nothing)
+            && !body.is_end_stream()
+        {
+            *aside.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
         }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Whole(_) => "whole",
+            Self::Hyper(..) => "hyper",
+            Self::Streamed(_) => "streamed",
+        })
     }
 }
 

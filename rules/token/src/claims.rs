@@ -1,20 +1,40 @@
 //! JSON objects out of tokens: read in exactly one way, every claim with its exact type.
 
-use std::{cell::Cell, fmt};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::UnixTime;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::{
+    Serialize,
+    de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Number;
 
 use crate::jws::printable;
 
 /// A JSON object without duplicate members at any depth.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Claims(Map<String, Value>);
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Claims<'a>(BTreeMap<Cow<'a, str>, Json<'a>>);
 
-impl Claims {
-    pub(crate) fn parse(json: &[u8]) -> Result<Self, ClaimError> {
+/// A JSON value. Its texts are borrowed from what was read; only those with escapes had to be copied.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Json<'a> {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(Cow<'a, str>),
+    List(Vec<Json<'a>>),
+    Object(Claims<'a>),
+}
+
+impl<'a> Claims<'a> {
+    pub(crate) fn parse(json: &'a [u8]) -> Result<Self, ClaimError> {
         let finding = Cell::new(None);
         let mut reader = serde_json::Deserializer::from_slice(json);
         let value = Strict { finding: &finding, depth: CLAIM_DEPTH_MAX }
@@ -23,33 +43,37 @@ impl Claims {
         match (value, finding.take()) {
             (_, Some(finding)) => Err(finding),
             (Err(_), None) => Err(ClaimError::NotJson),
-            (Ok(Value::Object(map)), None) => Ok(Self(map)),
+            (Ok(Json::Object(claims)), None) => Ok(claims),
             (Ok(_), None) => Err(ClaimError::NotAnObject),
         }
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.0.keys().map(|name| &**name)
     }
 
     /// A string that is not empty.
     pub(crate) fn string(&self, name: &'static str) -> Result<&str, ClaimError> {
         match self.value(name)? {
-            Value::String(text) if text.is_empty() => Err(ClaimError::Empty { name }),
-            Value::String(text) => Ok(text),
+            Json::Text(text) if text.is_empty() => Err(ClaimError::Empty { name }),
+            Json::Text(text) => Ok(text),
             _ => Err(ClaimError::WrongType { name, want: "a string" }),
         }
     }
 
     /// A string that may be empty.
     pub(crate) fn text(&self, name: &'static str) -> Result<&str, ClaimError> {
-        self.value(name)?.as_str().ok_or(ClaimError::WrongType { name, want: "a string" })
+        self.value(name)?.as_text().ok_or(ClaimError::WrongType { name, want: "a string" })
     }
 
     /// A NumericDate in whole seconds. RFC 7519 allows fractions; we write none and accept none.
     pub(crate) fn time(&self, name: &'static str) -> Result<UnixTime, ClaimError> {
-        let seconds = self.value(name)?.as_i64().filter(|seconds| (0..=SECONDS_MAX).contains(seconds));
+        let seconds = match self.value(name)? {
+            Json::Number(number) => number.as_i64(),
+            _ => None,
+        };
         seconds
+            .filter(|seconds| (0..=SECONDS_MAX).contains(seconds))
             .map(UnixTime::from_secs)
             .ok_or(ClaimError::WrongType { name, want: "a time in whole seconds" })
     }
@@ -57,8 +81,8 @@ impl Claims {
     /// A string, or an array of strings, as `aud` may be.
     pub(crate) fn one_or_many(&self, name: &'static str) -> Result<Vec<&str>, ClaimError> {
         match self.value(name)? {
-            Value::String(_) => Ok(vec![self.string(name)?]),
-            Value::Array(_) => self.strings(name),
+            Json::Text(_) => Ok(vec![self.string(name)?]),
+            Json::List(_) => self.strings(name),
             _ => Err(ClaimError::WrongType { name, want: "a string or an array of strings" }),
         }
     }
@@ -75,26 +99,26 @@ impl Claims {
     /// An array of strings, none of them empty.
     pub(crate) fn strings(&self, name: &'static str) -> Result<Vec<&str>, ClaimError> {
         let wrong = ClaimError::WrongType { name, want: "an array of strings" };
-        let Value::Array(values) = self.value(name)? else { return Err(wrong) };
+        let Json::List(values) = self.value(name)? else { return Err(wrong) };
         if values.len() > CLAIM_VALUES_MAX {
             return Err(ClaimError::TooMany { name, values: values.len() });
         }
         values
             .iter()
-            .map(|value| value.as_str().filter(|text| !text.is_empty()).ok_or(wrong.clone()))
+            .map(|value| value.as_text().filter(|text| !text.is_empty()).ok_or(wrong.clone()))
             .collect()
     }
 
-    pub(crate) fn object(&self, name: &'static str) -> Result<Claims, ClaimError> {
+    pub(crate) fn object(&self, name: &'static str) -> Result<&Self, ClaimError> {
         match self.value(name)? {
-            Value::Object(map) => Ok(Self(map.clone())),
+            Json::Object(claims) => Ok(claims),
             _ => Err(ClaimError::WrongType { name, want: "an object" }),
         }
     }
 
     /// Its members, where the names are data.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Json<'a>)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     /// Is there such a member, whatever its value? `null` is a value.
@@ -103,23 +127,35 @@ impl Claims {
     }
 
     /// The same without one of its members.
-    pub(crate) fn without(mut self, name: &str) -> Self {
-        self.0.remove(name);
-        self
+    pub(crate) fn without(&self, name: &str) -> Self {
+        let mut others = self.clone();
+        others.0.remove(name);
+        others
     }
 
     /// The object as JSON text again, for a reader of its own such as that of keys.
     pub(crate) fn to_json(&self) -> String {
-        Value::Object(self.0.clone()).to_string()
+        // It was JSON before: this cannot fail, and no reader takes an empty text for anything.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// All members, for a format whose fields come in several encodings.
-    pub(crate) const fn members(&self) -> &Map<String, Value> {
-        &self.0
+    /// A member of whatever type, for a format whose fields come in several encodings.
+    pub(crate) fn get(&self, name: &str) -> Option<&Json<'a>> {
+        self.0.get(name)
     }
 
-    fn value(&self, name: &'static str) -> Result<&Value, ClaimError> {
-        self.0.get(name).ok_or(ClaimError::Missing { name })
+    fn value(&self, name: &'static str) -> Result<&Json<'a>, ClaimError> {
+        self.get(name).ok_or(ClaimError::Missing { name })
+    }
+}
+
+impl Json<'_> {
+    /// The text, if it is one.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
     }
 }
 
@@ -156,64 +192,96 @@ impl Strict<'_> {
 }
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
-    type Value = Value;
+    type Value = Json<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Strict<'_> {
-    type Value = Value;
+    type Value = Json<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Json<'de>, E> {
+        Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("not a finite number"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+    fn visit_str<E>(self, value: &str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(value.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<'de>, A::Error> {
         let inside = self.deeper()?;
         let mut values = Vec::new();
         while let Some(value) = seq.next_element_seed(inside)? {
             values.push(value);
         }
-        Ok(Value::Array(values))
+        Ok(Json::List(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
         let inside = self.deeper()?;
-        let mut members = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if members.contains_key(&name) {
-                return Err(self.refuse(ClaimError::Duplicate { name: printable(&name) }));
-            }
-            let value = map.next_value_seed(inside)?;
-            members.insert(name, value);
+        let mut members = BTreeMap::new();
+        while let Some(name) = map.next_key_seed(Name)? {
+            match members.entry(name) {
+                Entry::Vacant(free) => free.insert(map.next_value_seed(inside)?),
+                Entry::Occupied(taken) => {
+                    return Err(self.refuse(ClaimError::Duplicate { name: printable(taken.key()) }));
+                }
+            };
         }
-        Ok(Value::Object(members))
+        Ok(Json::Object(Claims(members)))
+    }
+}
+
+/// Reads the name of a member: serde's own reader of a `Cow` always copies.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a member")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
@@ -271,3 +339,29 @@ pub const CLAIM_DEPTH_MAX: usize = 8;
 pub const CLAIM_VALUES_MAX: usize = 64;
 /// The end of the year 9999: beyond it a time is a mistake.
 const SECONDS_MAX: i64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn texts_with_and_without_escapes_read_alike() {
+        let claims = Claims::parse(br#"{"\u0069ss":"a\u0062c","sub":"abc"}"#).unwrap();
+        assert_eq!(claims.string("iss"), claims.string("sub"));
+        assert_eq!(claims.to_json(), r#"{"iss":"abc","sub":"abc"}"#);
+    }
+
+    #[test]
+    fn rejects_the_same_name_once_with_and_once_without_escapes() {
+        for json in [br#"{"iss":1,"\u0069ss":1}"#, br#"{"\u0069ss":1,"iss":1}"#] {
+            assert_eq!(Claims::parse(json), Err(ClaimError::Duplicate { name: "iss".to_owned() }));
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_every_member_that_its_reader_must_see() {
+        let json = r#"{"d":null,"e":[true,1.5,-1,"x"],"k":{"a":18446744073709551615}}"#;
+        assert_eq!(Claims::parse(json.as_bytes()).unwrap().to_json(), json);
+    }
+}

@@ -127,7 +127,8 @@ pub fn parse_as(kind: TokenKind, token: &str) -> Result<Unverified<'_>, JwsError
     if payload.contains('.') {
         return Err(JwsError::NotThreeParts);
     }
-    let header = Claims::parse(&decode(header)?).map_err(JwsError::Header)?;
+    let header = decode(header)?;
+    let header = Claims::parse(&header).map_err(JwsError::Header)?;
     let form = kind.form();
     let typ = match form {
         HeaderForm::Svid => optional(header.string("typ"))?,
@@ -176,7 +177,8 @@ pub fn claimed_typ(token: &str) -> Result<String, JwsError> {
         return Err(JwsError::TooLarge { bytes: token.len() });
     }
     let (header, _) = token.split_once('.').ok_or(JwsError::NotThreeParts)?;
-    let header = Claims::parse(&decode(header)?).map_err(JwsError::Header)?;
+    let header = decode(header)?;
+    let header = Claims::parse(&header).map_err(JwsError::Header)?;
     let typ = optional(header.string("typ"))?.map(bounded).transpose()?;
     Ok(typ.map(|typ| media_type(&typ)).unwrap_or_default())
 }

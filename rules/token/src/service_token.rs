@@ -17,12 +17,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{Binding, Bound, SpiffeId, UnixTime, Verified};
 use countersign_keys::{KeyPair, RandomError, SecureRandom, constant_time_eq, random_bytes, sha256};
 use serde::Serialize;
-use serde_json::Value;
 
 pub use errors::{BodyError, ServiceTokenError};
 
 use crate::{
-    claims::{ClaimError, Claims, optional},
+    claims::{ClaimError, Claims, Json, optional},
     jws::{self, printable},
     revoked::TokenFacts,
     signer::{Signer, SignerHint},
@@ -391,7 +390,7 @@ fn read_private(claims: &Claims) -> Result<BTreeMap<String, String>, ServiceToke
     let private = claims.entries().filter(|(name, _)| !REGISTERED.contains(name));
     private
         .map(|(name, value)| match value {
-            Value::String(text) => Ok((name.to_owned(), text.clone())),
+            Json::Text(text) => Ok((name.to_owned(), text.clone().into_owned())),
             _ => Err(ServiceTokenError::NotText { name: printable(name) }),
         })
         .collect()

@@ -200,7 +200,7 @@ fn read(json: &[u8]) -> Result<Read, TxnTokenError> {
     let context = claims.object("tctx")?;
     let requested_by = claims.string("req_wl")?;
     let (actors, possession) = match optional(claims.object("rctx"))? {
-        Some(request) => (actors(&request)?, possession(&request)?),
+        Some(request) => (actors(request)?, possession(request)?),
         None => (Vec::new(), Possession::None),
     };
     let token = TxnToken {

@@ -263,7 +263,7 @@ fn read<S: Subject>(json: &[u8]) -> Result<Read<S>, WitError> {
     }
     let sub = claims.string("sub")?;
     let subject = S::read(sub).ok_or_else(|| WitError::NotAWorkload { sub: printable(sub) })?;
-    let confirmation = ConfirmationKey::read(&claims.object("cnf")?)?;
+    let confirmation = ConfirmationKey::read(claims.object("cnf")?)?;
     if !S::permits(confirmation.key.algorithm()) {
         return Err(WitError::ForbiddenAlgorithm { alg: printable(&confirmation.alg) });
     }

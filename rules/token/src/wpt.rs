@@ -140,7 +140,7 @@ fn judge_tokens(claims: &Claims, target: &ProofTarget<'_>) -> Result<Vec<String>
             .find(|(known, _)| *known == name)
             .ok_or_else(|| WptError::UnknownOther { name: printable(name) })?;
         let token = token.trim_matches(' ');
-        judge_hash("oth", hash.as_str().unwrap_or_default(), &sha256(token.as_bytes()))?;
+        judge_hash("oth", hash.as_text().unwrap_or_default(), &sha256(token.as_bytes()))?;
         covers.push(name.to_owned());
     }
     Ok(covers)

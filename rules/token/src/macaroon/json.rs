@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     Caveat, Macaroon, MacaroonFormatError,
     chain::TAG_BYTES,
     format::{Parts, decode_base64, encode_base64, push_caveat, within_limit},
 };
-use crate::{ClaimError, claims::Claims};
+use crate::{
+    ClaimError,
+    claims::{Claims, Json},
+};
 
 /// Reads the JSON form.
 ///
@@ -17,16 +20,15 @@ use crate::{ClaimError, claims::Claims};
 /// No strict JSON object of version 2 (the number, or as text), a member unknown, twice or in two encodings, or wrong base64.
 pub fn read(bytes: &[u8]) -> Result<Macaroon<'static>, MacaroonFormatError> {
     within_limit(bytes)?;
-    let claims = Claims::parse(bytes)?;
-    let object = claims.members();
+    let object = &Claims::parse(bytes)?;
     only(object, &["v", "l", "i", "i64", "c", "s", "s64"])?;
     // pymacaroons leaves the version out.
-    if !object.get("v").is_none_or(|version| *version == json!(2) || *version == json!("2")) {
+    if !object.get("v").is_none_or(is_two) {
         return Err(MacaroonFormatError::WrongVersion);
     }
     let mut caveats = Vec::new();
     for caveat in list(object)? {
-        let Value::Object(caveat) = caveat else { return Err(wrong("c", "an array of objects")) };
+        let Json::Object(caveat) = caveat else { return Err(wrong("c", "an array of objects")) };
         only(caveat, &["i", "i64", "l", "v", "v64"])?;
         let id = bytes_of(caveat, "i", "i64")?.ok_or(missing("i"))?;
         let verification_id = bytes_of(caveat, "v", "v64")?;
@@ -78,16 +80,24 @@ fn put(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     };
 }
 
+/// The number, or its digit as text.
+fn is_two(version: &Json<'_>) -> bool {
+    match version {
+        Json::Number(number) => number.as_u64() == Some(2),
+        other => other.as_text() == Some("2"),
+    }
+}
+
 /// The content of a field in whichever of its two encodings it has.
 fn bytes_of(
-    object: &Map<String, Value>,
+    object: &Claims<'_>,
     plain: &'static str,
     encoded: &'static str,
 ) -> Result<Option<Vec<u8>>, MacaroonFormatError> {
     match (object.get(plain), object.get(encoded)) {
         (None, None) => Ok(None),
-        (Some(Value::String(text)), None) => Ok(Some(text.as_bytes().to_vec())),
-        (None, Some(Value::String(text))) => {
+        (Some(Json::Text(text)), None) => Ok(Some(text.as_bytes().to_vec())),
+        (None, Some(Json::Text(text))) => {
             let bytes = decode_base64(text.as_bytes());
             bytes.map(Some).ok_or(MacaroonFormatError::NotBase64 { field: plain })
         }
@@ -105,24 +115,24 @@ fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     text.chunks_exact(2).map(|pair| Some(digit(pair.first()?)? << 4 | digit(pair.last()?)?)).collect()
 }
 
-fn location(object: &Map<String, Value>) -> Result<Option<String>, MacaroonFormatError> {
+fn location(object: &Claims<'_>) -> Result<Option<String>, MacaroonFormatError> {
     match object.get("l") {
         None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Json::Text(text)) => Ok(Some(text.clone().into_owned())),
         Some(_) => Err(wrong("l", "a string")),
     }
 }
 
-fn list(object: &Map<String, Value>) -> Result<&[Value], MacaroonFormatError> {
+fn list<'a, 'b>(object: &'b Claims<'a>) -> Result<&'b [Json<'a>], MacaroonFormatError> {
     match object.get("c") {
         None => Ok(&[]),
-        Some(Value::Array(caveats)) => Ok(caveats),
+        Some(Json::List(caveats)) => Ok(caveats),
         Some(_) => Err(wrong("c", "an array of objects")),
     }
 }
 
-fn only(object: &Map<String, Value>, names: &[&str]) -> Result<(), MacaroonFormatError> {
-    let known = object.keys().all(|name| names.contains(&name.as_str()));
+fn only(object: &Claims<'_>, names: &[&str]) -> Result<(), MacaroonFormatError> {
+    let known = object.names().all(|name| names.contains(&name));
     if known {
         Ok(())
     } else {

@@ -137,9 +137,8 @@ pub fn verify_request<S: Subject>(
     wit: &Unproven<S>,
     now: UnixTime,
 ) -> Result<SignedRequest<S>, SignatureError> {
-    let Request { method, target, headers, body } = *request;
-    let (signed, _) = verify_request_head(&Head { method, target, headers }, audience, wit, now)?;
-    judge_digest(headers, body)?;
+    let (signed, digest) = verify_head(request, audience, wit, now)?;
+    judge_body(digest, request.body)?;
     Ok(signed)
 }
 
@@ -153,19 +152,31 @@ pub fn verify_request_head<S: Subject>(
 ) -> Result<(SignedRequest<S>, [u8; 32]), SignatureError> {
     let Head { method, target, headers } = *head;
     let request = Request { method, target, headers, body: &[] };
-    let received = fields::read(headers)?;
+    let (signed, digest) = verify_head(&request, audience, wit, now)?;
+    let digest = match digest {
+        // No digest has another length, and so no body will fit.
+        Some(digest) => digest.try_into().map_err(|_| SignatureError::WrongDigest)?,
+        None => sha256(&[]),
+    };
+    Ok((signed, digest))
+}
+
+/// Everything but the body: gives what `Content-Digest` says of it.
+fn verify_head<S: Subject>(
+    request: &Request<'_>,
+    audience: &str,
+    wit: &Unproven<S>,
+    now: UnixTime,
+) -> Result<(SignedRequest<S>, Option<Vec<u8>>), SignatureError> {
+    let received = fields::read(request.headers)?;
     received.only(&REQUEST_PARAMETERS)?;
     let got = received.text("wimse-aud")?;
     if got != audience {
         return Err(SignatureError::WrongAudience { got: printable(got) });
     }
     let sign_response = received.flag("wimse-sign-response")?;
-    let proof = verify(&Message::Request(&request), &received, wit, now)?;
-    let digest = match fields::digest(headers)? {
-        // No digest has another length, and so no body will fit.
-        Some(digest) => digest.try_into().map_err(|_| SignatureError::WrongDigest)?,
-        None => sha256(&[]),
-    };
+    let proof = verify(&Message::Request(request), &received, wit, now)?;
+    let digest = fields::digest(request.headers)?;
     Ok((SignedRequest { workload: wit.proven(proof), sign_response }, digest))
 }
 
@@ -186,7 +197,7 @@ pub fn verify_response<S: Subject>(
         return Err(SignatureError::WrongRequest);
     }
     let proof = verify(&message, &received, wit, now)?;
-    judge_digest(response.headers, response.body)?;
+    judge_body(fields::digest(response.headers)?, response.body)?;
     Ok(wit.proven(proof))
 }
 
@@ -210,7 +221,7 @@ fn sign(
     let Stamp { nonce, created, expires } = parameters.stamp;
     judge_nonce(nonce)?;
     times::judge(created, expires, SIGNATURE_LIFETIME_MAX, created)?;
-    judge_digest(message.headers(), body)?;
+    judge_body(fields::digest(message.headers())?, body)?;
     write(key, message, parameters)
 }
 
@@ -268,8 +279,8 @@ fn judge_nonce(nonce: &str) -> Result<(), SignatureError> {
 }
 
 /// A body has a digest, and a digest is the body's. Where the field is there, the signature covers it.
-fn judge_digest(headers: &HeaderMap, body: &[u8]) -> Result<(), SignatureError> {
-    match fields::digest(headers)? {
+fn judge_body(digest: Option<Vec<u8>>, body: &[u8]) -> Result<(), SignatureError> {
+    match digest {
         None if body.is_empty() => Ok(()),
         None => Err(SignatureError::NoDigest),
         Some(digest) if constant_time_eq(&digest, &sha256(body)) => Ok(()),

@@ -1,6 +1,6 @@
 //! The signature base (RFC 9421 section 2.5) of the components that the profile knows.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 
 use http::HeaderMap;
 
@@ -50,15 +50,15 @@ impl Message<'_> {
     }
 
     /// The value of a component (RFC 9421 sections 2.1 and 2.2).
-    fn value(&self, component: Component) -> Result<String, SignatureError> {
+    fn value(&self, component: Component) -> Result<Cow<'_, str>, SignatureError> {
         let (method, target) = match self {
             Self::Request(request) => (request.method, request.target),
             Self::Response(_, answered) => (answered.method, answered.target),
         };
         match (component.name, self) {
-            ("@method", _) => Ok(method.to_owned()),
-            ("@request-target", _) => Ok(target.to_owned()),
-            ("@status", Self::Response(response, _)) => Ok(response.status.to_string()),
+            ("@method", _) => Ok(method.into()),
+            ("@request-target", _) => Ok(target.into()),
+            ("@status", Self::Response(response, _)) => Ok(response.status.to_string().into()),
             (name, _) => field_value(self.headers(), name),
         }
     }
@@ -80,27 +80,33 @@ pub(super) fn signature_base(
     components: &[Component],
     input: &str,
 ) -> Result<String, SignatureError> {
-    let mut base = String::new();
+    let mut base = String::with_capacity(BASE_BYTES_USUAL);
     for component in components {
         let of_request = if component.of_request { ";req" } else { "" };
-        // Writing into a String does not fail.
-        let _ = writeln!(base, "\"{}\"{of_request}: {}", component.name, message.value(*component)?);
+        let value = message.value(*component)?;
+        for part in ["\"", component.name, "\"", of_request, ": ", &value, "\n"] {
+            base.push_str(part);
+        }
     }
-    let _ = write!(base, "\"@signature-params\": {input}");
+    base.push_str("\"@signature-params\": ");
+    base.push_str(input);
     Ok(base)
 }
 
 /// All lines of a field, each without the white space around it, joined.
-pub(super) fn field_value(headers: &HeaderMap, name: &'static str) -> Result<String, SignatureError> {
-    let mut joined = String::new();
-    for (index, value) in headers.get_all(name).iter().enumerate() {
-        let text = value.to_str().map_err(|_| SignatureError::NotText { name })?;
-        if index > 0 {
-            joined.push_str(", ");
-        }
-        joined.push_str(text.trim_matches([' ', '\t']));
+pub(super) fn field_value<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> Result<Cow<'a, str>, SignatureError> {
+    let mut joined: Option<Cow<'a, str>> = None;
+    for line in headers.get_all(name) {
+        let line = line.to_str().map_err(|_| SignatureError::NotText { name })?.trim_matches([' ', '\t']);
+        joined = Some(match joined {
+            None => line.into(),
+            Some(before) => (before.into_owned() + ", " + line).into(),
+        });
     }
-    Ok(joined)
+    Ok(joined.unwrap_or_default())
 }
 
 /// Fields that a signed request covers when they are there. `User-Token` is ours: a token of the user must not be
@@ -108,6 +114,9 @@ pub(super) fn field_value(headers: &HeaderMap, name: &'static str) -> Result<Str
 const REQUEST_FIELDS: [&str; 6] =
     ["content-type", "content-digest", "authorization", TXN_TOKEN, USER_TOKEN, WIT];
 const RESPONSE_FIELDS: [&str; 3] = [WIT, "content-type", "content-digest"];
+
+/// A WIT and all the rest: of most messages.
+const BASE_BYTES_USUAL: usize = 2048;
 
 const METHOD: Component = Component::new("@method");
 const TARGET: Component = Component::new("@request-target");

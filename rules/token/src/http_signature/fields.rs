@@ -3,6 +3,8 @@
 //! A field counts only in its one canonical spelling. Among other things this refuses a member or parameter that
 //! occurs twice, of which RFC 9651 would silently take the last.
 
+use std::borrow::Cow;
+
 use countersign_identity::UnixTime;
 use http::HeaderMap;
 use sfv::{
@@ -34,21 +36,26 @@ pub(super) struct Received {
 
 /// Reads the one signature of a message: the one labelled `wimse`, or the only one.
 pub(super) fn read(headers: &HeaderMap) -> Result<Received, SignatureError> {
-    let (mut inputs, mut signatures) =
-        (dictionary(headers, SIGNATURE_INPUT)?, dictionary(headers, SIGNATURE)?);
-    let label = match inputs.keys().next() {
-        Some(label) if inputs.len() == 1 => label.as_str().to_owned(),
-        _ => LABEL.to_owned(),
-    };
-    let (Some(ListEntry::InnerList(list)), Some(ListEntry::Item(signature))) =
-        (inputs.swap_remove(label.as_str()), signatures.swap_remove(label.as_str()))
+    let input_field = field(headers, SIGNATURE_INPUT)?;
+    let mut inputs = dictionary(&input_field, SIGNATURE_INPUT)?;
+    let mut signatures = dictionary(&field(headers, SIGNATURE)?, SIGNATURE)?;
+    let only = inputs.keys().next().filter(|_| inputs.len() == 1).map(|label| label.as_str().to_owned());
+    let label = only.as_deref().unwrap_or(LABEL);
+    let (Some(list @ ListEntry::InnerList(_)), Some(ListEntry::Item(signature))) =
+        (inputs.swap_remove(label), signatures.swap_remove(label))
     else {
         return Err(SignatureError::NoSignature);
     };
     let BareItem::ByteSequence(signature) = signature.bare_item else {
         return Err(SignatureError::Malformed { name: SIGNATURE });
     };
-    Ok(Received { input: spelled(&ListEntry::InnerList(list.clone())), signature, list })
+    let input = match input_field.split_once('=') {
+        // The field is canonical, and so what stands behind its one label is spelled as it must be.
+        Some((_, input)) if only.is_some() => input.to_owned(),
+        _ => spelled(&list),
+    };
+    let ListEntry::InnerList(list) = list else { return Err(SignatureError::NoSignature) };
+    Ok(Received { input, signature, list })
 }
 
 impl Received {
@@ -146,22 +153,26 @@ pub(super) fn digest(headers: &HeaderMap) -> Result<Option<Vec<u8>>, SignatureEr
     if !headers.contains_key(CONTENT_DIGEST) {
         return Ok(None);
     }
-    match dictionary(headers, CONTENT_DIGEST)?.swap_remove("sha-256") {
+    match dictionary(&field(headers, CONTENT_DIGEST)?, CONTENT_DIGEST)?.swap_remove("sha-256") {
         Some(ListEntry::Item(Item { bare_item: BareItem::ByteSequence(digest), .. })) => Ok(Some(digest)),
         _ => Err(SignatureError::Malformed { name: CONTENT_DIGEST }),
     }
 }
 
-fn dictionary(headers: &HeaderMap, name: &'static str) -> Result<Dictionary, SignatureError> {
+fn field<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Cow<'a, str>, SignatureError> {
     if !headers.contains_key(name) {
         return Err(SignatureError::NoSignature);
     }
     let value = field_value(headers, name)?;
-    if value.len() > FIELD_BYTES_MAX {
-        return Err(SignatureError::TooLong { name, bytes: value.len() });
+    match value.len() {
+        0..=FIELD_BYTES_MAX => Ok(value),
+        bytes => Err(SignatureError::TooLong { name, bytes }),
     }
+}
+
+fn dictionary(value: &str, name: &'static str) -> Result<Dictionary, SignatureError> {
     let dictionary: Dictionary =
-        Parser::new(&value).parse().map_err(|_| SignatureError::Malformed { name })?;
+        Parser::new(value).parse().map_err(|_| SignatureError::Malformed { name })?;
     let mut canonical = DictSerializer::new();
     canonical.members(&dictionary);
     match canonical.finish() {

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use clap::{Args, ValueEnum};
+use countersign_identity::SpiffeId;
 use countersign_sdk::workload::Workload;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -155,12 +156,12 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
     served.map_err(|e| CliError::failed(&e, sources(&e), ""))
 }
 
-/// Makes this process the named service, by right of its uid.
+/// Makes this process the named service, by right of its uid, and tells its identity.
 ///
 /// # Errors
 /// Exit 4 where the agent refuses, 3 where it does not answer.
-pub async fn become_service(socket: &Path, entry: &str) -> Result<(), CliError> {
-    countersign_sdk::launch::register(socket, entry).await.map(|_| ()).map_err(|e| {
+pub async fn become_service(socket: &Path, entry: &str) -> Result<SpiffeId, CliError> {
+    countersign_sdk::launch::register(socket, entry).await.map_err(|e| {
         let what = format!("this process does not become {entry}");
         if e.is_refusal() {
             CliError::denied(what, e, "countersign service show NAME tells which uids may launch it")

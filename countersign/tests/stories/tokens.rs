@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::deployment::{Deployment, text};
+use crate::world::{NEW_AD, POLICY, TOKEN, World};
 
 /// Runs a command with something on its standard input.
 fn piped(d: &Deployment, arguments: &[&str], input: &str) -> std::process::Output {
@@ -83,6 +84,92 @@ fn tokens_are_minted_narrowed_discharged_and_looked_at_from_the_command_line() {
             let said = std::fs::read_to_string(log.path()).unwrap_or_default();
             assert!(!said.contains(token), "{} holds a token", log.path().display());
         }
+    }
+}
+
+/// Whoever may launch a service may sign in its name; its callee believes it, once.
+#[test]
+fn a_request_of_a_service_is_signed_at_the_terminal_and_believed_once() {
+    let world = World::new();
+    let d = &world.d;
+    d.ok(&["demo", "mode", "jwt"]);
+    let (token_file, chain_file) = (d.scratch("signed").join("token"), d.scratch("signed").join("chain"));
+    let [token_file, chain_file] = [token_file.to_str().unwrap(), chain_file.to_str().unwrap()];
+    let signed = |path: &str, more: &[&str]| {
+        let order = ["token", "mint", "service", "--service", "chat", "--callee", "ads", "--path", path];
+        let token = d.ok(&[&order, ["--chain", chain_file].as_slice(), more].concat());
+        assert_eq!(token.trim().lines().count(), 1, "the token and nothing else");
+        std::fs::write(token_file, &token).unwrap();
+        token.trim().to_owned()
+    };
+    let shown = |token: &str| {
+        let chain = std::fs::read_to_string(chain_file).unwrap();
+        let chain = format!("Countersign-Signing-Chain: {}", chain.trim());
+        let token = format!("Authorization: Bearer {token}");
+        ["-H".to_owned(), token, "-H".to_owned(), chain]
+    };
+    let token = signed("/ads", &["--claim", "tenant=blue"]);
+    let said = inspected(d, &token);
+    assert_eq!(said["kind"], "service token, self-signed for one request");
+    assert_eq!(said["claims"]["iss"], "spiffe://fleamarket.test/svc/chat");
+    assert_eq!(said["claims"]["aud"], "spiffe://fleamarket.test/svc/ads");
+    assert_eq!((&said["claims"]["htm"], &said["claims"]["htp"]), (&"GET".into(), &"/ads".into()));
+    assert_eq!(said["claims"]["tenant"], "blue");
+    let judged = d.json(&["token", "verify", token_file, "--chain", chain_file, "--callee", "ads"]);
+    assert_eq!((&judged["kind"], &judged["holds"]), (&"service_token".into(), &true.into()), "{judged}");
+    let elsewhere = d.run(&["token", "verify", token_file, "--chain", chain_file, "--callee", "users"]);
+    assert_eq!(elsewhere.status.code(), Some(1), "it is for ads");
+
+    // Believed: the rules of ads are what says no to chat. And once.
+    assert_eq!(world.over(&world.ads, &shown(&token), &[]), POLICY);
+    assert_eq!(world.over(&world.ads, &shown(&token), &[]), TOKEN);
+    let body = d.scratch("signed").join("body");
+    std::fs::write(&body, NEW_AD).unwrap();
+    let with_body = ["--method", "POST", "--body", body.to_str().unwrap()];
+    let sent = ["-H", "Content-Type: application/json", "--data-binary"];
+    let post =
+        |token: &str, body: &str| world.over(&world.ads, &shown(token), &[&sent, [body].as_slice()].concat());
+    assert_eq!(post(&signed("/ads", &with_body), NEW_AD), POLICY);
+    assert_eq!(post(&signed("/ads", &with_body), "{}"), TOKEN, "another body than was signed");
+    assert_eq!(world.over(&world.ads, &shown(&signed("/ads?near=1,1", &[])), &[]), TOKEN, "another query");
+}
+
+#[test]
+fn rejects_to_sign_in_the_name_of_a_service_that_the_uid_may_not_launch() {
+    let d = Deployment::shared();
+    let socket = d.state().join("admin.sock").display().to_string();
+    let others = nix::unistd::geteuid().as_raw() + 1;
+    let entry = format!("{{\"name\":\"others\",\"address\":\"127.0.0.1:1\",\"launch_by\":[{others}]}}");
+    let ask = ["--unix-socket", &socket, "-H", "Content-Type: application/json", "-d", &entry];
+    assert_eq!(d.curl("http://localhost/api/v1/services", &ask).0, 200);
+    let minted = |service: &str, more: &[&str]| {
+        let order = ["token", "mint", "service", "--service", service, "--callee", "ads", "--path"];
+        let out = d.run(&[&order, more].concat());
+        assert!(out.stdout.is_empty(), "{}", text(&out.stdout));
+        (out.status.code(), text(&out.stderr))
+    };
+    let begun = Instant::now();
+    loop {
+        let (code, said) = minted("others", &["/ads"]);
+        assert_eq!(code, Some(4), "{said}");
+        // Until the agent hears of the entry it says that there is none.
+        if said.contains("launch_by") && said.contains("service show") && !said.contains("no entry") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{said}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(minted("nobody", &["/ads"]).0, Some(4));
+    for mistake in [
+        ["ads"].as_slice(),
+        &["/ads?access_token=x"],
+        &["/ads", "--ttl", "61"],
+        &["/ads", "--claim", "tenant"],
+        &["/ads", "--claim", "iss=spiffe://fleamarket.test/svc/users"],
+        &["/ads", "--body", "/no/such/file"],
+    ] {
+        let (code, said) = minted("chat", mistake);
+        assert_eq!(code, Some(2), "{mistake:?}: {said}");
     }
 }
 

@@ -1,9 +1,10 @@
-//! `token mint bearer|macaroon`, `token list`, `token rotate`.
+//! `token mint bearer|macaroon|service`, `token list`, `token rotate`.
 
 use clap::{Args, Subcommand};
 use countersign_identity::ServiceName;
 use countersign_wire::api::tokens::{Bearer, IssuedToken, NewBearer, NewMacaroon, RotateBearer};
 
+use super::service::{self, ServiceArgs};
 use crate::cli::{At, percent};
 use crate::error::CliError;
 use crate::output::{self, Format};
@@ -41,6 +42,8 @@ pub enum MintCommand {
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u64>,
     },
+    /// A token that is signed here in the name of a service, for one request of its own
+    Service(ServiceArgs),
 }
 
 /// `token rotate ID`
@@ -63,6 +66,7 @@ pub async fn mint(at: &At, command: MintCommand) -> Result<(), CliError> {
             let body = NewMacaroon { service, callee, ttl_s: ttl, caveats, discharge_for };
             at.admin.post("/api/v1/tokens/macaroon", &body).await?
         }
+        MintCommand::Service(args) => return service::mint(at, args).await,
     };
     shown(at, &issued)
 }

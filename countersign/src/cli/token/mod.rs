@@ -12,6 +12,7 @@ mod exchange;
 mod macaroon;
 mod mint;
 mod revoke;
+mod service;
 mod verify;
 
 /// Longest file with a token in it: some lines of comments do not hurt.
@@ -20,7 +21,7 @@ const TOKEN_BYTES_MAX: u64 = 64 * 1024;
 /// `token …`
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Have a token issued: a bearer token or a macaroon, for a service
+    /// Have a token issued for a service, a bearer token or a macaroon; or sign one in its name, for one request
     #[command(subcommand)]
     Mint(mint::MintCommand),
     /// Does a token of any kind count; exit 1 where it does not, with the check that failed

@@ -1,47 +1,80 @@
 //! The decision.
 
-use cedar_policy::{AuthorizationError, Authorizer, Decision};
+use std::sync::Arc;
+
+use cedar_policy::{AuthorizationError, Authorizer, Decision, Policy};
 use thiserror::Error;
 
 use crate::{
-    AdminAsk, AdminPolicies, Ask, PolicySet,
-    model::{self, Question, Unaskable},
+    AdminAsk, AdminPolicies, Ask, Generation, PolicySet,
+    facts::Facts,
+    model::{Model, Unaskable},
     parse::PolicyFile,
 };
 
-/// Proof that the policy allowed exactly this. Made by [`decide`] and [`decide_admin`] alone, and
-/// neither copied nor stored: whoever acts takes it by value.
+/// Proof that the policy allowed exactly this. Made by [`decide`], [`decide_admin`] and
+/// [`crate::DecisionCache::decide`] alone, and neither copied nor stored: whoever acts takes it by value.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Permit {
+pub struct Permit(Arc<Granted>);
+
+/// What a permit says. Apart from it, because a cache may remember what was granted, and nothing else may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Granted {
     who: String,
     action: String,
     resource: String,
     policies: Vec<String>,
+    holds_for_route: bool,
+    generation: Generation,
 }
 
 impl Permit {
     /// Who was permitted: a SPIFFE ID, an opaque user id, `uid:N`, or `stranger`.
     #[must_use]
     pub fn who(&self) -> &str {
-        &self.who
+        &self.0.who
     }
 
     /// The method, or the method and route of our own API.
     #[must_use]
     pub fn action(&self) -> &str {
-        &self.action
+        &self.0.action
     }
 
     /// The service and its route, such as `ads /ads/{id}/buy`.
     #[must_use]
     pub fn resource(&self) -> &str {
-        &self.resource
+        &self.0.resource
     }
 
     /// The names of the rules that permitted, in order; at least one.
     #[must_use]
     pub fn policies(&self) -> &[String] {
-        &self.policies
+        &self.0.policies
+    }
+
+    /// Does the same caller, with the same evidence on the same axes, get the same answer for every path of this
+    /// route, as long as the rules are those of [`Permit::generation`]?
+    ///
+    /// No rule that could apply reads anything else that changes from request to request, and none can read a
+    /// clock: how long it holds is how long the caller's evidence does.
+    #[must_use]
+    pub fn holds_for_route(&self) -> bool {
+        self.0.holds_for_route
+    }
+
+    /// The rules that permitted it.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.0.generation
+    }
+
+    pub(crate) const fn of(granted: Arc<Granted>) -> Self {
+        Self(granted)
+    }
+
+    pub(crate) const fn granted(&self) -> &Arc<Granted> {
+        &self.0
     }
 }
 
@@ -107,8 +140,7 @@ pub fn decide(policies: &PolicySet, ask: &Ask<'_>) -> Result<Permit, Refusal> {
     let Some(file) = policies.files.get(ask.target) else {
         return Err(Refusal::new(RefusalKind::NoPolicies, Vec::new(), None));
     };
-    let question = model::application_question(&policies.types, &policies.schema, ask).map_err(unknown)?;
-    judge(file, &question)
+    judge(&policies.model, file, &Facts::of(ask))
 }
 
 /// Decides whether a caller may use a route of our own API.
@@ -116,11 +148,11 @@ pub fn decide(policies: &PolicySet, ask: &Ask<'_>) -> Result<Permit, Refusal> {
 /// # Errors
 /// Everything that is not clearly permitted; see [`RefusalKind`].
 pub fn decide_admin(policies: &AdminPolicies, ask: &AdminAsk<'_>) -> Result<Permit, Refusal> {
-    let question = model::admin_question(&policies.types, &policies.schema, ask).map_err(unknown)?;
-    judge(&policies.file, &question)
+    judge(&policies.model, &policies.file, &Facts::of_admin(ask))
 }
 
-fn judge(file: &PolicyFile, question: &Question) -> Result<Permit, Refusal> {
+fn judge(model: &Model, file: &PolicyFile, facts: &Facts<'_>) -> Result<Permit, Refusal> {
+    let question = model.question(facts).map_err(unknown)?;
     if file.rules.is_empty() {
         return Err(Refusal::new(RefusalKind::NoPolicies, Vec::new(), None));
     }
@@ -135,12 +167,14 @@ fn judge(file: &PolicyFile, question: &Question) -> Result<Permit, Refusal> {
     let mut policies: Vec<String> = answer.diagnostics().reason().map(ToString::to_string).collect();
     policies.sort();
     match answer.decision() {
-        Decision::Allow => Ok(Permit {
-            who: question.principal.id().unescaped().to_owned(),
-            action: question.action.id().unescaped().to_owned(),
-            resource: question.resource.id().unescaped().to_owned(),
+        Decision::Allow => Ok(Permit(Arc::new(Granted {
+            who: facts.principal.id.to_owned(),
+            action: facts.action.to_owned(),
+            resource: facts.resource.id(),
             policies,
-        }),
+            holds_for_route: !file.rules.policies().any(Policy::has_non_scope_constraint),
+            generation: model.generation,
+        }))),
         Decision::Deny if policies.is_empty() => Err(Refusal::new(RefusalKind::NotPermitted, policies, None)),
         Decision::Deny => Err(Refusal::new(RefusalKind::Forbidden, policies, None)),
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     AdminAsk, AdminPolicies, Ask, PolicySet, RefusalKind, decide, decide_admin,
+    facts::Facts,
     model::{self, Question},
     parse::PolicyFile,
 };
@@ -89,7 +90,7 @@ pub enum ClauseResult {
 #[must_use]
 pub fn explain(policies: &PolicySet, ask: &Ask<'_>) -> Explanation {
     let verdict = decide(policies, ask).map(drop).map_err(|refusal| refusal.kind());
-    let question = model::application_question(&policies.types, &policies.schema, ask);
+    let question = policies.model.question(&Facts::of(ask));
     let file = policies.files.get(ask.target);
     let place = format!("{}.cedar", ask.target);
     match question {
@@ -102,7 +103,7 @@ pub fn explain(policies: &PolicySet, ask: &Ask<'_>) -> Explanation {
 #[must_use]
 pub fn explain_admin(policies: &AdminPolicies, ask: &AdminAsk<'_>) -> Explanation {
     let verdict = decide_admin(policies, ask).map(drop).map_err(|refusal| refusal.kind());
-    match model::admin_question(&policies.types, &policies.schema, ask) {
+    match policies.model.question(&Facts::of_admin(ask)) {
         Ok(question) => trace(Some(&policies.file), &question, verdict, "admin.cedar"),
         Err(_) => unaskable(ask.action, model::API),
     }

@@ -26,19 +26,22 @@
 //! # Ok::<(), countersign_policy::PolicyError>(())
 //! ```
 
+mod cache;
 mod decide;
 mod explain;
 mod explainer;
+mod facts;
 mod model;
 mod parse;
 mod quota;
 
+pub use cache::DecisionCache;
 pub use decide::{Permit, Refusal, RefusalKind, decide, decide_admin};
 pub use explain::{
     ClauseResult, ClauseTrace, Explanation, RULES_TRACED_MAX, RuleEffect, RuleTrace, explain, explain_admin,
 };
 pub use explainer::{Explainer, Reason};
-pub use model::{APPLICATION_SCHEMA, AdminAsk, Ask, administration_schema};
+pub use model::{APPLICATION_SCHEMA, AdminAsk, Ask, Generation, administration_schema};
 pub use parse::{
     AdminPolicies, POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX, PolicyError, PolicySet, RULES_PER_FILE_MAX,
 };

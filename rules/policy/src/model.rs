@@ -1,12 +1,17 @@
 //! What policies can talk about: the two schemas, and how a caller is told to Cedar.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
 };
-use countersign_identity::{Caller, Possession, UserProof};
+use countersign_identity::{Caller, Possession};
 use http::Method;
+
+use crate::facts::{Facts, PrincipalKind, Resource};
 
 /// The schema of policies about services. A route is named by its service, a space and its
 /// template: `Route::"ads /ads/{id}/buy" in Service::"ads"`.
@@ -97,11 +102,8 @@ pub(crate) const API: &str = "v1";
 
 /// The names of entity types, parsed once.
 #[derive(Debug)]
-pub(crate) struct Types {
-    admin: EntityTypeName,
-    workload: EntityTypeName,
-    user: EntityTypeName,
-    stranger: EntityTypeName,
+struct Types {
+    principals: [EntityTypeName; 4],
     service: EntityTypeName,
     route: EntityTypeName,
     api: EntityTypeName,
@@ -109,18 +111,49 @@ pub(crate) struct Types {
 }
 
 impl Types {
-    pub(crate) fn new() -> Result<Self, String> {
+    fn new() -> Result<Self, String> {
         let name = |text: &str| text.parse().map_err(|error| format!("{error}"));
+        let [admin, workload, user, stranger] = PrincipalKind::ALL.map(PrincipalKind::as_str).map(name);
         Ok(Self {
-            admin: name("Admin")?,
-            workload: name("Workload")?,
-            user: name("User")?,
-            stranger: name("Stranger")?,
+            principals: [admin?, workload?, user?, stranger?],
             service: name("Service")?,
             route: name("Route")?,
             api: name("Api")?,
             action: name("Action")?,
         })
+    }
+}
+
+/// Which rules those are: each set of them that this process loads has a number of its own. Whoever remembers a
+/// decision remembers it too, and asks again when it has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Generation(u64);
+
+impl Generation {
+    fn next() -> Self {
+        static LOADED: AtomicU64 = AtomicU64::new(0);
+        Self(LOADED.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What questions are made of, for one set of rules.
+#[derive(Debug)]
+pub(crate) struct Model {
+    types: Types,
+    pub(crate) schema: Schema,
+    pub(crate) generation: Generation,
+}
+
+impl Model {
+    /// Reads a schema; the error is the reason.
+    pub(crate) fn read(schema: &str) -> Result<Self, String> {
+        let (schema, _warnings) = Schema::from_cedarschema_str(schema).map_err(|error| error.to_string())?;
+        Ok(Self { types: Types::new()?, schema, generation: Generation::next() })
+    }
+
+    /// Says it in Cedar's form.
+    pub(crate) fn question(&self, facts: &Facts<'_>) -> Result<Question, Unaskable> {
+        question(&self.types, &self.schema, facts)
     }
 }
 
@@ -138,70 +171,42 @@ pub(crate) struct Unaskable {
     pub(crate) detail: String,
 }
 
-pub(crate) fn application_question(
-    types: &Types,
-    schema: &Schema,
-    ask: &Ask<'_>,
-) -> Result<Question, Unaskable> {
-    let principal = principal(types, ask.caller)?;
-    let service = uid(&types.service, ask.target);
-    let route = uid(&types.route, &format!("{} {}", ask.target, ask.route));
-    let resource = Entity::new_no_attrs(route, HashSet::from([service.clone()]));
-    let action = uid(&types.action, ask.method.as_str());
-    question(schema, ask.caller, ask.path, principal, action, vec![resource, Entity::with_uid(service)])
-}
-
-pub(crate) fn admin_question(
-    types: &Types,
-    schema: &Schema,
-    ask: &AdminAsk<'_>,
-) -> Result<Question, Unaskable> {
-    let principal = match ask.caller.user() {
-        Some(user) if ask.caller.proof().user == UserProof::LocalUid => {
-            Entity::with_uid(uid(&types.admin, &user.id))
-        }
-        _ => principal(types, ask.caller)?,
-    };
-    let resource = Entity::with_uid(uid(&types.api, API));
-    let action = uid(&types.action, ask.action);
-    question(schema, ask.caller, ask.path, principal, action, vec![resource])
-}
-
-fn question(
-    schema: &Schema,
-    caller: &Caller,
-    path: &str,
-    principal: Entity,
-    action: EntityUid,
-    resource_and_parents: Vec<Entity>,
-) -> Result<Question, Unaskable> {
-    let resource = resource_and_parents.first().map(Entity::uid).ok_or_else(|| unaskable("no resource"))?;
-    let context = context(caller, path).map_err(unaskable)?;
+fn question(types: &Types, schema: &Schema, facts: &Facts<'_>) -> Result<Question, Unaskable> {
+    let principal = principal(types, facts)?;
     let principal_uid = principal.uid();
+    let action = uid(&types.action, facts.action);
+    let (resource, parents) = match facts.resource {
+        Resource::Route { service, .. } => {
+            let service = uid(&types.service, service);
+            (uid(&types.route, &facts.resource.id()), vec![service])
+        }
+        Resource::Api => (uid(&types.api, &facts.resource.id()), Vec::new()),
+    };
+    let context = context(facts).map_err(unaskable)?;
     let request =
         Request::new(principal_uid.clone(), action.clone(), resource.clone(), context, Some(schema))
             .map_err(unaskable)?;
-    let entities = std::iter::once(principal).chain(resource_and_parents);
+    let entities = [principal, Entity::new_no_attrs(resource.clone(), parents.iter().cloned().collect())];
+    let entities = entities.into_iter().chain(parents.into_iter().map(Entity::with_uid));
     let entities = Entities::from_entities(entities, None).map_err(unaskable)?;
     Ok(Question { request, entities, principal: principal_uid, action, resource })
 }
 
-/// The workload if there is one, else the user, else a stranger: never anything that was not proven.
-fn principal(types: &Types, caller: &Caller) -> Result<Entity, Unaskable> {
-    if let Some(workload) = caller.workload() {
-        let trust_domain = string(workload.id.trust_domain().as_str());
-        let attributes = HashMap::from([("trust_domain".to_owned(), trust_domain)]);
-        let name = uid(&types.workload, workload.id.as_str());
-        return Entity::new(name, attributes, HashSet::new()).map_err(unaskable);
-    }
-    Ok(Entity::with_uid(match caller.user() {
-        Some(user) => uid(&types.user, &user.id),
-        None => uid(&types.stranger, "stranger"),
-    }))
+fn principal(types: &Types, facts: &Facts<'_>) -> Result<Entity, Unaskable> {
+    let [admin, workload, user, stranger] = &types.principals;
+    let kind = match facts.principal.kind {
+        PrincipalKind::Admin => admin,
+        PrincipalKind::Workload => workload,
+        PrincipalKind::User => user,
+        PrincipalKind::Stranger => stranger,
+    };
+    let name = uid(kind, facts.principal.id);
+    let attributes = facts.principal.trust_domain.map(|name| ("trust_domain".to_owned(), string(name)));
+    Entity::new(name, attributes.into_iter().collect(), HashSet::new()).map_err(unaskable)
 }
 
-fn context(caller: &Caller, path: &str) -> Result<Context, String> {
-    let proof = caller.proof();
+fn context(facts: &Facts<'_>) -> Result<Context, String> {
+    let proof = facts.proof;
     let proof = record([
         ("workload", string(proof.workload.as_str())),
         ("workload_possession", bool(proof.workload.possession() == Possession::Key)),
@@ -210,11 +215,11 @@ fn context(caller: &Caller, path: &str) -> Result<Context, String> {
         ("user_possession", bool(proof.user_possession == Possession::Key)),
         ("freshness", string(proof.freshness.as_str())),
     ])?;
-    let mut pairs = vec![("proof".to_owned(), proof), ("path".to_owned(), string(path))];
-    if let Some(user) = caller.user() {
+    let mut pairs = vec![("proof".to_owned(), proof), ("path".to_owned(), string(facts.path))];
+    if let Some(user) = facts.user {
         let person = record([
-            ("id", string(&user.id)),
-            ("name", string(&user.name)),
+            ("id", string(user.id)),
+            ("name", string(user.name)),
             ("roles", RestrictedExpression::new_set(user.roles.iter().map(|role| string(role)))),
         ])?;
         pairs.push(("user".to_owned(), person));

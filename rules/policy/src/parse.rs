@@ -8,7 +8,7 @@ use countersign_request::RouteTemplate;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::model::{API, APPLICATION_SCHEMA, Types, administration_schema};
+use crate::model::{API, APPLICATION_SCHEMA, Generation, Model, administration_schema};
 
 /// Largest policy file, in bytes.
 pub const POLICY_FILE_BYTES_MAX: usize = 64 * 1024;
@@ -21,16 +21,14 @@ pub const RULES_PER_FILE_MAX: usize = 256;
 /// The rules of every service, each in its own file.
 #[derive(Debug)]
 pub struct PolicySet {
-    pub(crate) types: Types,
-    pub(crate) schema: Schema,
+    pub(crate) model: Model,
     pub(crate) files: BTreeMap<String, PolicyFile>,
 }
 
 /// The rules about our own API.
 #[derive(Debug)]
 pub struct AdminPolicies {
-    pub(crate) types: Types,
-    pub(crate) schema: Schema,
+    pub(crate) model: Model,
     pub(crate) file: PolicyFile,
 }
 
@@ -143,13 +141,13 @@ impl PolicySet {
     /// # Errors
     /// Anything that would make a rule mean less, or other, than what it says.
     pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, PolicyError> {
-        let (schema, _warnings) = Schema::from_cedarschema_str(APPLICATION_SCHEMA).map_err(model)?;
+        let model = Model::read(APPLICATION_SCHEMA).map_err(PolicyError::Model)?;
         let mut loaded = BTreeMap::new();
         for (name, text) in files {
             if ServiceName::parse(name).is_err() {
                 return Err(PolicyError::FileName(name.chars().take(64).collect()));
             }
-            let file = load_file(name, text, &schema, &|kind, id| check_entity(name, kind, id))?;
+            let file = load_file(name, text, &model.schema, &|kind, id| check_entity(name, kind, id))?;
             if loaded.insert(name.to_owned(), file).is_some() {
                 return Err(PolicyError::DuplicateFile(name.to_owned()));
             }
@@ -157,7 +155,13 @@ impl PolicySet {
                 return Err(PolicyError::TooManyFiles { files: loaded.len() });
             }
         }
-        Ok(Self { types: Types::new().map_err(PolicyError::Model)?, schema, files: loaded })
+        Ok(Self { model, files: loaded })
+    }
+
+    /// Which rules these are.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.model.generation
     }
 
     /// The services that have a file.
@@ -193,10 +197,9 @@ impl AdminPolicies {
     /// # Errors
     /// As [`PolicySet::load`].
     pub fn load(text: &str, actions: &[&str]) -> Result<Self, PolicyError> {
-        let schema = administration_schema(actions);
-        let (schema, _warnings) = Schema::from_cedarschema_str(&schema).map_err(model)?;
-        let file = load_file("admin", text, &schema, &check_admin_entity)?;
-        Ok(Self { types: Types::new().map_err(PolicyError::Model)?, schema, file })
+        let model = Model::read(&administration_schema(actions)).map_err(PolicyError::Model)?;
+        let file = load_file("admin", text, &model.schema, &check_admin_entity)?;
+        Ok(Self { model, file })
     }
 
     /// The names of the rules.
@@ -344,8 +347,4 @@ fn check_person_or_program(kind: &str, id: &str) -> Result<(), String> {
         "Stranger" if id != "stranger" => Err("there is only Stranger::\"stranger\"".to_owned()),
         _ => Ok(()),
     }
-}
-
-fn model(error: impl ToString) -> PolicyError {
-    PolicyError::Model(error.to_string())
 }

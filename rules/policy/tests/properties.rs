@@ -91,7 +91,8 @@ proptest! {
         who in somebody(), (method, route) in request(),
     ) {
         let ask = Ask { caller: &who, target: "ads", method: &method, route, path: route };
-        prop_assert_eq!(decide(&load(&rules), &ask), decide(&load(&shuffled), &ask));
+        let said = |rules| decide(&load(rules), &ask).map(|permit| permit.policies().to_vec());
+        prop_assert_eq!(said(&rules), said(&shuffled));
     }
 
     #[test]

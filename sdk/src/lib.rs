@@ -80,7 +80,7 @@ mod renewal;
 pub mod replay;
 pub mod sealed;
 pub mod secrets;
-mod shard;
+pub mod shard;
 pub mod signing_chains;
 pub mod snapshot;
 pub mod spool;

@@ -10,7 +10,7 @@ use std::{
 
 /// As many `T` as there are likely to be threads; each thread uses one of them.
 #[derive(Debug)]
-pub(crate) struct Sharded<T>([Shard<T>; SHARDS]);
+pub struct Sharded<T>([Shard<T>; SHARDS]);
 
 /// On a cache line of its own.
 #[repr(align(128))]
@@ -25,7 +25,7 @@ impl<T: Default> Default for Sharded<T> {
 
 impl<T> Sharded<T> {
     /// Works on this thread's `T`. The lock is free unless somebody collects, or threads outnumber shards.
-    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+    pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         thread_local! {
             static MINE: Cell<Option<usize>> = const { Cell::new(None) };
         }
@@ -41,9 +41,16 @@ impl<T> Sharded<T> {
     }
 }
 
+impl<T> Sharded<T> {
+    /// Works on every thread's `T`, one after the other, until `work` finds what it looks for.
+    pub fn find<R>(&self, mut work: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
+        self.0.iter().find_map(|shard| work(&mut shard.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
 impl<T: Default> Sharded<T> {
     /// Takes what every shard holds.
-    pub(crate) fn take_all(&self) -> impl Iterator<Item = T> + '_ {
+    pub fn take_all(&self) -> impl Iterator<Item = T> + '_ {
         self.0
             .iter()
             .map(|shard| std::mem::take(&mut *shard.0.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -65,6 +72,16 @@ mod tests {
                 scope.spawn(|| (0..1000).for_each(|_| sharded.with(|count| *count += 1)));
             }
         });
+        let mut shares = 0;
+        assert_eq!(
+            sharded.find(|count| {
+                shares += *count;
+                None::<()>
+            }),
+            None
+        );
+        assert_eq!(shares, 8000);
+        assert!(sharded.find(|count| (*count > 0).then_some(())).is_some());
         assert_eq!(sharded.take_all().sum::<u64>(), 8000);
         assert_eq!(sharded.take_all().sum::<u64>(), 0);
     }

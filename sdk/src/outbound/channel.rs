@@ -19,7 +19,6 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
-    rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -32,7 +31,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{CallError, CallLimits, Target, proof::Proof};
+use super::{CallError, CallLimits, Cuttable, Target, no_longer_believed, proof::Proof};
 use crate::{
     clock,
     tls::{H2, HandshakeError, HandshakeRefusal, Identity, Peer, TrustState},
@@ -333,45 +332,12 @@ impl Channel {
     }
 }
 
-/// Runs the tasks of one connection until it is cut. Dropping the connection would not do: streams that are
-/// open keep it alive.
-#[derive(Clone)]
-struct Cuttable(CancellationToken);
-
-impl<F> Executor<F> for Cuttable
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        let cut = self.0.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = cut.cancelled() => {}
-                () = task => {}
-            }
-        });
-    }
-}
-
 /// Is what was shown what we would show now?
 fn is_still_ours(own: Option<&Arc<Identity>>, now: Option<&Arc<Identity>>) -> bool {
     match (own, now) {
         (Some(shown), Some(now)) => Arc::ptr_eq(shown, now),
         (None, None) => true,
         _ => false,
-    }
-}
-
-/// Returns when the peer of an open connection fails a check that it passed before.
-async fn no_longer_believed(watched: Option<(Arc<Peer>, Arc<TrustState>)>) {
-    let Some((peer, trust)) = watched else { return std::future::pending().await };
-    let mut changes = trust.subscribe();
-    while peer.workload(clock::now()).is_ok() {
-        let left = peer.good_until().map_or(LOOK_AGAIN, clock::until).max(LOOK_AGAIN);
-        tokio::select! {
-            _ = changes.changed() => {}
-            () = tokio::time::sleep(left) => {}
-        }
     }
 }
 
@@ -406,4 +372,3 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 const EXPORTER_BYTES: usize = 32;
 const PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
 const PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);

@@ -14,6 +14,7 @@ mod sending;
 mod service;
 mod target;
 mod user;
+mod watch;
 
 pub use answer::{Answer, AnswerError};
 pub use channel::{Channel, Outgoing, empty, full};
@@ -24,6 +25,7 @@ pub use service::{OutboundRequest, ServiceClient};
 pub use target::{EdgeTarget, EdgeUrlError, Target};
 pub use user::InternalToken;
 pub(crate) use user::Reach;
+pub use watch::{Cuttable, no_longer_believed};
 
 use std::time::Duration;
 

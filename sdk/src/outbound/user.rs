@@ -87,6 +87,16 @@ impl InternalToken {
         Self { token: Secret::new(token.to_owned()), reach: Reach::ThisHop }
     }
 
+    /// As the value of `Txn-Token` for a callee that takes it unchanged. A token that was issued for us alone has none:
+    /// it can only be exchanged.
+    #[must_use]
+    pub fn txn_token(&self) -> Option<HeaderValue> {
+        if self.reach == Reach::ThisHop {
+            return None;
+        }
+        header(self.token.expose()).ok()
+    }
+
     pub(crate) fn expose(&self) -> &str {
         self.token.expose()
     }

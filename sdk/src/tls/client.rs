@@ -54,13 +54,14 @@ pub struct Connector {
     trust: Arc<TrustState>,
     expected: Expected,
     shows: bool,
+    protocols: &'static [&'static [u8]],
 }
 
 impl Connector {
     /// Shows an identity of `trust`, if it has one, to a server that must be `expected`.
     #[must_use]
     pub const fn new(trust: Arc<TrustState>, expected: Expected) -> Self {
-        Self { trust, expected, shows: true }
+        Self { trust, expected, shows: true, protocols: &[H2] }
     }
 
     /// Shows no certificate: whoever we are is proven by each request, or not at all. The server is judged as before.
@@ -70,8 +71,16 @@ impl Connector {
         self
     }
 
-    /// Which identity it would show now.
-    pub(crate) fn shown(&self) -> Option<Arc<Identity>> {
+    /// Offers these application protocols (ALPN), the preferred one first. Without this, HTTP/2 alone.
+    #[must_use]
+    pub const fn speaking(mut self, protocols: &'static [&'static [u8]]) -> Self {
+        self.protocols = protocols;
+        self
+    }
+
+    /// Which identity it would show now. A pooled connection that was made under another one takes no more requests.
+    #[must_use]
+    pub fn shown(&self) -> Option<Arc<Identity>> {
         self.trust.peek().identity().filter(|_| self.shows).cloned()
     }
 
@@ -124,7 +133,7 @@ impl Connector {
         } else {
             builder.with_no_client_auth()
         };
-        config.alpn_protocols = vec![H2.to_vec()];
+        config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.to_vec()).collect();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false;

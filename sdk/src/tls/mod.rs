@@ -41,6 +41,6 @@ pub fn install_provider() {
 }
 
 /// HTTP/2, in ALPN.
-pub(crate) const H2: &[u8] = b"h2";
+pub const H2: &[u8] = b"h2";
 /// HTTP/1.1, in ALPN.
-pub(crate) const HTTP_1_1: &[u8] = b"http/1.1";
+pub const HTTP_1_1: &[u8] = b"http/1.1";

@@ -1,8 +1,8 @@
 //! Whom a request is addressed to: `Host`, `:authority`, or the target in absolute form.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use http::{HeaderMap, header::HOST};
 use thiserror::Error;
 
 /// Longest authority, in bytes: a DNS name of 255 and a port.
@@ -13,6 +13,13 @@ pub const AUTHORITY_BYTES_MAX: usize = 261;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Authority {
     host: String,
+    port: Option<u16>,
+}
+
+/// The same, borrowed from where it was read if that is its canonical form already.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AuthorityRef<'a> {
+    host: Cow<'a, str>,
     port: Option<u16>,
 }
 
@@ -51,6 +58,34 @@ impl Authority {
     /// # Errors
     /// See [`AuthorityError`].
     pub fn parse(text: &str) -> Result<Self, AuthorityError> {
+        AuthorityRef::parse(text).map(AuthorityRef::into_owned)
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> AuthorityRef<'_> {
+        AuthorityRef { host: Cow::Borrowed(&self.host), port: self.port }
+    }
+
+    /// The host: lower case, no trailing dot; an IPv6 address keeps its brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, if one was written.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+}
+
+impl<'a> AuthorityRef<'a> {
+    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub fn parse(text: &'a str) -> Result<Self, AuthorityError> {
         if text.len() > AUTHORITY_BYTES_MAX {
             return Err(AuthorityError::TooLong { bytes: text.len() });
         }
@@ -73,9 +108,21 @@ impl Authority {
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn into_owned(self) -> Authority {
+        Authority { host: self.host.into_owned(), port: self.port }
+    }
 }
 
 impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
+    }
+}
+
+impl fmt::Display for AuthorityRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
             Some(port) => write!(f, "{}:{port}", self.host),
@@ -85,17 +132,20 @@ impl fmt::Display for Authority {
 }
 
 /// Reads the authority of a request from both places where it can stand; where it stands in both,
-/// they must agree.
-pub(crate) fn of_request(target: Option<&str>, headers: &HeaderMap) -> Result<Authority, AuthorityError> {
-    let mut hosts = headers.get_all(HOST).iter();
+/// they must agree. `hosts`: the value of each `Host` header.
+pub(crate) fn of_request<'a>(
+    target: Option<&'a str>,
+    mut hosts: impl Iterator<Item = &'a [u8]>,
+) -> Result<AuthorityRef<'a>, AuthorityError> {
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(AuthorityError::Duplicate);
     }
-    let host = host
-        .map(|value| Authority::parse(value.to_str().map_err(|_| AuthorityError::BadHost)?))
-        .transpose()?;
-    let target = target.map(Authority::parse).transpose()?;
+    let parse_host = |value: &'a [u8]| {
+        AuthorityRef::parse(std::str::from_utf8(value).map_err(|_| AuthorityError::BadHost)?)
+    };
+    let host = host.map(parse_host).transpose()?;
+    let target = target.map(AuthorityRef::parse).transpose()?;
     match (target, host) {
         (Some(target), Some(host)) if target != host => Err(AuthorityError::Conflict),
         (Some(one), _) | (None, Some(one)) => Ok(one),
@@ -127,35 +177,37 @@ fn parse_port(text: &str) -> Result<u16, AuthorityError> {
     text.parse().map_err(|_| AuthorityError::BadPort)
 }
 
-fn canonical_host(host: &str) -> Result<String, AuthorityError> {
+fn canonical_host(host: &str) -> Result<Cow<'_, str>, AuthorityError> {
     if let Some(inner) = host.strip_prefix('[') {
         let inner = inner.strip_suffix(']').ok_or(AuthorityError::BadHost)?;
         let address: std::net::Ipv6Addr = inner.parse().map_err(|_| AuthorityError::BadHost)?;
-        return Ok(format!("[{address}]"));
+        return Ok(Cow::Owned(format!("[{address}]")));
     }
     let host = host.strip_suffix('.').unwrap_or(host);
-    let is_name = |label: &str| {
-        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if !host.split('.').all(is_name) {
-        return Err(AuthorityError::BadHost);
+    let (mut label_is_empty, mut has_upper) = (true, false);
+    for byte in host.bytes() {
+        match byte {
+            b'.' if label_is_empty => return Err(AuthorityError::BadHost),
+            b'.' => label_is_empty = true,
+            b'A'..=b'Z' => (label_is_empty, has_upper) = (false, true),
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => label_is_empty = false,
+            _ => return Err(AuthorityError::BadHost),
+        }
     }
-    Ok(host.to_ascii_lowercase())
+    match (label_is_empty, has_upper) {
+        (true, _) => Err(AuthorityError::BadHost),
+        (false, true) => Ok(Cow::Owned(host.to_ascii_lowercase())),
+        (false, false) => Ok(Cow::Borrowed(host)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use http::HeaderValue;
-
     use super::*;
 
-    fn host(values: &[&'static str]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(HOST, HeaderValue::from_static(value));
-        }
-        headers
+    fn host(values: &[&'static str]) -> impl Iterator<Item = &'static [u8]> {
+        values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>().into_iter()
     }
 
     #[test]
@@ -189,20 +241,20 @@ mod tests {
 
     #[test]
     fn host_and_target_must_agree() {
-        let both = of_request(Some("flea.test:80"), &host(&["FLEA.test:80"])).unwrap();
+        let both = of_request(Some("flea.test:80"), host(&["FLEA.test:80"])).unwrap();
         assert_eq!(both.to_string(), "flea.test:80");
-        let conflict = of_request(Some("flea.test"), &host(&["admin.test"]));
+        let conflict = of_request(Some("flea.test"), host(&["admin.test"]));
         assert_eq!(conflict, Err(AuthorityError::Conflict));
     }
 
     #[test]
     fn rejects_two_hosts_even_when_they_are_equal() {
-        let twice = of_request(None, &host(&["flea.test", "flea.test"]));
+        let twice = of_request(None, host(&["flea.test", "flea.test"]));
         assert_eq!(twice, Err(AuthorityError::Duplicate));
     }
 
     #[test]
     fn rejects_a_request_that_names_no_host() {
-        assert_eq!(of_request(None, &host(&[])), Err(AuthorityError::Missing));
+        assert_eq!(of_request(None, host(&[])), Err(AuthorityError::Missing));
     }
 }

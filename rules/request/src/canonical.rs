@@ -1,9 +1,15 @@
 //! The canonical request.
 
+use std::borrow::Cow;
+
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri, Version};
 use thiserror::Error;
 
-use crate::{Authority, AuthorityError, HeaderError, PathError, QueryError, authority, headers, path, query};
+use crate::{
+    Authority, AuthorityError, AuthorityRef, Head, HeaderError, PathError, QueryError, authority, headers,
+    path, query,
+};
 
 /// A request that can be read in exactly one way.
 #[derive(Clone, Debug)]
@@ -24,6 +30,9 @@ pub enum RequestError {
     /// Not HTTP/1.0, 1.1 or 2.
     #[error("version of HTTP is not accepted: use 1.1 or 2")]
     Version,
+    /// A target in absolute form of anything but HTTP.
+    #[error("target is not of http or https: send one that is")]
+    Scheme,
     /// See [`AuthorityError`].
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -53,12 +62,14 @@ impl CanonicalRequest {
     ) -> Result<Self, RequestError> {
         check_version(version)?;
         check_method(method)?;
-        headers::check(headers)?;
-        let authority = authority::of_request(uri.authority().map(|a| a.as_str()), headers)?;
+        uri.scheme_str().map_or(Ok(()), check_scheme)?;
+        headers::check(headers::lines(headers))?;
+        let hosts = headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+        let authority = authority::of_request(uri.authority().map(|a| a.as_str()), hosts)?.into_owned();
         // A URI in absolute form without a path means "/" (RFC 9112 section 3.2.2), and http::Uri
         // says so; everything else begins with a slash or is refused.
-        let path = path::canonical(uri.path())?;
-        let query = uri.query().map(query::canonical).transpose()?;
+        let path = path::canonical(uri.path())?.into_owned();
+        let query = uri.query().map(query::canonical).transpose()?.map(Cow::into_owned);
         Ok(Self { method: method.clone(), authority, path, query, headers: headers.clone() })
     }
 
@@ -108,11 +119,38 @@ impl CanonicalRequest {
     }
 }
 
-fn check_version(version: Version) -> Result<(), RequestError> {
+impl Head for CanonicalRequest {
+    fn method(&self) -> &Method {
+        &self.method
+    }
+
+    fn authority(&self) -> AuthorityRef<'_> {
+        self.authority.as_ref()
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+
+    fn header_values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+}
+
+pub(crate) fn check_version(version: Version) -> Result<(), RequestError> {
     match version {
         Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2 => Ok(()),
         _ => Err(RequestError::Version),
     }
+}
+
+pub(crate) fn check_scheme(scheme: &str) -> Result<(), RequestError> {
+    let known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    known.then_some(()).ok_or(RequestError::Scheme)
 }
 
 fn check_method(method: &Method) -> Result<(), RequestError> {
@@ -131,8 +169,6 @@ fn check_method(method: &Method) -> Result<(), RequestError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use http::{HeaderValue, header::HOST};
-
     use super::*;
 
     fn parse(method: Method, target: &str, version: Version) -> Result<CanonicalRequest, RequestError> {

@@ -1,5 +1,7 @@
 //! The path of a request.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 /// Longest path, in bytes, as it was sent.
@@ -51,7 +53,10 @@ pub enum PathError {
 
 /// The one spelling of `raw`: hexadecimal digits in upper case, delimiters that may stand for
 /// themselves in a segment decoded.
-pub(crate) fn canonical(raw: &str) -> Result<String, PathError> {
+pub(crate) fn canonical(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if is_canonical(raw.as_bytes()) {
+        return Ok(Cow::Borrowed(raw));
+    }
     if raw.len() > PATH_BYTES_MAX {
         return Err(PathError::TooLong { bytes: raw.len() });
     }
@@ -69,7 +74,48 @@ pub(crate) fn canonical(raw: &str) -> Result<String, PathError> {
         path.push('/');
         write_segment(segment, &mut path)?;
     }
-    Ok(path)
+    Ok(Cow::Owned(path))
+}
+
+/// Is it the one spelling already, and a short one? Nearly every path is, and takes this way through; what is left is
+/// judged by the rules below, which say the same of these.
+fn is_canonical(raw: &[u8]) -> bool {
+    if raw.len() > PATH_BYTES_MAX || raw.first() != Some(&b'/') {
+        return false;
+    }
+    let mut segments = 0;
+    // Dots since the slash before, if there was nothing else; something else counts as many.
+    let mut dots = OTHER;
+    for (at, byte) in raw.iter().enumerate() {
+        match *byte {
+            b'/' if at > 0 && dots <= 2 => return false,
+            b'/' => (segments, dots) = (segments + 1, 0),
+            b'.' => dots += 1,
+            byte if is_plain_byte(byte) => dots = OTHER,
+            _ => return false,
+        }
+    }
+    segments <= PATH_SEGMENTS_MAX && !matches!(dots, 1 | 2)
+}
+
+/// More dots than a path can have.
+const OTHER: usize = PATH_BYTES_MAX * 2;
+
+/// May the byte stand for itself in a segment?
+const fn is_plain_byte(byte: u8) -> bool {
+    let bit = 1_u128.checked_shl(byte as u32);
+    matches!(bit, Some(bit) if bit & PLAIN != 0)
+}
+
+const PLAIN: u128 = bits(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@");
+
+const fn bits(mut bytes: &[u8]) -> u128 {
+    let mut bits = 0;
+    while let [byte, rest @ ..] = bytes {
+        bits |= 1 << *byte;
+        bytes = rest;
+    }
+    bits
 }
 
 /// The segments of a path that begins with `/`.
@@ -250,7 +296,7 @@ mod tests {
         assert!(canonical(&longest).is_ok());
         assert_eq!(canonical(&format!("{longest}a")), Err(PathError::TooLong { bytes: 2049 }));
         assert!(canonical(&"/a".repeat(PATH_SEGMENTS_MAX)).is_ok());
-        let refused = canonical(&"/a".repeat(PATH_SEGMENTS_MAX + 1));
-        assert_eq!(refused, Err(PathError::TooManySegments { segments: 65 }));
+        let too_many = "/a".repeat(PATH_SEGMENTS_MAX + 1);
+        assert_eq!(canonical(&too_many), Err(PathError::TooManySegments { segments: 65 }));
     }
 }

@@ -1,6 +1,8 @@
 //! The query of a request. Policies never read it and the ledger never keeps it, yet upstream
 //! parses it, so it has to be one string for everybody.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use crate::path::{decode_hex, is_delimiter, is_plain};
@@ -39,28 +41,48 @@ pub enum QueryError {
 }
 
 /// Checks a query and returns it with hexadecimal digits in upper case.
-pub(crate) fn canonical(raw: &str) -> Result<String, QueryError> {
+pub(crate) fn canonical(raw: &str) -> Result<Cow<'_, str>, QueryError> {
     if raw.len() > QUERY_BYTES_MAX {
         return Err(QueryError::TooLong { bytes: raw.len() });
     }
+    if raw.bytes().all(is_literal) {
+        // Nothing is encoded: each name and value decodes to itself.
+        return if pairs(raw).any(carries_token) { Err(QueryError::Token) } else { Ok(Cow::Borrowed(raw)) };
+    }
     let mut query = String::with_capacity(raw.len());
-    for (position, pair) in raw.split('&').enumerate() {
+    for (position, (name, value)) in pairs(raw).enumerate() {
         if position > 0 {
             query.push('&');
         }
-        let (name, value) = pair.split_once('=').map_or((pair, None), |(n, v)| (n, Some(v)));
-        let decoded = write_canonical(name, &mut query)?;
-        if TOKEN_PARAMETERS.iter().any(|token| decoded.eq_ignore_ascii_case(token)) {
-            return Err(QueryError::Token);
-        }
+        let name = write_canonical(name, &mut query)?;
+        let mut decoded = None;
         if let Some(value) = value {
             query.push('=');
-            if is_token(&write_canonical(value, &mut query)?) {
-                return Err(QueryError::Token);
-            }
+            decoded = Some(write_canonical(value, &mut query)?);
+        }
+        if carries_token((&name, decoded.as_deref())) {
+            return Err(QueryError::Token);
         }
     }
-    Ok(query)
+    Ok(Cow::Owned(query))
+}
+
+/// Names and values, still encoded. A name may stand alone.
+fn pairs(query: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value))))
+}
+
+/// Would this parameter, decoded, put a credential into logs?
+fn carries_token((name, value): (&str, Option<&str>)) -> bool {
+    TOKEN_PARAMETERS.iter().any(|token| name.eq_ignore_ascii_case(token)) || value.is_some_and(is_token)
+}
+
+/// May the byte stand for itself in a query?
+fn is_literal(byte: u8) -> bool {
+    let c = char::from(byte);
+    is_plain(c) || is_delimiter(c) || matches!(c, '/' | '?')
 }
 
 /// Does it look like a token of any kind of ours? A compact JWS (RFC 7515 section 7.1) or JWE (RFC 7516 section 7.1)
@@ -84,8 +106,8 @@ fn write_canonical(text: &str, query: &mut String) -> Result<String, QueryError>
             query.push('%');
             query.push_str(&digits.to_ascii_uppercase());
             rest = after;
-        } else if is_plain(c) || is_delimiter(c) || matches!(c, '/' | '?') {
-            decoded.extend(u8::try_from(c));
+        } else if let Some(byte) = u8::try_from(c).ok().filter(|byte| is_literal(*byte)) {
+            decoded.push(byte);
             query.push(c);
         } else {
             return Err(QueryError::BadCharacter(c));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::{CanonicalRequest, path};
+use crate::{Head, path};
 
 /// Longest template, in bytes.
 pub const ROUTE_BYTES_MAX: usize = 256;
@@ -88,8 +88,8 @@ impl RouteTemplate {
 
     /// Whether the path of this request has this form.
     #[must_use]
-    pub fn matches(&self, request: &CanonicalRequest) -> bool {
-        self.matches_segments(request.segments())
+    pub fn matches(&self, request: &impl Head) -> bool {
+        self.matches_segments(path::segments(request.path()))
     }
 
     fn matches_segments<'a>(&self, mut path: impl Iterator<Item = &'a str>) -> bool {
@@ -185,7 +185,7 @@ impl<T> RouteTable<T> {
 
     /// The most exact template that matches, and what is known about it.
     #[must_use]
-    pub fn find(&self, request: &CanonicalRequest) -> Option<(&RouteTemplate, &T)> {
+    pub fn find(&self, request: &impl Head) -> Option<(&RouteTemplate, &T)> {
         self.entries
             .iter()
             .find(|(template, _)| template.matches(request))

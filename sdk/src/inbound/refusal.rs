@@ -179,7 +179,7 @@ impl From<&RequestError> for Denial {
     fn from(error: &RequestError) -> Self {
         let code = match error {
             RequestError::Method => Code::MethodNotAllowed,
-            RequestError::Version => Code::PathAmbiguous,
+            RequestError::Version | RequestError::Scheme => Code::PathAmbiguous,
             RequestError::Authority(_) => Code::AuthorityAmbiguous,
             RequestError::Path(PathError::TooLong { .. } | PathError::TooManySegments { .. })
             | RequestError::Query(QueryError::TooLong { .. }) => Code::UriTooLong,

@@ -27,6 +27,7 @@
 mod admin;
 mod body;
 mod edge_tls;
+mod engine;
 mod forward;
 mod headers;
 mod listener;
@@ -41,6 +42,7 @@ mod throttle;
 mod token;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use countersign_keys::{KeyError, KeyPair, SystemRandom};
@@ -61,8 +63,9 @@ pub use route::{NoRoute, RouteError};
 pub use settings::Settings;
 
 use crate::edge_tls::EdgeTls;
+use crate::engine::{Port, Sockets};
 use crate::headers::Rules;
-use crate::listener::{EdgeListener, EdgeService, HandshakeMeter, accept_limits};
+use crate::listener::{EdgeService, HandshakeMeter, accept_limits};
 use crate::login::LoginDesk;
 use crate::pipeline::Pipeline;
 use crate::proof::Proofs;
@@ -135,8 +138,9 @@ impl GatewayError {
 /// A gateway with open listeners that does not serve yet.
 pub struct Gateway {
     pipeline: Arc<Pipeline>,
-    plain: Option<TcpListener>,
-    tls: Option<(TcpListener, Arc<EdgeTls>)>,
+    workers: NonZeroUsize,
+    plain: Option<Sockets>,
+    tls: Option<(Sockets, Arc<EdgeTls>)>,
     admin: Option<TcpListener>,
     metrics: MetricsText,
 }
@@ -174,28 +178,32 @@ impl Gateway {
         if let Some(address) = settings.admin.filter(|address| !is_loopback(address)) {
             return Err(GatewayError::AdminExposed { address });
         }
+        let workers = engine::workers(settings.workers);
         let tls = match (settings.listen_tls, &settings.tls_cert, &settings.tls_key) {
             (None, _, _) => None,
             (Some(address), Some(certificate), Some(key)) => {
                 let edge = Arc::new(EdgeTls::load(certificate, key)?);
-                Some((listen(address).await?, edge))
+                Some((listen(address, workers)?, edge))
             }
             (Some(_), _, _) => return Err(GatewayError::NoEdgeCertificate),
         };
-        let plain = listen_if(settings.listen).await?;
-        let admin = listen_if(settings.admin).await?;
+        let plain = settings.listen.map(|address| listen(address, workers)).transpose()?;
+        let admin = match settings.admin {
+            Some(address) => Some(listen_alone(address).await?),
+            None => None,
+        };
         let pipeline = Arc::new(pipeline(settings, workload)?);
-        Ok(Gateway { pipeline, plain, tls, admin, metrics })
+        Ok(Gateway { pipeline, workers, plain, tls, admin, metrics })
     }
 
     /// The address of the plain listener.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.plain.as_ref()?.local_addr().ok()
+        self.plain.as_ref()?.address()
     }
 
     /// The address of the HTTPS listener.
     pub fn tls_address(&self) -> Option<SocketAddr> {
-        self.tls.as_ref()?.0.local_addr().ok()
+        self.tls.as_ref()?.0.address()
     }
 
     /// The address of the admin listener.
@@ -213,25 +221,23 @@ impl Gateway {
             let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
             tasks.spawn(async move { pipeline.publish_key(shutdown).await });
         }
-        if let Some(listener) = self.plain {
+        let mut ports = Vec::new();
+        if let Some(sockets) = self.plain {
             let service = EdgeService::new(Arc::clone(&pipeline), "http");
-            let listener = EdgeListener::new(listener, Arc::clone(&seats));
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move {
-                tell_drained(serve(listener, Transport::Plain, service, limits, shutdown).await)
-            });
+            ports.push(Port { sockets, transport: Transport::Plain, service });
         }
-        if let Some((listener, edge)) = self.tls {
+        if let Some((sockets, edge)) = self.tls {
             tasks.spawn(Arc::clone(&edge).watch(shutdown.clone()));
             let service = EdgeService::new(Arc::clone(&pipeline), "https");
-            let listener = EdgeListener::new(listener, seats);
             let acceptor = Acceptor::new(edge.shown(), ClientAuth::Never)
                 .observed_by(Arc::new(HandshakeMeter::new(Arc::clone(pipeline.workload.spool()))));
-            let shutdown = shutdown.clone();
-            let transport = Transport::Tls(acceptor);
-            tasks.spawn(
-                async move { tell_drained(serve(listener, transport, service, limits, shutdown).await) },
-            );
+            ports.push(Port { sockets, transport: Transport::Tls(acceptor), service });
+        }
+        {
+            let (workers, shutdown) = (self.workers, shutdown.clone());
+            tasks.spawn(async move {
+                tell_drained(engine::run(ports, workers, limits, seats, shutdown).await);
+            });
         }
         if let Some(listener) = self.admin {
             let readiness = {
@@ -271,14 +277,11 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
     })
 }
 
-async fn listen_if(address: Option<SocketAddr>) -> Result<Option<TcpListener>, GatewayError> {
-    match address {
-        Some(address) => listen(address).await.map(Some),
-        None => Ok(None),
-    }
+fn listen(address: SocketAddr, workers: NonZeroUsize) -> Result<Sockets, GatewayError> {
+    engine::bind(address, workers.get()).map_err(|source| GatewayError::Listen { address, source })
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+async fn listen_alone(address: SocketAddr) -> Result<TcpListener, GatewayError> {
     TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
 }
 

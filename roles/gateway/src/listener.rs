@@ -1,62 +1,23 @@
-//! Connections of the edge: TLS or plain, each address with a bounded number of them. Everything else about a
-//! connection (handshake and head timeouts, age, idleness, drain) is the SDK's one accept loop.
+//! Between a connection and the pipeline: how a request came in, and what becomes of handshakes.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use countersign_sdk::accept::RequestBody;
-use countersign_sdk::accept::{Connection, Limits as AcceptLimits, Listen, Origin};
+use countersign_sdk::accept::{Connection, Limits as AcceptLimits};
 use countersign_sdk::inbound::HandshakeRecorder;
 use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
 use http::{Request, Response, Version};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
 use crate::forward::EdgeBody;
 use crate::pipeline::{GATEWAY, Pipeline};
 use crate::settings::Limits;
-use crate::throttle::{AddressCount, Seat};
-
-/// A TCP listener that seats only so many connections of one address at a time.
-pub(crate) struct EdgeListener {
-    tcp: TcpListener,
-    seats: Arc<AddressCount>,
-}
-
-impl EdgeListener {
-    /// `seats` is shared by all listeners of a gateway.
-    pub(crate) fn new(tcp: TcpListener, seats: Arc<AddressCount>) -> Self {
-        EdgeListener { tcp, seats }
-    }
-}
-
-impl Listen for EdgeListener {
-    type Io = Seated;
-
-    async fn accept(&mut self) -> io::Result<(Seated, Origin)> {
-        loop {
-            let (stream, peer): (TcpStream, SocketAddr) = self.tcp.accept().await?;
-            match self.seats.enter(peer.ip()) {
-                Some(seat) => {
-                    stream.set_nodelay(true)?;
-                    return Ok((Seated { stream, _seat: seat }, Origin::Tcp(peer)));
-                }
-                None => {
-                    tracing::debug!(peer = %peer.ip(), "connection closed: too many from one address");
-                    metrics::counter!("countersign_connections_refused_total", "reason" => "per_address")
-                        .increment(1);
-                }
-            }
-        }
-    }
-}
 
 /// Hands each request of a listener to the pipeline.
 #[derive(Clone)]
@@ -155,48 +116,6 @@ pub(crate) fn accept_limits(limits: &Limits) -> AcceptLimits {
         streams_max: limits.streams_max,
         header_bytes_max: u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX),
         headers_max: limits.headers_max,
-    }
-}
-
-/// A connection that gives its seat back when it is dropped.
-pub(crate) struct Seated {
-    stream: TcpStream,
-    _seat: Seat,
-}
-
-impl AsyncRead for Seated {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Seated {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -18,7 +18,7 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub struct Settings {
     /// PEM private key of the edge certificate. Read again when the file changes.
     #[serde(default)]
     pub tls_key: Option<PathBuf>,
+    /// Threads that serve; without it, one for each core.
+    #[serde(default)]
+    pub workers: Option<NonZeroUsize>,
     /// Where `/livez`, `/readyz` and `/metrics` are served. Loopback only.
     #[serde(default)]
     pub admin: Option<SocketAddr>,

@@ -10,3 +10,4 @@ mod rig;
 mod smuggling;
 mod tokens;
 mod upstream_modes;
+mod workers;

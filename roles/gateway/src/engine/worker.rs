@@ -1,0 +1,154 @@
+//! One worker: a thread, its runtime, its sockets, and the connections that it accepted.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_sdk::accept::{self, Origin, Transport, admit, drive};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::listen::{Listener, Seated, Socket};
+use super::{Port, Shared, places};
+use crate::listener::EdgeService;
+
+/// Starts the threads. Each answers when it has ended.
+pub(super) fn start(ports: Vec<Port>, workers: NonZeroUsize, shared: &Shared) -> Vec<oneshot::Receiver<()>> {
+    let mut shares: Vec<Vec<Share>> = (0..workers.get()).map(|_| Vec::new()).collect();
+    for port in ports {
+        let places = places(&shared.serving.limits);
+        let sockets = match port.sockets.split(workers.get()) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                tracing::error!(%error, "a listener cannot be shared by the workers");
+                continue;
+            }
+        };
+        for (share, socket) in shares.iter_mut().zip(sockets) {
+            share.push(Share {
+                socket,
+                transport: port.transport.clone(),
+                service: port.service.clone(),
+                places: Arc::clone(&places),
+            });
+        }
+    }
+    shares.into_iter().enumerate().filter_map(|(number, share)| spawn(number, share, shared)).collect()
+}
+
+/// What one worker has of a port.
+struct Share {
+    socket: Socket,
+    transport: Transport,
+    service: EdgeService,
+    places: Arc<Semaphore>,
+}
+
+fn spawn(number: usize, shares: Vec<Share>, shared: &Shared) -> Option<oneshot::Receiver<()>> {
+    let (ended, end) = oneshot::channel();
+    let shared = shared.clone();
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        if let Err(error) = work(shares, shared) {
+            tracing::error!(%error, number, "a worker could not start");
+        }
+        // Nobody waits any more if the gateway was dropped.
+        let _ = ended.send(());
+    });
+    match thread {
+        Ok(_) => Some(end),
+        Err(error) => {
+            tracing::error!(%error, number, "the thread of a worker could not start");
+            None
+        }
+    }
+}
+
+fn work(shares: Vec<Share>, shared: Shared) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let worker = Rc::new(Worker { shared });
+        for share in shares {
+            let listener = share.socket.into_listener()?;
+            let door =
+                Rc::new(Door { transport: share.transport, service: share.service, places: share.places });
+            tokio::task::spawn_local(accept_all(Rc::clone(&worker), listener, door));
+        }
+        worker.shared.over.cancelled().await;
+        Ok(())
+    })
+}
+
+/// What the connections of one worker share.
+struct Worker {
+    shared: Shared,
+}
+
+/// One port, as one worker serves it.
+struct Door {
+    transport: Transport,
+    service: EdgeService,
+    places: Arc<Semaphore>,
+}
+
+/// Accepts until the gateway drains.
+async fn accept_all(worker: Rc<Worker>, listener: Listener, door: Rc<Door>) {
+    let draining = worker.shared.serving.draining.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = draining.cancelled() => return,
+            accepted = next(&worker, &listener, &door) => accepted,
+        };
+        let Some((io, origin, place)) = accepted else { continue };
+        let (worker, door) = (Rc::clone(&worker), Rc::clone(&door));
+        let connections = worker.shared.connections.clone();
+        tokio::task::spawn_local(connections.track_future(async move {
+            serve(&worker, &door, io, origin).await;
+            drop(place);
+        }));
+    }
+}
+
+/// The next connection that may be served. One past the limit waits here, the others in the kernel's queue, which is
+/// bounded.
+async fn next(
+    worker: &Worker,
+    listener: &Listener,
+    door: &Door,
+) -> Option<(Seated, Origin, OwnedSemaphorePermit)> {
+    let (bytes, origin) = match listener.accept().await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            // Out of file descriptors, or a peer that was gone already: neither ends the listener.
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            return None;
+        }
+    };
+    let seat = match origin {
+        Origin::Unix(_) => None,
+        Origin::Tcp(peer) => match worker.shared.seats.enter(peer.ip()) {
+            Some(seat) => Some(seat),
+            None => {
+                tracing::debug!(peer = %peer.ip(), "connection closed: too many from one address");
+                metrics::counter!("countersign_connections_refused_total", "reason" => "per_address")
+                    .increment(1);
+                return None;
+            }
+        },
+    };
+    let place = Arc::clone(&door.places).acquire_owned().await.ok()?;
+    Some((Seated { bytes, _seat: seat }, origin, place))
+}
+
+async fn serve(worker: &Worker, door: &Door, io: Seated, origin: Origin) {
+    let serving: &accept::Serving = &worker.shared.serving;
+    let admitted = admit(io, origin, &door.transport, &serving.limits, &serving.draining).await;
+    if let Some(admitted) = admitted {
+        drive(admitted, Bytes::new(), door.service.clone(), serving).await;
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -294,6 +294,9 @@ fn check_name(name: &str) -> Result<Traits, HeaderError> {
     if name.len() > HEADER_NAME_BYTES_MAX {
         return Err(HeaderError::NameTooLong { bytes: name.len() });
     }
+    if !names::is_token(name.as_bytes()) {
+        return Err(HeaderError::BadName);
+    }
     let traits = names::traits(name.as_bytes());
     if traits.protected() && names::has_alias(name.as_bytes()) {
         return Err(HeaderError::Alias(name.to_ascii_lowercase()));

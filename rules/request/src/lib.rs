@@ -27,6 +27,7 @@ mod names;
 mod path;
 mod query;
 mod route;
+mod route_tree;
 
 pub use authority::{AUTHORITY_BYTES_MAX, Authority, AuthorityError, AuthorityRef};
 pub use canonical::{CanonicalRequest, RequestError};

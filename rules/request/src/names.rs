@@ -1,6 +1,7 @@
 //! What a header's name alone says, found in one step by its length: does it carry an identity, count once, end at this hop?
 
 use crate::headers::{END_TO_END, HOP_BY_HOP, IDENTITY_HEADER_PREFIXES, IDENTITY_HEADERS, SINGLE_VALUED};
+use crate::path;
 
 /// What is known of a name, in whatever case, and with `_` and `.` read as `-`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,11 @@ pub(crate) fn has_alias(name: &[u8]) -> bool {
     name.iter().any(|b| matches!(b, b'_' | b'.'))
 }
 
+/// Is it made of the characters of a token alone (RFC 9110 section 5.6.2)?
+pub(crate) fn is_token(name: &[u8]) -> bool {
+    name.iter().fold(true, |token, byte| token & path::is_among(TOKEN, *byte))
+}
+
 fn has_identity_prefix(name: &[u8]) -> bool {
     // All of them begin with "x-", which few names do.
     let [first, second, ..] = name else { return false };
@@ -72,6 +78,8 @@ struct Known {
     traits: Traits,
 }
 
+const TOKEN: u128 =
+    path::bits(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~");
 const NAMES: usize = IDENTITY_HEADERS.len() + SINGLE_VALUED.len() + HOP_BY_HOP.len() + END_TO_END.len();
 const NAME_BYTES: usize = 33;
 const NAMES_OF_ONE_LENGTH: usize = 12;

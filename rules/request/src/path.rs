@@ -91,7 +91,7 @@ fn is_canonical(raw: &[u8]) -> bool {
             b'/' if at > 0 && dots <= 2 => return false,
             b'/' => (segments, dots) = (segments + 1, 0),
             b'.' => dots += 1,
-            byte if is_plain_byte(byte) => dots = OTHER,
+            byte if is_among(PLAIN, byte) => dots = OTHER,
             _ => return false,
         }
     }
@@ -101,15 +101,13 @@ fn is_canonical(raw: &[u8]) -> bool {
 /// More dots than a path can have.
 const OTHER: usize = PATH_BYTES_MAX * 2;
 
-/// May the byte stand for itself in a segment?
-const fn is_plain_byte(byte: u8) -> bool {
-    let bit = 1_u128.checked_shl(byte as u32);
-    matches!(bit, Some(bit) if bit & PLAIN != 0)
+/// Is an ASCII byte in this set?
+pub(crate) const fn is_among(set: u128, byte: u8) -> bool {
+    byte.is_ascii() && set >> (byte & 0x7f) & 1 == 1
 }
 
-const PLAIN: u128 = bits(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@");
-
-const fn bits(mut bytes: &[u8]) -> u128 {
+/// The set of these ASCII bytes.
+pub(crate) const fn bits(mut bytes: &[u8]) -> u128 {
     let mut bits = 0;
     while let [byte, rest @ ..] = bytes {
         bits |= 1 << *byte;
@@ -118,8 +116,11 @@ const fn bits(mut bytes: &[u8]) -> u128 {
     bits
 }
 
+/// Bytes that may stand for themselves in a segment.
+const PLAIN: u128 = bits(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@");
+
 /// The segments of a path that begins with `/`.
-pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> + Clone {
     path.strip_prefix('/').unwrap_or(path).split('/')
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::route_tree::RouteTree;
 use crate::{Head, path};
 
 /// Longest template, in bytes.
@@ -21,7 +22,7 @@ pub struct RouteTemplate {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Segment {
+pub(crate) enum Segment {
     Literal(String),
     Hole,
     Rest,
@@ -144,6 +145,7 @@ impl fmt::Display for RouteTemplate {
 #[derive(Clone, Debug)]
 pub struct RouteTable<T> {
     entries: Vec<(RouteTemplate, T)>,
+    tree: RouteTree,
 }
 
 /// Why templates do not make a table.
@@ -162,7 +164,7 @@ pub enum RouteTableError {
 impl<T> Default for RouteTable<T> {
     /// An empty table.
     fn default() -> Self {
-        Self { entries: Vec::new() }
+        Self { entries: Vec::new(), tree: RouteTree::default() }
     }
 }
 
@@ -180,16 +182,18 @@ impl<T> RouteTable<T> {
                 return Err(RouteTableError::Ambiguous { first, second });
             }
         }
-        Ok(Self { entries })
+        let mut tree = RouteTree::default();
+        for (place, (template, _)) in entries.iter().enumerate() {
+            tree.insert(&template.segments, place);
+        }
+        Ok(Self { entries, tree })
     }
 
-    /// The most exact template that matches, and what is known about it.
+    /// The most exact template that matches, and what is known about it. How many others there are makes no difference.
     #[must_use]
     pub fn find(&self, request: &impl Head) -> Option<(&RouteTemplate, &T)> {
-        self.entries
-            .iter()
-            .find(|(template, _)| template.matches(request))
-            .map(|(template, known)| (template, known))
+        let (template, known) = self.entries.get(self.tree.find(request.path())?)?;
+        Some((template, known))
     }
 
     /// Every template with what is known about it, the most exact first.
@@ -200,7 +204,7 @@ impl<T> RouteTable<T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn template(text: &str) -> RouteTemplate {
@@ -260,10 +264,8 @@ mod tests {
     fn the_most_exact_template_wins_in_whatever_order_they_are_written() {
         let find = |texts: [&str; 3], path: &str| {
             let table = RouteTable::new(texts.map(|text| (template(text), ()))).unwrap();
-            table
-                .iter()
-                .find(|(template, ())| template.matches_segments(path::segments(path)))
-                .map(|(template, ())| template.to_string())
+            let place = table.tree.find(path);
+            place.map(|place| table.entries[place].0.to_string())
         };
         for texts in [["/ads/*", "/ads/{id}", "/ads/new"], ["/ads/new", "/ads/{id}", "/ads/*"]] {
             assert_eq!(find(texts, "/ads/new").unwrap(), "/ads/new");

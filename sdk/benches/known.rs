@@ -79,7 +79,7 @@ fn measure(what: &str, door: &Authenticator, headers: &HeaderMap, keys: &TokenKe
     let request = CanonicalRequest::parse(&Method::GET, &uri, headers, Version::HTTP_2).unwrap();
     let before = process_cpu(std::process::id());
     for _ in 0..ROUNDS {
-        let rules = Rules { keys, accepts: &[Mode::Bearer], now: clock::now() };
+        let rules = Rules { keys, accepts: &[Mode::Bearer], required: &[], now: clock::now() };
         let judged = door.judge(&request, None, &rules);
         assert!(judged.claimed.is_ok());
     }

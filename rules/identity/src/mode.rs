@@ -52,6 +52,12 @@ impl Mode {
         matches!(self, Self::Mtls | Self::MtlsJwt)
     }
 
+    /// Does the caller sign a token of its own for each request? That has room for claims, and for a user's token.
+    #[must_use]
+    pub const fn carries_claims(self) -> bool {
+        matches!(self, Self::Jwt | Self::MtlsJwt)
+    }
+
     /// Reads a mode as [`Mode::as_str`] writes it.
     ///
     /// # Errors
@@ -110,7 +116,10 @@ impl UserContext {
     /// Can a caller that proves itself in `mode` carry its user along like this?
     #[must_use]
     pub const fn works_in(self, mode: Mode) -> bool {
-        matches!((self, mode), (Self::Same | Self::PerHop, _) | (Self::Nested, Mode::Jwt | Mode::MtlsJwt))
+        match self {
+            Self::Same | Self::PerHop => true,
+            Self::Nested => mode.carries_claims(),
+        }
     }
 }
 

@@ -105,8 +105,32 @@ pub struct SeenRequest<'a> {
     pub txn_token: Option<&'a str>,
     /// The one `User-Token` that came.
     pub user_token: Option<&'a str>,
-    /// Claims that this callee, or this route, demands: a name, and the value if only one will do.
-    pub required: &'a [(&'a str, Option<&'a str>)],
+    /// Claims that this callee, or this route, demands.
+    pub required: &'a [&'a RequiredClaim],
+}
+
+/// A claim of the services' own that a callee demands, with one value if no other will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequiredClaim {
+    name: String,
+    value: Option<String>,
+}
+
+impl RequiredClaim {
+    /// The claim `name` with this value, or with any.
+    ///
+    /// # Errors
+    /// [`ServiceTokenError::RegisteredName`]: those claims have rules of their own, and no caller can choose them.
+    pub fn new(name: &str, value: Option<&str>) -> Result<Self, ServiceTokenError> {
+        judge_private_name(name)?;
+        Ok(Self { name: name.to_owned(), value: value.map(str::to_owned) })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// What the callee knows of the body.
@@ -218,8 +242,8 @@ impl ServiceToken {
             (Some(theirs), Some(ours)) if constant_time_eq(theirs, ours) => {}
             (Some(_), _) => return Err(ServiceTokenError::OtherConnection),
         }
-        for (name, value) in seen.required {
-            match (self.private.get(*name), value) {
+        for RequiredClaim { name, value } in seen.required {
+            match (self.private.get(name), value) {
                 (None, _) => return Err(ServiceTokenError::Demanded { name: printable(name) }),
                 (Some(got), Some(want)) if got != want => {
                     return Err(ServiceTokenError::OtherValue { name: printable(name) });
@@ -246,9 +270,7 @@ impl ServiceToken {
 
     /// What we would not accept ourselves never leaves.
     fn is_acceptable(&self) -> Result<(), ServiceTokenError> {
-        if let Some(name) = self.private.keys().find(|name| REGISTERED.contains(&name.as_str())) {
-            return Err(ServiceTokenError::RegisteredName { name: printable(name) });
-        }
+        self.private.keys().try_for_each(|name| judge_private_name(name))?;
         judge_id(&self.jti)?;
         for (name, value) in [("htm", &self.method), ("htp", &self.path_and_query)] {
             if value.is_empty() {
@@ -364,6 +386,13 @@ fn read(json: &[u8]) -> Result<ServiceToken, ServiceTokenError> {
         issued_at,
         expires: claims.time("exp")?,
     })
+}
+
+fn judge_private_name(name: &str) -> Result<(), ServiceTokenError> {
+    match REGISTERED.contains(&name) {
+        true => Err(ServiceTokenError::RegisteredName { name: printable(name) }),
+        false => Ok(()),
+    }
 }
 
 fn judge_id(jti: &str) -> Result<(), ServiceTokenError> {

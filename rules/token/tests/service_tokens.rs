@@ -11,7 +11,7 @@ use countersign_keys::{KeyPair, SystemRandom, sha256};
 use countersign_token::{
     BodyError, ClaimError, JwsError, ServiceToken, ServiceTokenError, Signer, SignerHint, TimeError,
     TokenKind,
-    service_token::{BodyBinding, JTI_CHARS_MAX, SeenBody, SeenRequest, UserBinding, new_id},
+    service_token::{BodyBinding, JTI_CHARS_MAX, RequiredClaim, SeenBody, SeenRequest, UserBinding, new_id},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -249,8 +249,11 @@ fn rejects_a_token_that_names_several_users() {
 #[test]
 fn rejects_a_token_without_the_claims_that_are_demanded_here() {
     let key = key();
-    let judged = |required: &[(&str, Option<&str>)]| {
-        verify(&key, &mint(&key, &order()), &SeenRequest { required, ..seen() }).map(|_| ())
+    let judged = |demands: &[(&str, Option<&str>)]| {
+        let demands: Vec<RequiredClaim> =
+            demands.iter().map(|(name, value)| RequiredClaim::new(name, *value).unwrap()).collect();
+        let required: Vec<&RequiredClaim> = demands.iter().collect();
+        verify(&key, &mint(&key, &order()), &SeenRequest { required: &required, ..seen() }).map(|_| ())
     };
     assert_eq!(judged(&[("tenant", Some("t1"))]), Ok(()));
     assert_eq!(judged(&[("tenant", None)]), Ok(()));
@@ -265,7 +268,9 @@ fn rejects_private_claims_with_registered_names_or_other_types() {
     let key = key();
     for name in ["iss", "aud", "tth", "user_token", "cbx", "sub"] {
         let token = ServiceToken { private: BTreeMap::from([(name.into(), "x".into())]), ..order() };
-        assert_eq!(token.mint(&key, None), Err(ServiceTokenError::RegisteredName { name: name.into() }));
+        let registered = ServiceTokenError::RegisteredName { name: name.into() };
+        assert_eq!(token.mint(&key, None), Err(registered.clone()));
+        assert_eq!(RequiredClaim::new(name, None), Err(registered), "nobody could fulfil it");
     }
     for value in [json!(1), json!(null), json!({ "a": 1 }), json!(["t1"])] {
         let token = changed(&key, |claims| claims["tenant"] = value);

@@ -113,6 +113,14 @@ pub enum EvidenceError {
     /// The body is not the one that was signed.
     #[error("body is not the one that the evidence names")]
     BodyChanged,
+    /// A claim is demanded here, and only what a caller signs itself can have any.
+    #[error("the claim {name:?} is demanded here, and mode {mode} carries no claims: send jwt or mtls+jwt")]
+    NoClaims {
+        /// Which.
+        name: String,
+        /// What was proven.
+        mode: Mode,
+    },
     /// The target does not accept what was proven.
     #[error("caller proved itself in mode {mode}, and this service accepts only {}", list(accepts))]
     BelowFloor {
@@ -137,6 +145,10 @@ impl EvidenceError {
             Self::Signer(_) | Self::ChainHeader(_) | Self::SignerUnknown => Some("signing certificate"),
             Self::BodyChanged | Self::Body(_) => Some("body"),
             Self::BelowFloor { .. } => Some("floor"),
+            Self::NoClaims { .. }
+            | Self::ServiceToken(ServiceTokenError::Demanded { .. } | ServiceTokenError::OtherValue { .. }) => {
+                Some("claims")
+            }
             _ => None,
         }
     }

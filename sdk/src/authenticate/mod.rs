@@ -30,7 +30,7 @@ use countersign_identity::{
 };
 use countersign_ledger::CheckRecord;
 use countersign_request::CanonicalRequest;
-use countersign_token::Unproven;
+use countersign_token::{Unproven, service_token::RequiredClaim};
 
 pub use edge::{AccessCredential, Authenticated, Evidence, access_credential, authenticate, bearer_token};
 pub use error::EvidenceError;
@@ -67,6 +67,8 @@ pub struct Rules<'a> {
     pub keys: &'a TokenKeys,
     /// The floor of the service.
     pub accepts: &'a [Mode],
+    /// Claims that the route demands of the caller's own token.
+    pub required: &'a [&'a RequiredClaim],
     /// The time.
     pub now: UnixTime,
 }
@@ -148,6 +150,9 @@ impl Authenticator {
                 Some(_) if proven.workload.is_none() => EvidenceError::TokenFromStranger,
                 _ => EvidenceError::BelowFloor { mode: proven.mode, accepts: rules.accepts.to_vec() },
             });
+        }
+        if let (Some(claim), false) = (rules.required.first(), proven.mode.carries_claims()) {
+            return Err(EvidenceError::NoClaims { name: claim.name().to_owned(), mode: proven.mode });
         }
         let user = match &user_token {
             Some(token) => Some(trail.note("token", true, self.user(token, &proven, rules))?),

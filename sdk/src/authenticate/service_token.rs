@@ -49,7 +49,7 @@ impl Authenticator {
             channel: presented.exporter.map(Exporter::expose),
             txn_token: presented.txn_token,
             user_token: presented.user_token,
-            required: &[],
+            required: rules.required,
         };
         let mut found = None;
         let verified = ServiceToken::verify(signed.token, &seen, rules.now, |hint| {

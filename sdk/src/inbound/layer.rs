@@ -207,7 +207,9 @@ impl Door {
         if live.freshness(now) == Freshness::Stale {
             return Err(Denial::new(Code::SnapshotStale, "the snapshot is past its grace period"));
         }
-        let rules = Rules { keys: live.tokens(), accepts: live.accepts(&self.target), now };
+        let required = self.demanded(&asked.canonical);
+        let accepts = live.accepts(&self.target);
+        let rules = Rules { keys: live.tokens(), accepts, required: &required, now };
         let judged = self.authenticator.judge(&asked.canonical, connection, &rules);
         draft.checked(judged.checks);
         draft.proven(judged.source.as_ref(), judged.mode);

@@ -19,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 use countersign_policy::Explainer;
 use countersign_request::{CanonicalRequest, RouteError, RouteTable, RouteTableError, RouteTemplate};
+use countersign_token::{ServiceTokenError, service_token::RequiredClaim};
 use thiserror::Error;
 use tower_layer::Layer;
 
@@ -50,6 +51,7 @@ struct Door {
     routes: Option<RouteTable<()>>,
     /// Are routes those that the policies name, where nobody else says?
     routes_of_policies: bool,
+    demands: Vec<(RouteTemplate, RequiredClaim)>,
     limits: DoorLimits,
     explainer: Explainer,
 }
@@ -87,6 +89,9 @@ pub enum InboundError {
     /// Two templates for the same paths.
     #[error(transparent)]
     Table(#[from] RouteTableError),
+    /// A claim that cannot be demanded.
+    #[error(transparent)]
+    Claim(#[from] ServiceTokenError),
 }
 
 impl Inbound {
@@ -109,6 +114,7 @@ impl Inbound {
                 skipped: Vec::new(),
                 routes: None,
                 routes_of_policies: false,
+                demands: Vec::new(),
                 limits: DoorLimits::default(),
                 explainer: Explainer::default(),
             }),
@@ -155,6 +161,26 @@ impl Inbound {
         self
     }
 
+    /// Demands of every request to `route` a claim that its caller signed, such as `tenant`: with this value, or with any
+    /// for `None`. Of several demands that match a request each must be fulfilled.
+    ///
+    /// Only a self-signed token has claims ([`crate::ServiceClient::with_claim`]): callers who prove themselves in any
+    /// other mode than `jwt` and `mtls+jwt` are refused here.
+    ///
+    /// # Errors
+    /// `route` is not a template, or the name of the claim is a registered one.
+    pub fn require_claim(
+        mut self,
+        route: &str,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<Self, InboundError> {
+        let mut demands = self.door.demands.clone();
+        demands.push((template(route)?, RequiredClaim::new(name, value)?));
+        self.door = Arc::new(Door { demands, ..self.parts() });
+        Ok(self)
+    }
+
     /// Other limits than the usual ones.
     #[must_use]
     pub fn limits(mut self, limits: DoorLimits) -> Self {
@@ -172,6 +198,7 @@ impl Inbound {
             skipped: self.door.skipped.clone(),
             routes: self.door.routes.clone(),
             routes_of_policies: self.door.routes_of_policies,
+            demands: self.door.demands.clone(),
             limits: self.door.limits,
             explainer: Explainer::default(),
         }
@@ -189,6 +216,12 @@ impl<S> Layer<S> for Inbound {
 impl Door {
     fn is_skipped(&self, request: &CanonicalRequest) -> bool {
         self.skipped.iter().any(|route| route.matches(request))
+    }
+
+    /// Claims that are demanded of this request, by whatever templates.
+    fn demanded(&self, request: &CanonicalRequest) -> Vec<&RequiredClaim> {
+        let matching = self.demands.iter().filter(|(route, _)| route.matches(request));
+        matching.map(|(_, claim)| claim).collect()
     }
 
     /// The template of the route, as the service declared it or as axum matched it. A path that no route has

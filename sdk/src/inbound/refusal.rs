@@ -236,6 +236,7 @@ impl From<&EvidenceError> for Denial {
                 (Code::SignerMismatch, Challenge::Proof)
             }
             EvidenceError::Body(_) | EvidenceError::BodyChanged => (Code::BodyChanged, Challenge::Proof),
+            EvidenceError::NoClaims { .. } => (Code::TokenClaims, Challenge::Mode(Mode::Jwt)),
             EvidenceError::BelowFloor { mode, accepts } => below_floor(*mode, accepts),
         };
         Self::new(code, error.to_string()).with_challenge(challenge)

@@ -35,6 +35,7 @@ pub(super) struct Proof {
     user: Carried,
     callee: Option<SpiffeId>,
     body: Held,
+    claims: BTreeMap<String, String>,
 }
 
 /// What proves the workload, besides the connection.
@@ -49,7 +50,13 @@ enum Shown {
 impl Proof {
     /// Of nobody, for connections that prove everything or have nothing to prove.
     pub(super) const fn none() -> Self {
-        Self { shown: Shown::Nothing, user: Carried::Nobody, callee: None, body: Held::Unbound }
+        Self {
+            shown: Shown::Nothing,
+            user: Carried::Nobody,
+            callee: None,
+            body: Held::Unbound,
+            claims: BTreeMap::new(),
+        }
     }
 
     /// Everything that the mode of `call` takes. Waits for credentials and exchanges that are not at hand.
@@ -77,7 +84,13 @@ impl Proof {
         };
         let presenter = Presenter { callee, shown: shown.key(sending.mode) };
         let user = Carried::of(token, sending, exchanger, (&call.live, presenter)).await?;
-        Ok((request, Self { shown, user, callee: Some(callee.clone()), body }))
+        Ok((request, Self { shown, user, callee: Some(callee.clone()), body, claims: BTreeMap::new() }))
+    }
+
+    /// The same with claims of our own, where it has room for any.
+    pub(super) fn saying(mut self, claims: &BTreeMap<String, String>) -> Self {
+        self.claims.clone_from(claims);
+        self
     }
 
     /// Writes the proof into the headers of `request`, for the connection with this `exporter`. What an earlier attempt
@@ -178,7 +191,7 @@ impl Proof {
                 Carried::Hop(token) => UserBinding::UserToken(sha256(token.expose().as_bytes())),
                 Carried::Nested(token) => UserBinding::Nested(token.expose().to_owned()),
             },
-            private: BTreeMap::new(),
+            private: self.claims.clone(),
             issued_at: now,
             expires: now.saturating_add(PROOF_LIFE),
         };
@@ -319,6 +332,7 @@ mod tests {
             user: Carried::Nobody,
             callee: Some(SpiffeId::parse("spiffe://td/svc/users").unwrap()),
             body: Held::Unbound,
+            claims: BTreeMap::new(),
         };
         let mut request = Request::get("https://users/users/7").body(empty()).unwrap();
         let mut sign = |exporter: [u8; 32]| {
@@ -341,6 +355,7 @@ mod tests {
             user: Carried::Same(token),
             callee: Some(SpiffeId::parse("spiffe://td/svc/users").unwrap()),
             body: Held::Unbound,
+            claims: BTreeMap::new(),
         };
         let mut request = Request::get("/users/7").body(empty()).unwrap();
         let refused = proof.sign(&mut request, None, clock::now()).map(|_| ());

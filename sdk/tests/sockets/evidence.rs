@@ -168,7 +168,7 @@ fn at_the_door(
     }
     let uri = Uri::from_static("/users/7");
     let request = CanonicalRequest::parse(&Method::GET, &uri, &map, Version::HTTP_2).unwrap();
-    let rules = Rules { keys, accepts: &[Mode::Mtls], now: clock::now() };
+    let rules = Rules { keys, accepts: &[Mode::Mtls], required: &[], now: clock::now() };
     door.judge(&request, connection, &rules)
 }
 

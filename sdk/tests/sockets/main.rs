@@ -3,6 +3,7 @@
 
 mod callers;
 mod calls;
+mod claims;
 mod deployment;
 mod desk;
 mod door;

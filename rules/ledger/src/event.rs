@@ -308,7 +308,8 @@ pub enum Event {
         /// How many, including the one that is recorded in full.
         count: u64,
     },
-    /// Records of a writer that never arrived. Written by the authority, with the writer's own numbers.
+    /// Records of a writer that are missing, with the writer's own numbers. Written by the authority, of those that
+    /// never arrived; by a writer without an authority, of those that made room for newer ones.
     Gap {
         /// Whose records.
         writer: SpiffeId,

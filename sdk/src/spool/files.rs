@@ -13,7 +13,7 @@ use std::{
 };
 
 use countersign_identity::SpiffeId;
-use countersign_ledger::{BootId, Digest, Record};
+use countersign_ledger::{BootId, Digest, Event, Record};
 
 use super::{SpoolError, SpoolLimits};
 
@@ -22,9 +22,19 @@ use super::{SpoolError, SpoolLimits};
 pub(super) struct Files {
     directory: PathBuf,
     limits: SpoolLimits,
+    when_full: WhenFull,
     files: VecDeque<SpoolFile>,
     open: Option<File>,
     next_number: u32,
+}
+
+/// What happens when the disk budget is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenFull {
+    /// Nothing more is taken: what lies there is on its way to the authority.
+    Refuse,
+    /// The oldest files go: there is nobody to whom they could be shipped.
+    ForgetOldest,
 }
 
 #[derive(Debug)]
@@ -50,14 +60,18 @@ pub(super) struct Batch {
 }
 
 impl Files {
-    pub(super) fn open(directory: PathBuf, limits: SpoolLimits) -> Result<Self, SpoolError> {
+    pub(super) fn open(
+        directory: PathBuf,
+        limits: SpoolLimits,
+        when_full: WhenFull,
+    ) -> Result<Self, SpoolError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|e| disk(&directory, &e))?;
         let left: Vec<_> = fs::read_dir(&directory)
             .map_err(|error| disk(&directory, &error))?
             .filter_map(|entry| left_behind(&entry.ok()?.path()))
             .collect();
         let files = in_order(left);
-        Ok(Self { directory, limits, files, open: None, next_number: 1 })
+        Ok(Self { directory, limits, when_full, files, open: None, next_number: 1 })
     }
 
     /// Bytes that wait for shipping.
@@ -68,6 +82,24 @@ impl Files {
     /// Bytes that lie on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.synced).sum()
+    }
+
+    /// Makes room for `added` bytes below `bytes_max`, if the oldest may go for it: files that are not written to any
+    /// more, as a whole. Returns what is missing from now on.
+    pub(super) fn make_room(&mut self, writer: &SpiffeId, added: u64, bytes_max: u64) -> Vec<Event> {
+        let mut gaps = Vec::new();
+        while self.when_full == WhenFull::ForgetOldest
+            && self.bytes().saturating_add(added) > bytes_max
+            && self.files.len() > usize::from(self.open.is_some())
+            && let Some(oldest) = self.files.pop_front()
+        {
+            let (missing_from, missing_to) = sequences(&oldest.path);
+            if let Err(error) = fs::remove_file(&oldest.path) {
+                tracing::warn!(path = %oldest.path.display(), %error, "an old spool file cannot be removed");
+            }
+            gaps.push(Event::Gap { writer: writer.clone(), boot: oldest.boot, missing_from, missing_to });
+        }
+        gaps
     }
 
     /// Writes lines that belong to `boot` and brings them to the disk. On an error the file is cut back to
@@ -186,6 +218,18 @@ fn parse_line(writer: &SpiffeId, boot: BootId, line: &[u8]) -> Option<Record> {
     Some(Record { writer: writer.clone(), boot, sequence, bytes: parts.next()?.to_vec(), chain })
 }
 
+/// The first and the last sequence in a file; zero where that cannot be read.
+fn sequences(path: &Path) -> (u64, u64) {
+    let bytes = fs::read(path).unwrap_or_default();
+    let sequence = |line: &[u8]| {
+        let number = line.split(|byte| *byte == b' ').next()?;
+        std::str::from_utf8(number).ok()?.parse().ok()
+    };
+    let mut whole = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let first = whole.next().and_then(sequence).unwrap_or(0);
+    (first, whole.next_back().and_then(sequence).unwrap_or(first))
+}
+
 /// Starts by their age, and the files of one start by their number alone: a clock that was set back meanwhile
 /// would reverse them, and what reaches the authority behind a gap in the numbers is lost.
 fn in_order(left: Vec<(SystemTime, String, SpoolFile)>) -> VecDeque<SpoolFile> {
@@ -229,7 +273,8 @@ mod tests {
     #[test]
     fn a_second_process_of_the_same_writer_leaves_the_files_of_a_living_one_alone() {
         let directory = countersign_testkit::temp_dir();
-        let open = || Files::open(directory.path().to_owned(), SpoolLimits::default()).unwrap();
+        let open =
+            || Files::open(directory.path().to_owned(), SpoolLimits::default(), WhenFull::Refuse).unwrap();
         let boot = BootId::from_random([1; 16]);
         let mut living = open();
         living.append(boot, b"1 00 {}\n").unwrap();
@@ -242,5 +287,33 @@ mod tests {
         assert_eq!((fs::metadata(&path).unwrap().len(), from), (to, 0));
         drop(living);
         assert_eq!(open().files.len(), 2, "a dead process's files are adopted");
+    }
+    #[test]
+    fn without_an_authority_the_oldest_files_go_and_what_is_missing_is_known() {
+        let directory = countersign_testkit::temp_dir();
+        let limits = SpoolLimits { file_bytes_max: 16, ..SpoolLimits::default() };
+        let writer: SpiffeId = "spiffe://td/svc/ads".parse().unwrap();
+        let boot = BootId::from_random([1; 16]);
+        let fill = |when_full| {
+            let mut files = Files::open(directory.path().to_owned(), limits, when_full).unwrap();
+            for two in [b"1 00 {}\n2 00 {}\n", b"3 00 {}\n4 00 {}\n"] {
+                files.append(boot, two).unwrap();
+            }
+            files
+        };
+        let mut shipping = fill(WhenFull::Refuse);
+        assert_eq!(shipping.make_room(&writer, 16, 32), []);
+        assert_eq!(shipping.bytes(), 32, "what the authority does not have yet stays");
+        drop(shipping);
+        fs::read_dir(directory.path())
+            .unwrap()
+            .for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+
+        let mut local = fill(WhenFull::ForgetOldest);
+        let gap = Event::Gap { writer: writer.clone(), boot, missing_from: 1, missing_to: 2 };
+        assert_eq!(local.make_room(&writer, 16, 32), [gap]);
+        assert_eq!(local.make_room(&writer, 16, 32), []);
+        assert_eq!(local.make_room(&writer, 16, 8), [], "the file that is being written stays");
+        assert_eq!((local.bytes(), fs::read_dir(directory.path()).unwrap().count()), (16, 1));
     }
 }

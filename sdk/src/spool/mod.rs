@@ -6,7 +6,8 @@
 //! is counted instead of kept, and the count becomes an event of its own once there is room.
 //!
 //! A task ships records in order and deletes a file once the authority holds all of it. What a process
-//! that died left behind is shipped by its successor.
+//! that died left behind is shipped by its successor. Where there is no authority ([`Spool::open_local`]) records stay
+//! on this disk until newer ones need the room: the oldest files go then, and a `gap` event says which records those were.
 
 mod edges;
 mod files;
@@ -33,7 +34,7 @@ pub use edges::{EDGES_MAX, EdgeCall, Edges};
 pub use ship::Ship;
 
 use crate::{clock, shard::Sharded};
-use files::Files;
+use files::{Files, WhenFull};
 use strangers::Strangers;
 
 /// Limits of a spool. Each has a default.
@@ -126,7 +127,23 @@ impl Spool {
     /// # Errors
     /// The directory or what lies in it cannot be used, or there is no randomness for the name of this start.
     pub fn open(directory: PathBuf, writer: SpiffeId, limits: SpoolLimits) -> Result<Arc<Self>, SpoolError> {
-        let files = Files::open(directory, limits)?;
+        Self::start(Files::open(directory, limits, WhenFull::Refuse)?, writer, limits)
+    }
+
+    /// The same without an authority to ship to: [`SpoolLimits::bytes_max`] of the newest records are kept here, and
+    /// nowhere else.
+    ///
+    /// # Errors
+    /// As [`Spool::open`].
+    pub fn open_local(
+        directory: PathBuf,
+        writer: SpiffeId,
+        limits: SpoolLimits,
+    ) -> Result<Arc<Self>, SpoolError> {
+        Self::start(Files::open(directory, limits, WhenFull::ForgetOldest)?, writer, limits)
+    }
+
+    fn start(files: Files, writer: SpiffeId, limits: SpoolLimits) -> Result<Arc<Self>, SpoolError> {
         let (urgent, inbox) = std::sync::mpsc::sync_channel(limits.urgent_max.max(1));
         let shared = Arc::new(Shared {
             limits,

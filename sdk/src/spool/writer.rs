@@ -27,6 +27,7 @@ pub(super) fn spawn(
         shared,
         writer: Writer::start(writer, BootId::from_random(boot)),
         own: Vec::new(),
+        gaps: Vec::new(),
         dropped: Dropped::default(),
         clock_reported: false,
     };
@@ -41,6 +42,8 @@ struct Scribe {
     writer: Writer,
     /// What the spool itself has to say, until it is on disk.
     own: Vec<Event>,
+    /// Records that made room for newer ones since [`Scribe::own`] was last written.
+    gaps: Vec<Event>,
     dropped: Dropped,
     clock_reported: bool,
 }
@@ -124,6 +127,7 @@ impl Scribe {
     fn append_own_events(&mut self, lines: &mut Vec<u8>) {
         let counts = lock(&self.shared.strangers).finished(clock::now());
         self.own.extend(counts);
+        self.own.append(&mut self.gaps);
         let behind = clock::stepped_back();
         if let (Some(behind), false) = (behind, self.clock_reported) {
             let by_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
@@ -158,6 +162,7 @@ impl Scribe {
         }
         let added = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         let mut files = lock(&self.shared.files);
+        self.gaps.extend(files.make_room(self.writer.id(), added, bytes_max));
         let written = if files.bytes().saturating_add(added) > bytes_max {
             Err(SpoolError::Full)
         } else {
@@ -192,12 +197,15 @@ mod tests {
     use super::*;
     use crate::{
         shard::Sharded,
-        spool::{SpoolLimits, files::Files},
+        spool::{
+            SpoolLimits,
+            files::{Files, WhenFull},
+        },
     };
     use countersign_ledger::Stage;
     use std::sync::Mutex;
 
-    fn scribe(directory: &std::path::Path, limits: SpoolLimits) -> Scribe {
+    fn scribe(directory: &std::path::Path, limits: SpoolLimits, when_full: WhenFull) -> Scribe {
         Scribe {
             shared: Arc::new(Shared {
                 limits,
@@ -205,11 +213,12 @@ mod tests {
                 urgent: Mutex::new(None),
                 dropped: Sharded::default(),
                 strangers: Mutex::default(),
-                files: Mutex::new(Files::open(directory.to_owned(), limits).unwrap()),
+                files: Mutex::new(Files::open(directory.to_owned(), limits, when_full).unwrap()),
                 written: tokio::sync::watch::Sender::new(0),
             }),
             writer: Writer::start("spiffe://td/svc/ads".parse().unwrap(), BootId::from_random([1; 16])),
             own: Vec::new(),
+            gaps: Vec::new(),
             dropped: Dropped::default(),
             clock_reported: false,
         }
@@ -218,7 +227,7 @@ mod tests {
     #[test]
     fn a_flood_of_refusals_keeps_no_allowed_call_out_of_the_ledger() {
         let directory = countersign_testkit::temp_dir();
-        let mut scribe = scribe(directory.path(), SpoolLimits::default());
+        let mut scribe = scribe(directory.path(), SpoolLimits::default(), WhenFull::Refuse);
         let shared = Arc::clone(&scribe.shared);
         let (sender, inbox) = std::sync::mpsc::sync_channel(4);
         let writing = std::thread::spawn(move || scribe.run(&inbox));
@@ -241,7 +250,8 @@ mod tests {
     #[test]
     fn counts_of_strangers_outlive_a_disk_that_says_no() {
         let directory = countersign_testkit::temp_dir();
-        let mut scribe = scribe(directory.path(), SpoolLimits { bytes_max: 0, ..SpoolLimits::default() });
+        let limits = SpoolLimits { bytes_max: 0, ..SpoolLimits::default() };
+        let mut scribe = scribe(directory.path(), limits, WhenFull::Refuse);
         let long_ago = UnixTime::from_secs(1_800_000_000);
         for _ in 0..5 {
             lock(&scribe.shared.strangers).admit([127, 0, 0, 1].into(), Stage::Transport, "x", long_ago);
@@ -253,5 +263,28 @@ mod tests {
         Arc::get_mut(&mut scribe.shared).unwrap().limits = SpoolLimits::default();
         scribe.write_waiting();
         assert_eq!((scribe.own.len(), scribe.writer.sequence()), (0, 1));
+    }
+    #[test]
+    fn what_made_room_for_newer_records_is_a_record_itself() {
+        let directory = countersign_testkit::temp_dir();
+        let limits = SpoolLimits { bytes_max: 4096, file_bytes_max: 512, ..SpoolLimits::default() };
+        let mut scribe = scribe(directory.path(), limits, WhenFull::ForgetOldest);
+        let read = || {
+            let files = std::fs::read_dir(directory.path()).unwrap();
+            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect::<String>()
+        };
+        let mut first = true;
+        while first || !read().contains("\"kind\":\"gap\"") {
+            first = false;
+            assert!(scribe.writer.sequence() < 1000, "the disk never got full");
+            let event = (Event::ClockSteppedBack { by_ms: 7 }, clock::now());
+            scribe.shared.waiting.with(|waiting| waiting.push(event));
+            scribe.write_waiting();
+        }
+        let left = read();
+        assert!(left.len() <= 4096, "{} bytes", left.len());
+        assert!(left.contains("\"missing_from\":1"), "{left}");
+        assert!(!left.lines().any(|line| line.starts_with("1 ")), "the first record is still there");
+        assert_eq!(scribe.dropped.count, 0);
     }
 }

@@ -23,7 +23,8 @@ pub const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// The agent's socket.
 #[derive(Clone, Debug)]
 pub struct AgentApi {
-    client: AgentClient<Channel>,
+    /// None: this process has its identity from files.
+    client: Option<AgentClient<Channel>>,
     socket: PathBuf,
 }
 
@@ -36,6 +37,9 @@ pub enum AgentError {
     /// [`SOCKET_VARIABLE`] does not name a Unix socket.
     #[error("{SOCKET_VARIABLE} is {0:?}: write unix:///path/to/agent.sock")]
     BadSocket(String),
+    /// Our identity comes from files: there is no agent to ask.
+    #[error("this needs an agent, and our identity comes from files: start with an agent's socket instead")]
+    NoAgent,
     /// It is not there, or not ready.
     #[error("agent at {socket} cannot be reached: {why}")]
     Unreachable {
@@ -91,7 +95,19 @@ impl AgentApi {
     pub fn new(socket: PathBuf) -> Self {
         let channel = Channel::new(Target::Unix(socket.clone()), CallLimits::default());
         let client = AgentClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Self { client, socket }
+        Self { client: Some(client), socket }
+    }
+
+    /// Asks nobody: every question is refused with [`AgentError::NoAgent`].
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { client: None, socket: PathBuf::new() }
+    }
+
+    /// Is there somebody to ask?
+    #[must_use]
+    pub const fn is_there(&self) -> bool {
+        self.client.is_some()
     }
 
     /// Where it is.
@@ -106,7 +122,7 @@ impl AgentApi {
     /// See [`AgentError`], as for all questions.
     pub async fn register(&self, entry: &str) -> Result<RegisterResponse, AgentError> {
         let request = RegisterRequest { entry: entry.to_owned() };
-        let answer = self.client.clone().register(request).await;
+        let answer = self.client()?.register(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
@@ -119,7 +135,7 @@ impl AgentApi {
         csr: Vec<u8>,
         purpose: CertificatePurpose,
     ) -> Result<IssueResponse, AgentError> {
-        let answer = self.client.clone().issue(IssueRequest { csr, purpose: purpose.into() }).await;
+        let answer = self.client()?.issue(IssueRequest { csr, purpose: purpose.into() }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
@@ -132,7 +148,7 @@ impl AgentApi {
         (epoch, sequence): (&str, u64),
     ) -> Result<tonic::Streaming<SignedSnapshot>, AgentError> {
         let request = SnapshotsRequest { epoch: epoch.to_owned(), sequence };
-        let answer = self.client.clone().snapshots(request).await;
+        let answer = self.client()?.snapshots(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
@@ -141,7 +157,7 @@ impl AgentApi {
     /// # Errors
     /// See [`AgentError`].
     pub async fn issue_token(&self, request: IssueTokenRequest) -> Result<IssueTokenResponse, AgentError> {
-        let answer = self.client.clone().issue_token(request).await;
+        let answer = self.client()?.issue_token(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
@@ -151,7 +167,7 @@ impl AgentApi {
     /// # Errors
     /// See [`AgentError`].
     pub async fn secrets(&self) -> Result<tonic::Streaming<SecretsResponse>, AgentError> {
-        let answer = self.client.clone().secrets(SecretsRequest {}).await;
+        let answer = self.client()?.secrets(SecretsRequest {}).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status))
     }
 
@@ -160,7 +176,7 @@ impl AgentApi {
     /// # Errors
     /// See [`AgentError`].
     pub async fn applied(&self, generations: AppliedRequest) -> Result<(), AgentError> {
-        let answer = self.client.clone().applied(generations).await;
+        let answer = self.client()?.applied(generations).await;
         answer.map(|_| ()).map_err(|status| self.error(&status))
     }
 
@@ -169,8 +185,12 @@ impl AgentApi {
     /// # Errors
     /// See [`AgentError`].
     pub async fn publish_token_key(&self, jwk: String) -> Result<(), AgentError> {
-        let answer = self.client.clone().publish_token_key(PublishTokenKeyRequest { jwk }).await;
+        let answer = self.client()?.publish_token_key(PublishTokenKeyRequest { jwk }).await;
         answer.map(|_| ()).map_err(|status| self.error(&status))
+    }
+
+    fn client(&self) -> Result<AgentClient<Channel>, AgentError> {
+        self.client.clone().ok_or(AgentError::NoAgent)
     }
 
     pub(crate) fn unreachable(&self, why: &str) -> AgentError {
@@ -192,7 +212,9 @@ impl AgentApi {
 
 impl Ship for AgentApi {
     async fn ship(&self, report: ReportRequest) -> Result<u64, tonic::Status> {
-        Ok(self.client.clone().report(report).await?.into_inner().acknowledged)
+        let mut client =
+            self.client().map_err(|error| tonic::Status::failed_precondition(error.to_string()))?;
+        Ok(client.report(report).await?.into_inner().acknowledged)
     }
 }
 
@@ -213,5 +235,15 @@ mod tests {
             assert_eq!(parse_socket(Some(bad)), Err(AgentError::BadSocket(bad.to_owned())));
         }
         assert_eq!(parse_socket(None), Err(AgentError::NoSocket));
+    }
+
+    #[tokio::test]
+    async fn rejects_every_question_where_there_is_no_agent() {
+        let agent = AgentApi::none();
+        assert!(!agent.is_there());
+        assert_eq!(agent.register("ads").await.unwrap_err(), AgentError::NoAgent);
+        assert_eq!(agent.publish_token_key("{}".into()).await.unwrap_err(), AgentError::NoAgent);
+        assert!(!AgentError::NoAgent.is_temporary(), "nobody waits for what cannot come");
+        assert!(agent.ship(ReportRequest::default()).await.is_err());
     }
 }

@@ -10,6 +10,7 @@ mod client;
 mod leaf;
 mod observer;
 mod peer;
+pub mod pem;
 mod server;
 mod state;
 

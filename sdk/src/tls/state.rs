@@ -289,6 +289,19 @@ impl TrustState {
         });
     }
 
+    /// From the next handshake on, the process is `identity` and these bundles count: one generation for both.
+    pub fn set(&self, identity: Identity, bundles: BundleSet) {
+        let authorities = subjects(&bundles);
+        self.identities_set.fetch_add(1, Ordering::Relaxed);
+        self.replace(|old| Trust {
+            generation: old.generation + 1,
+            identities: vec![Arc::new(identity)],
+            bundles: Arc::new(bundles),
+            crl_policy: old.crl_policy,
+            authorities,
+        });
+    }
+
     /// How often credentials were parsed and set: once per rotation, never per connection.
     #[must_use]
     pub fn rotations(&self) -> u64 {

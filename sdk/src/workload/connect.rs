@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use countersign_identity::UnixTime;
+use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom};
 use countersign_pki::{CertificateDer, bundle::BundleSet, csr, verify::CrlPolicy};
 use countersign_wire::agent::{CertificatePurpose, IssueResponse};
@@ -104,25 +104,7 @@ impl Builder {
         let live = LiveCell::new(live);
 
         let spool = Spool::open(self.spool_directory(&target), id.clone(), self.spool_limits)?;
-        let credentials = Credentials::new(id.clone(), agent.clone());
-        let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), credentials.clone(), self.calls);
-        let secrets = SecretsCell::new();
-        let authenticator = Authenticator::new(id.clone(), Arc::clone(&trust), Arc::clone(&secrets));
-        let inner = Inner {
-            id,
-            target,
-            trust,
-            live,
-            agent,
-            spool,
-            secrets,
-            authenticator,
-            pool,
-            credentials,
-            health: Arc::new(Health::default()),
-            shutdown: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
+        let inner = Inner::assemble(Parts { id, target, trust, live, agent, spool, calls: self.calls });
         inner.start(reader, progress, issued.renew_in);
         Ok(Workload(Arc::new(inner)))
     }
@@ -156,7 +138,42 @@ impl Builder {
     }
 }
 
+/// What a workload is made of, wherever it comes from.
+pub(super) struct Parts {
+    pub(super) id: SpiffeId,
+    pub(super) target: String,
+    pub(super) trust: Arc<TrustState>,
+    pub(super) live: Arc<LiveCell>,
+    pub(super) agent: AgentApi,
+    pub(super) spool: Arc<Spool>,
+    pub(super) calls: CallLimits,
+}
+
 impl Inner {
+    /// Nothing runs yet.
+    pub(super) fn assemble(parts: Parts) -> Self {
+        let Parts { id, target, trust, live, agent, spool, calls } = parts;
+        let credentials = Credentials::new(id.clone(), agent.clone());
+        let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), credentials.clone(), calls);
+        let secrets = SecretsCell::new();
+        let authenticator = Authenticator::new(id.clone(), Arc::clone(&trust), Arc::clone(&secrets));
+        Self {
+            id,
+            target,
+            trust,
+            live,
+            agent,
+            spool,
+            secrets,
+            authenticator,
+            pool,
+            credentials,
+            health: Arc::new(Health::default()),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
     fn start(&self, reader: watch::Reader, progress: Progress, renew_in: Duration) {
         let keys = reader.keys.clone();
         let renewing =
@@ -180,7 +197,7 @@ impl Inner {
         self.tasks.spawn(shipping);
     }
 
-    fn until_shutdown(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn until_shutdown(&self, task: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             tokio::select! {

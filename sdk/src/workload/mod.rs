@@ -3,9 +3,13 @@
 //! [`Workload::connect`] makes a key that never leaves the process, has the agent certify it, and takes the
 //! first snapshot. From then on two tasks run: one renews the certificate at half its life, one takes every
 //! newer snapshot. Both swap what handshakes and requests read, so nothing is interrupted.
+//!
+//! [`Workload::from_files`] does without agent and authority: certificate, roots and policies come from files, which
+//! are watched. Everything else is the same.
 
 mod applied;
 mod connect;
+mod files;
 mod renew;
 mod secrets;
 mod serve;
@@ -19,6 +23,7 @@ use thiserror::Error;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use connect::Builder;
+pub use files::{FileIdentity, FileService, FilesError};
 pub use serve::Serve;
 
 use crate::{
@@ -104,7 +109,7 @@ pub enum ConnectError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotReady {
     /// The certificate has expired and was not renewed.
-    #[error("certificate has expired: the agent does not renew it")]
+    #[error("certificate has expired: neither the agent nor whoever keeps its files has renewed it")]
     CertificateExpired,
     /// Our own certificate is on a revocation list: nobody believes us any more.
     #[error("certificate was revoked: restart this process for a new key and a new certificate")]
@@ -230,6 +235,13 @@ impl Workload {
         self.0.pool.client(service)
     }
 
+    /// Is there an agent, and behind it an authority? Without one, nothing is issued to us, nobody learns our keys, and
+    /// our records stay where they are.
+    #[must_use]
+    pub fn has_agent(&self) -> bool {
+        self.0.agent.is_there()
+    }
+
     /// Publishes the public key with which we sign internal tokens. A right of gateways.
     ///
     /// # Errors
@@ -262,7 +274,7 @@ impl Workload {
         }
     }
 
-    /// Ends renewal and watching, and ships what is left in the spool. Call it last.
+    /// Ends renewal and watching, and ships what is left in the spool if somebody takes it. Call it last.
     pub async fn close(&self) {
         self.0.shutdown.cancel();
         self.0.tasks.close();

@@ -8,6 +8,7 @@ mod deployment;
 mod desk;
 mod door;
 mod evidence;
+mod files;
 mod handshake;
 mod ledger;
 mod lifetime;

@@ -101,24 +101,38 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        self.meet(io).await.map_err(|(error, _)| error)
+    }
+
+    /// As [`Connector::connect`]; with the error comes the name that the server's certificate claims, for whoever has to
+    /// tell an operator whom it met instead.
+    ///
+    /// # Errors
+    /// The server is not the expected one, or TLS failed.
+    pub async fn meet<IO>(
+        &self,
+        io: IO,
+    ) -> Result<(TlsStream<IO>, Arc<Peer>), (HandshakeError, Option<SpiffeId>)>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         let judge = Arc::new(ServerJudge {
             trust: Arc::clone(&self.trust),
             expected: self.expected.clone(),
             peer: OnceLock::new(),
         });
-        let config = self.config(&judge)?;
+        let config = self.config(&judge).map_err(|error| (error, None))?;
         // Names come from the certificate's URI, never from DNS: nothing is sent as server name.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
         let result = TlsConnector::from(Arc::new(config)).connect(name, io).await;
         let peer = judge.peer.get().cloned();
-        if let Some(Err(error)) = peer.as_deref().map(Peer::outcome) {
-            return Err(HandshakeRefusal::Peer(error).into());
-        }
-        match (result, peer) {
-            (Ok(stream), Some(peer)) => Ok((stream, peer)),
-            (Ok(_), None) => Err(HandshakeRefusal::NoCertificate.into()),
-            (Err(error), _) => Err(HandshakeRefusal::Protocol { why: error.to_string() }.into()),
-        }
+        let refusal = match (peer.as_deref().map(Peer::outcome), result, peer) {
+            (Some(Err(error)), ..) => HandshakeRefusal::Peer(error),
+            (_, Ok(stream), Some(peer)) => return Ok((stream, peer)),
+            (_, Ok(_), None) => HandshakeRefusal::NoCertificate,
+            (_, Err(error), _) => HandshakeRefusal::Protocol { why: error.to_string() },
+        };
+        Err((refusal.into(), judge.peer.get().and_then(|peer| peer.claimed())))
     }
 
     fn config(&self, judge: &Arc<ServerJudge>) -> Result<ClientConfig, HandshakeError> {

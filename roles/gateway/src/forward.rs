@@ -5,9 +5,10 @@
 //! client sends can take ours away.
 
 use bytes::Bytes;
-use countersign_request::{Authority, CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
+use countersign_request::{Authority, CanonicalRequest, TXN_TOKEN, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::RequestBody;
-use countersign_sdk::outbound::{Answer, CallError, Outgoing};
+use countersign_sdk::inbound::TraceId;
+use countersign_sdk::outbound::{CallError, InternalToken, Outgoing};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
@@ -18,6 +19,7 @@ use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
 use crate::headers::{Rules, clean_response, forwarded_headers};
 use crate::listener::Arrival;
 use crate::refusal::Refusal;
+use crate::upstream::Cluster;
 
 /// A body on its way to the client.
 pub(crate) type EdgeBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -68,13 +70,44 @@ pub(crate) fn forwarded(request: &CanonicalRequest, arrival: &Arrival) -> Header
     forwarded_headers(arrival.address(), arrival.scheme, &request.authority().to_string())
 }
 
+/// What the gateway adds of its own to a request for an upstream; to services, the SDK's client adds it.
+pub(crate) struct Added {
+    pub(crate) token: Option<InternalToken>,
+    pub(crate) trace_id: TraceId,
+    pub(crate) forwarded: HeaderMap,
+}
+
+/// The request as an upstream of the configuration gets it: with the host that the client asked for, and with the user
+/// only where the upstream is to know.
+pub(crate) fn for_upstream(
+    mut outbound: Request<Outgoing>,
+    request: &CanonicalRequest,
+    cluster: &Cluster,
+    added: Added,
+) -> Result<Request<Outgoing>, Refusal> {
+    let unfit = |_| Refusal::Upstream(CallError::BadRequest);
+    let uri = Uri::builder().scheme("http").authority(request.authority().to_string());
+    *outbound.uri_mut() = uri.path_and_query(request.path_and_query()).build().map_err(unfit)?;
+    let headers = outbound.headers_mut();
+    headers.extend(added.forwarded);
+    added.trace_id.set(headers);
+    if let Some(token) = added.token.as_ref().filter(|_| cluster.takes_user_token()) {
+        let token = token.txn_token().ok_or(Refusal::Upstream(CallError::BadRequest))?;
+        headers.insert(TXN_TOKEN, token);
+    }
+    Ok(outbound)
+}
+
 /// The answer that goes to the client: no hop, no product, no internal name or token.
-pub(crate) fn outbound_answer(
-    answer: Response<Answer>,
+pub(crate) fn outbound_answer<B>(
+    answer: Response<B>,
     rules: [&Rules; 2],
     target: &str,
     limits: BodyLimits,
-) -> Response<EdgeBody> {
+) -> Response<EdgeBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
     let (mut head, body) = answer.into_parts();
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -86,7 +119,7 @@ pub(crate) fn outbound_answer(
 }
 
 /// Does the service demand evidence from the gateway, rather than answer the user?
-pub(crate) fn is_internal_challenge(answer: &Response<Answer>) -> bool {
+pub(crate) fn is_internal_challenge<B>(answer: &Response<B>) -> bool {
     let ours = |value: &HeaderValue| {
         value.as_bytes().get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
     };

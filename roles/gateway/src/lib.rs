@@ -40,6 +40,7 @@ mod route;
 pub mod settings;
 mod throttle;
 mod token;
+pub mod upstream;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -61,6 +62,7 @@ pub use headers::HeaderRuleError;
 pub use login::LoginSettingsError;
 pub use route::{NoRoute, RouteError};
 pub use settings::Settings;
+pub use upstream::{EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
 
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};
@@ -73,6 +75,7 @@ use crate::record::Recorder;
 use crate::route::RouteTable;
 use crate::throttle::{AddressCount, Throttle};
 use crate::token::Tokens;
+use crate::upstream::Upstreams;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +116,9 @@ pub enum GatewayError {
     /// See [`RouteError`].
     #[error("[[gateway.route]]: {0}")]
     Route(#[from] RouteError),
+    /// See [`UpstreamSettingsError`].
+    #[error("[[gateway.upstream]]: {0}")]
+    Upstream(#[from] UpstreamSettingsError),
     /// See [`HeaderRuleError`].
     #[error("[gateway.headers]: {0}")]
     Header(#[from] HeaderRuleError),
@@ -221,6 +227,10 @@ impl Gateway {
             let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
             tasks.spawn(async move { pipeline.publish_key(shutdown).await });
         }
+        {
+            let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
+            tasks.spawn(async move { pipeline.upstreams.run(shutdown).await });
+        }
         let mut ports = Vec::new();
         if let Some(sockets) = self.plain {
             let service = EdgeService::new(Arc::clone(&pipeline), "http");
@@ -263,8 +273,13 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
     let rng = SystemRandom::new();
     let key = KeyPair::generate(&rng)?;
     let proofs = Proofs::new(&rng, clock::now()).map_err(KeyError::Random)?;
+    let upstreams = Upstreams::load(&settings.upstreams, workload.trust())?;
+    if let Some(clash) = upstreams.clash(|name| workload.live().service(name).is_some()) {
+        return Err(clash.into());
+    }
     Ok(Pipeline {
-        routes: RouteTable::compile(&settings.routes)?,
+        routes: RouteTable::compile(&settings.routes, &upstreams)?,
+        upstreams,
         rules: Rules::compile(&settings.headers)?,
         throttle: Throttle::new(&settings.throttle),
         tokens: Tokens::new(key, workload.id().clone(), settings.limits.sessions_max),

@@ -29,6 +29,7 @@ use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
 use countersign_token::DpopProof;
 use http::{HeaderValue, Method, Request, Response, header, request::Parts};
+use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
 use tokio_util::sync::CancellationToken;
 
@@ -41,14 +42,16 @@ use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
 use crate::proof::{DPOP_NONCE, Proofs};
 use crate::record::{Check, Recorder, Trace};
 use crate::refusal::Refusal;
-use crate::route::{Route, RouteTable};
+use crate::route::{Route, RouteTable, Target};
 use crate::settings::{Limits, UserNeed};
 use crate::throttle::Throttle;
 use crate::token::{AccessRules, Internal, Session, Tokens};
+use crate::upstream::Upstreams;
 
 /// Everything that a request meets between the listener and the service behind.
 pub(crate) struct Pipeline {
     pub(crate) routes: RouteTable,
+    pub(crate) upstreams: Upstreams,
     pub(crate) rules: Rules,
     pub(crate) throttle: Throttle,
     pub(crate) tokens: Tokens,
@@ -246,19 +249,43 @@ impl Pipeline {
         let (fault, limits) = (BodyFault::default(), self.request_body_limits());
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
         let outbound = forward::outbound_request(request, rules, body)?;
-        let mut client = self
-            .workload
-            .client(route.target.as_str())
-            .in_trace(trace_id)
-            .with_forwarded(forward::forwarded(request, arrival));
-        if let Some(token) = token {
-            client = client.with_token(token);
+        let forwarded = forward::forwarded(request, arrival);
+        let blame = |refusal| fault.seen(&limits).map_or(refusal, Refusal::Body);
+        match &route.target {
+            Target::Service(service) => {
+                let mut client =
+                    self.workload.client(service.as_str()).in_trace(trace_id).with_forwarded(forwarded);
+                if let Some(token) = token {
+                    client = client.with_token(token);
+                }
+                let answer = client.send(outbound).await.map_err(|error| blame(Refusal::Upstream(error)))?;
+                drop(permit);
+                self.answer(answer, route, with_user, self.response_body_limits(), trace)
+            }
+            Target::Upstream(cluster) => {
+                let added = forward::Added { token, trace_id, forwarded };
+                let outbound = forward::for_upstream(outbound, request, cluster, added)?;
+                let answer = cluster.send(permit, outbound).await;
+                let answer = answer.map_err(|error| blame(Refusal::Cluster(error)))?;
+                let idle_timeout = cluster.timeouts().body_idle();
+                let limits = BodyLimits { idle_timeout, ..self.response_body_limits() };
+                self.answer(answer, route, with_user, limits, trace)
+            }
         }
-        let answer = client.send(outbound).await.map_err(|error| match fault.seen(&limits) {
-            Some(fault) => Refusal::Body(fault),
-            None => Refusal::Upstream(error),
-        })?;
-        drop(permit);
+    }
+
+    /// What came back, as the client may see it.
+    fn answer<B>(
+        &self,
+        answer: Response<B>,
+        route: &Route,
+        with_user: bool,
+        limits: BodyLimits,
+        trace: &mut Trace,
+    ) -> Result<Response<EdgeBody>, Refusal>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
         if forward::is_internal_challenge(&answer) {
             // The service wants a user and none came: the client can help that. Anything else it cannot.
             let could_help = !with_user && route.user != UserNeed::None;
@@ -266,7 +293,8 @@ impl Pipeline {
             return Err(if could_help { Refusal::NoToken } else { Refusal::UpstreamChallenge { target } });
         }
         trace.pass(Check::Upstream, answer.status().as_u16().to_string());
-        Ok(forward::outbound_answer(answer, rules, route.target.as_str(), self.response_body_limits()))
+        let rules = [&self.rules, &route.headers];
+        Ok(forward::outbound_answer(answer, rules, route.target.as_str(), limits))
     }
 
     async fn log_in(
@@ -351,15 +379,18 @@ impl Pipeline {
         let key =
             ReadyCheck { name: "internal-token-key", missing: (!self.key_is_published()).then(unpublished) };
         let live = self.workload.live();
-        let targets = self.routes.targets();
-        let unknown: Vec<&str> = targets
+        let services = self.routes.services();
+        let unknown: Vec<&str> = services
             .iter()
-            .map(|target| target.as_str())
+            .map(|service| service.as_str())
             .filter(|name| live.service(name).is_none())
             .collect();
         let why = || format!("no such service is registered: {}", unknown.join(", "));
         let routes = ReadyCheck { name: "routes", missing: (!unknown.is_empty()).then(why) };
-        vec![identity, key, routes]
+        let clash = self.upstreams.clash(|name| live.service(name).is_some()).map(|clash| clash.to_string());
+        let troubles: Vec<String> = self.upstreams.troubles().into_iter().chain(clash).collect();
+        let missing = (!troubles.is_empty()).then(|| troubles.join("; "));
+        vec![identity, key, routes, ReadyCheck { name: "upstreams", missing }]
     }
 
     fn key_is_published(&self) -> bool {

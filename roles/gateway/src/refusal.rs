@@ -26,6 +26,7 @@ use crate::login::LoginError;
 use crate::proof::ProofError;
 use crate::route::NoRoute;
 use crate::token::MintError;
+use crate::upstream::UpstreamError;
 
 /// Why a request does not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +70,9 @@ pub(crate) enum Refusal {
     Body(#[from] BodyError),
     #[error(transparent)]
     Upstream(#[from] CallError),
+    /// Of an upstream of the configuration.
+    #[error(transparent)]
+    Cluster(#[from] UpstreamError),
     #[error("{target} demands evidence that the gateway did not send")]
     UpstreamChallenge { target: String },
     #[error("no answer within {after_ms} ms")]
@@ -125,6 +129,7 @@ impl Refusal {
             Refusal::NoRoute(NoRoute::Method { .. }) | Refusal::LoginMethod => Code::MethodNotAllowed,
             Refusal::PolicyBroken(_) => Code::PolicyError,
             Refusal::Stale => Code::SnapshotStale,
+            Refusal::Cluster(error) => error.code(),
             Refusal::Body(BodyError::TooLong { .. }) => Code::BodyTooLarge,
             Refusal::Body(BodyError::Stalled { .. }) => Code::RequestTimeout,
             Refusal::Body(BodyError::BrokenOff) => Code::BodyMalformed,
@@ -155,6 +160,7 @@ impl Refusal {
             | Refusal::Stale
             | Refusal::Body(_)
             | Refusal::Upstream(_)
+            | Refusal::Cluster(_)
             | Refusal::UpstreamChallenge { .. }
             | Refusal::TimedOut { .. } => false,
             _ => true,
@@ -210,6 +216,7 @@ impl Refusal {
         match self {
             Refusal::Throttled(error) => Some(whole(error.retry_after()).max(1)),
             Refusal::LoginThrottled { retry_after_s } => Some((*retry_after_s).max(1)),
+            Refusal::Cluster(error) => error.retry_after_s(),
             Refusal::Stale
             | Refusal::Upstream(CallError::Overloaded { .. } | CallError::Stale)
             | Refusal::Login(LoginError::Call(_)) => Some(1),

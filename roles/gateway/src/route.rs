@@ -5,6 +5,8 @@
 //! method. In the same way a host that has routes of its own has no others.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use countersign_identity::{ServiceName, ServiceNameError};
 use countersign_request::{Authority, CanonicalRequest, RouteTemplate};
@@ -12,6 +14,7 @@ use http::Method;
 
 use crate::headers::{HeaderRuleError, Rules};
 use crate::settings::{RouteSettings, UserNeed};
+use crate::upstream::{Cluster, Upstreams};
 
 /// Why the routes do not load.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,11 +93,42 @@ pub enum NoRoute {
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) template: RouteTemplate,
-    pub(crate) target: ServiceName,
+    pub(crate) target: Target,
     pub(crate) user: UserNeed,
     pub(crate) headers: Rules,
     /// None named means all.
     methods: Vec<Method>,
+}
+
+/// Who answers.
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// A service of the snapshot, called as every service is.
+    Service(ServiceName),
+    /// An upstream of the configuration.
+    Upstream(Arc<Cluster>),
+}
+
+impl Target {
+    /// The name that the route says, and metrics and records after it.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Service(name) => name.as_str(),
+            Self::Upstream(cluster) => cluster.name(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({self})")
+    }
 }
 
 /// All routes.
@@ -108,7 +142,7 @@ pub(crate) struct RouteTable {
 type HostTable = countersign_request::RouteTable<Vec<Route>>;
 
 impl RouteTable {
-    pub(crate) fn compile(settings: &[RouteSettings]) -> Result<Self, RouteError> {
+    pub(crate) fn compile(settings: &[RouteSettings], upstreams: &Upstreams) -> Result<Self, RouteError> {
         if settings.len() > ROUTES_MAX {
             return Err(RouteError::TooMany { count: settings.len() });
         }
@@ -116,7 +150,7 @@ impl RouteTable {
         for route in settings {
             let host = route.host.as_deref().map(|text| host(text, &route.path)).transpose()?;
             let siblings = hosts.entry(host).or_default().entry(&route.path).or_default();
-            let route = Route::compile(route)?;
+            let route = Route::compile(route, upstreams)?;
             if siblings.iter().any(|sibling| sibling.shares_a_method_with(&route)) {
                 return Err(RouteError::Ambiguous { what: format!("the same method of {}", route.template) });
             }
@@ -146,24 +180,33 @@ impl RouteTable {
         })
     }
 
-    /// Every service that some route leads to, each once.
-    pub(crate) fn targets(&self) -> Vec<ServiceName> {
+    /// Every service that some route leads to, each once; upstreams are not among them.
+    pub(crate) fn services(&self) -> Vec<ServiceName> {
         let tables = self.by_host.values().chain([&self.any_host]);
         let routes = tables.flat_map(|table| table.iter().flat_map(|(_, routes)| routes));
-        let mut targets: Vec<ServiceName> = routes.map(|route| route.target.clone()).collect();
-        targets.sort();
-        targets.dedup();
-        targets
+        let mut services: Vec<ServiceName> = routes
+            .filter_map(|route| match &route.target {
+                Target::Service(name) => Some(name.clone()),
+                Target::Upstream(_) => None,
+            })
+            .collect();
+        services.sort();
+        services.dedup();
+        services
     }
 }
 
 impl Route {
-    fn compile(settings: &RouteSettings) -> Result<Self, RouteError> {
+    fn compile(settings: &RouteSettings, upstreams: &Upstreams) -> Result<Self, RouteError> {
         let path = || settings.path.clone();
         let template = RouteTemplate::parse(&settings.path)
             .map_err(|source| RouteError::Path { path: path(), source })?;
-        let target =
-            ServiceName::parse(&settings.to).map_err(|source| RouteError::Target { path: path(), source })?;
+        let target = match upstreams.find(&settings.to) {
+            Some(cluster) => Target::Upstream(Arc::clone(cluster)),
+            None => ServiceName::parse(&settings.to)
+                .map(Target::Service)
+                .map_err(|source| RouteError::Target { path: path(), source })?,
+        };
         let headers = Rules::compile(&settings.headers)
             .map_err(|source| RouteError::Header { path: path(), source })?;
         let methods =
@@ -234,6 +277,10 @@ mod tests {
         }
     }
 
+    fn compile(settings: &[RouteSettings]) -> Result<RouteTable, RouteError> {
+        RouteTable::compile(settings, &Upstreams::default())
+    }
+
     fn request(method: &str, path: &str, host: &str) -> CanonicalRequest {
         let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_str(host).unwrap())]);
         CanonicalRequest::parse(&method.parse().unwrap(), &path.parse().unwrap(), &headers, Version::HTTP_11)
@@ -255,7 +302,7 @@ mod tests {
         let mut reversed = routes.clone();
         reversed.reverse();
         for routes in [routes, reversed] {
-            let table = RouteTable::compile(&routes).unwrap();
+            let table = compile(&routes).unwrap();
             assert_eq!(target(&table, "GET", "/ads/near", "a.test").unwrap(), "near");
             assert_eq!(target(&table, "GET", "/ads/7", "a.test").unwrap(), "one");
             assert_eq!(target(&table, "POST", "/ads/7/buy", "a.test").unwrap(), "buy");
@@ -266,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_method_that_a_template_does_not_take_is_told_what_it_takes() {
-        let table = RouteTable::compile(&[
+        let table = compile(&[
             route("/ads/{id}/buy", &["POST", "PUT"], None, "buy"),
             route("/ads/{id}/buy", &["DELETE"], None, "other"),
             route("/ads/*", &[], None, "lax"),
@@ -279,17 +326,14 @@ mod tests {
 
     #[test]
     fn head_goes_where_get_goes() {
-        let table = RouteTable::compile(&[route("/ads", &["GET"], None, "ads")]).unwrap();
+        let table = compile(&[route("/ads", &["GET"], None, "ads")]).unwrap();
         assert_eq!(target(&table, "HEAD", "/ads", "a.test").unwrap(), "ads");
     }
 
     #[test]
     fn a_host_with_routes_of_its_own_has_no_others() {
-        let table = RouteTable::compile(&[
-            route("/a", &[], None, "any"),
-            route("/b", &[], Some("Admin.Test."), "admin"),
-        ])
-        .unwrap();
+        let table = compile(&[route("/a", &[], None, "any"), route("/b", &[], Some("Admin.Test."), "admin")])
+            .unwrap();
         assert_eq!(target(&table, "GET", "/b", "ADMIN.test:8443").unwrap(), "admin");
         assert_eq!(target(&table, "GET", "/a", "admin.test"), Err(NoRoute::Unknown));
         assert_eq!(target(&table, "GET", "/a", "other.test").unwrap(), "any");
@@ -298,9 +342,8 @@ mod tests {
 
     #[test]
     fn rejects_routes_that_match_the_same_requests() {
-        let ambiguous = |routes: &[RouteSettings]| {
-            matches!(RouteTable::compile(routes), Err(RouteError::Ambiguous { .. }))
-        };
+        let ambiguous =
+            |routes: &[RouteSettings]| matches!(compile(routes), Err(RouteError::Ambiguous { .. }));
         assert!(ambiguous(&[route("/a", &[], None, "x"), route("/a", &["GET"], None, "y")]));
         assert!(ambiguous(&[route("/a", &["GET", "PUT"], None, "x"), route("/a", &["PUT"], None, "y")]));
         assert!(ambiguous(&[route("/{a}", &[], None, "x"), route("/{b}", &[], None, "y")]));
@@ -311,8 +354,8 @@ mod tests {
     #[test]
     fn rejects_more_routes_than_are_kept() {
         let routes: Vec<_> = (0..=ROUTES_MAX).map(|n| route(&format!("/{n}"), &[], None, "x")).collect();
-        assert!(RouteTable::compile(&routes[..ROUTES_MAX]).is_ok());
-        assert_eq!(RouteTable::compile(&routes).unwrap_err(), RouteError::TooMany { count: ROUTES_MAX + 1 });
+        assert!(compile(&routes[..ROUTES_MAX]).is_ok());
+        assert_eq!(compile(&routes).unwrap_err(), RouteError::TooMany { count: ROUTES_MAX + 1 });
     }
 
     fn segment() -> impl Strategy<Value = String> {
@@ -355,7 +398,7 @@ mod tests {
             let mut other = routes.clone();
             let place = swap.index(other.len());
             other.rotate_left(place);
-            let (one, two) = (RouteTable::compile(&routes), RouteTable::compile(&other));
+            let (one, two) = (compile(&routes), compile(&other));
             prop_assert_eq!(one.is_ok(), two.is_ok());
             if let (Ok(one), Ok(two)) = (one, two) {
                 prop_assert_eq!(target(&one, "GET", &path, "a.test"), target(&two, "GET", &path, "a.test"));
@@ -364,7 +407,7 @@ mod tests {
 
         #[test]
         fn nothing_that_matches_is_more_exact_than_the_chosen_route(routes in routes(), path in "(/[abc]){1,5}") {
-            let Ok(table) = RouteTable::compile(&routes) else { return Ok(()) };
+            let Ok(table) = compile(&routes) else { return Ok(()) };
             let wanted = request("GET", &path, "a.test");
             let matching = routes.iter().filter(|route| RouteTemplate::parse(&route.path).unwrap().matches(&wanted));
             let best = matching.map(|route| shape(&route.path)).min();
@@ -374,7 +417,7 @@ mod tests {
 
         #[test]
         fn a_change_of_method_never_changes_the_template(routes in routes(), path in "(/[abc]){1,5}") {
-            let Ok(table) = RouteTable::compile(&routes) else { return Ok(()) };
+            let Ok(table) = compile(&routes) else { return Ok(()) };
             let template = |method| table.find(&request(method, &path, "a.test")).map(|route| route.template.to_string());
             match (template("GET"), template("POST")) {
                 (Ok(get), Ok(post)) => prop_assert_eq!(get, post),

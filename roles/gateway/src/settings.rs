@@ -25,6 +25,8 @@ use std::time::Duration;
 use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 
+use crate::upstream::settings::UpstreamSettings;
+
 /// Everything that a gateway can be told. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +67,9 @@ pub struct Settings {
     /// Which requests go where. None matches: 404.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteSettings>,
+    /// What routes may lead to besides the services of the deployment.
+    #[serde(default, rename = "upstream")]
+    pub upstreams: Vec<UpstreamSettings>,
 }
 
 impl Settings {
@@ -88,7 +93,7 @@ pub struct RouteSettings {
     /// Only these methods; none named means all.
     #[serde(default)]
     pub methods: Vec<String>,
-    /// Short name of the service that answers.
+    /// Short name of the service that answers, or of an upstream.
     pub to: String,
     /// Whether an end user's access token must come along.
     #[serde(default)]

@@ -429,6 +429,14 @@ codes! {
         "something failed that should not have"
         "this is a defect or a broken machine, not your request"
         "look for the decision id in the log and report it";
+    5009 UpstreamDown (Upstream, Unavailable, later, Unreachable)
+        "no endpoint of the upstream is usable"
+        "discovery names none, or checks and failed requests have taken out all of them"
+        "see what the reason says of them; check dns, srv or file, and the health path by hand";
+    5010 UpstreamFull (Upstream, Unavailable, later, Unreachable)
+        "every endpoint of the upstream has as much to do as it may"
+        "what waits without a bound takes the next one down with it, so the breaker refuses"
+        "add endpoints, or raise the breaker setting that the reason names";
     5101 CredentialAbsent (Upstream, Unavailable, later, Unreachable)
         "there is nothing to prove ourselves with to the service behind"
         "what is sent in this mode comes through the agent from the authority, and it did not come"

@@ -10,4 +10,5 @@ mod rig;
 mod smuggling;
 mod tokens;
 mod upstream_modes;
+mod upstreams;
 mod workers;

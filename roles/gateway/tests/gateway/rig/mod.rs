@@ -5,6 +5,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
 
 mod agent;
+pub mod backend;
 pub mod client;
 pub mod echo;
 

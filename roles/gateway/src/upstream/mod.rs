@@ -1,0 +1,277 @@
+//! Upstreams: what is not (only) a service of the deployment, `[[gateway.upstream]]`.
+//!
+//! A [`Cluster`] is one upstream by name. Its endpoints come from [`discovery`]; [`roster`] says which of them are usable
+//! and takes the less loaded of two; [`dial`] connects and judges who answers; [`pool`] keeps connections; [`send`] brings
+//! them together and repeats what may be repeated; [`health`] and the leases' reports say who is well.
+//!
+//! The full carrier calls [`Cluster::send`]. A carrier that keeps connections of its own calls [`Cluster::pick`], connects
+//! with [`Cluster::dialer`] where its pool has none, and tells the [`Lease`] how it went; pools are keyed by
+//! [`Endpoint::id`], and a connection takes another request only while its [`dial::Proof::still_holds`].
+//!
+//! | what is refused | setting | code |
+//! |---|---|---|
+//! | no endpoint is known or well | `panic_percent` | CS5009 |
+//! | an endpoint has enough to do | `breaker.*` | CS5010 |
+//! | nobody answers | `timeouts.*` | CS5001, CS5002 |
+//! | whoever answers is not whom we expect | `tls.*` | CS5004 |
+
+mod body;
+mod cluster;
+mod dial;
+mod endpoint;
+mod error;
+mod keeper;
+mod meter;
+mod pool;
+mod retry;
+mod roster;
+mod send;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_identity::{ServiceName, ServiceNameError};
+use countersign_request::Authority;
+use countersign_sdk::tls::TrustState;
+use http::HeaderValue;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use cluster::Cluster;
+#[allow(unused_imports, reason = "for carriers with connections of their own")]
+pub(crate) use cluster::{Lease, Outcome};
+pub use dial::UpstreamTlsError;
+#[allow(unused_imports, reason = "for carriers with connections of their own")]
+pub(crate) use dial::{Dialed, Proof, Wire};
+pub use endpoint::EndpointError;
+#[allow(unused_imports, reason = "for carriers with connections of their own")]
+pub(crate) use endpoint::{Endpoint, Seat};
+pub use error::{Met, UpstreamError};
+
+use cluster::Parts;
+use dial::Dialer;
+use endpoint::{Found, Place};
+use settings::UpstreamSettings;
+
+/// Every upstream of a gateway.
+#[derive(Default)]
+pub(crate) struct Upstreams {
+    clusters: BTreeMap<String, Arc<Cluster>>,
+}
+
+/// Why the upstreams do not load.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamSettingsError {
+    /// Not a name that a route could say.
+    #[error("name = \"{name}\": {source}")]
+    Name {
+        /// As configured.
+        name: String,
+        /// What is wrong with it.
+        source: ServiceNameError,
+    },
+    /// Two of the same name.
+    #[error("two upstreams are called {name}; give one of them another name, or join their endpoints")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// A service has the name already.
+    #[error(
+        "upstream {name}: a service of the deployment has the same name, and a route could mean either; rename the upstream"
+    )]
+    AlsoAService {
+        /// The name.
+        name: String,
+    },
+    /// More upstreams than are kept.
+    #[error("{count} upstreams, at most {UPSTREAMS_MAX}")]
+    TooMany {
+        /// How many were configured.
+        count: usize,
+    },
+    /// None or several of the four ways to know where it is.
+    #[error("upstream {name}: say where it is by exactly one of endpoints, dns, srv and file")]
+    Where {
+        /// Name of the upstream.
+        name: String,
+    },
+    /// An endpoint cannot be read.
+    #[error("upstream {name}: {source}")]
+    Endpoint {
+        /// Name of the upstream.
+        name: String,
+        /// What is wrong with it.
+        source: EndpointError,
+    },
+    /// More endpoints than are kept.
+    #[error("upstream {name}: {count} endpoints, at most {ENDPOINTS_MAX}")]
+    TooManyEndpoints {
+        /// Name of the upstream.
+        name: String,
+        /// How many were configured.
+        count: usize,
+    },
+    /// TLS over a Unix socket.
+    #[error("upstream {name}: tls is for addresses; a unix socket is guarded by its permissions")]
+    TlsOverUnix {
+        /// Name of the upstream.
+        name: String,
+    },
+    /// See [`UpstreamTlsError`].
+    #[error("upstream {name}: {source}")]
+    Tls {
+        /// Name of the upstream.
+        name: String,
+        /// What is wrong.
+        source: UpstreamTlsError,
+    },
+    /// `host` is none.
+    #[error("upstream {name}: host = \"{host}\" is not a host; write a name, and a port if there is one")]
+    Host {
+        /// Name of the upstream.
+        name: String,
+        /// As configured.
+        host: String,
+    },
+    /// A number that has no meaning.
+    #[error("upstream {name}: {setting} = {value}; {rule}")]
+    Number {
+        /// Name of the upstream.
+        name: String,
+        /// Which setting.
+        setting: &'static str,
+        /// As configured.
+        value: u64,
+        /// What it may be.
+        rule: &'static str,
+    },
+}
+
+impl Upstreams {
+    /// Judges the settings; nothing is connected or looked up yet. `trust`: who we are, and whom we recognise.
+    pub(crate) fn load(
+        settings: &[UpstreamSettings],
+        trust: &Arc<TrustState>,
+    ) -> Result<Self, UpstreamSettingsError> {
+        if settings.len() > UPSTREAMS_MAX {
+            return Err(UpstreamSettingsError::TooMany { count: settings.len() });
+        }
+        let mut clusters = BTreeMap::new();
+        for upstream in settings {
+            let cluster = cluster(upstream, trust)?;
+            if clusters.insert(upstream.name.clone(), cluster).is_some() {
+                return Err(UpstreamSettingsError::Twice { name: upstream.name.clone() });
+            }
+        }
+        Ok(Upstreams { clusters })
+    }
+
+    /// The upstream of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    /// A name that a service has too, by `is_service`.
+    pub(crate) fn clash(&self, is_service: impl Fn(&str) -> bool) -> Option<UpstreamSettingsError> {
+        let name = self.clusters.keys().find(|name| is_service(name))?;
+        Some(UpstreamSettingsError::AlsoAService { name: name.clone() })
+    }
+
+    /// What each upstream that takes no request now lacks.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        self.clusters.values().filter_map(|cluster| cluster.trouble()).collect()
+    }
+
+    /// Keeps endpoints, their health and their connections up to date until `shutdown`.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        for cluster in self.clusters.values() {
+            tasks.spawn(keeper::keep(Arc::clone(cluster), shutdown.clone()));
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+fn cluster(
+    settings: &UpstreamSettings,
+    trust: &Arc<TrustState>,
+) -> Result<Arc<Cluster>, UpstreamSettingsError> {
+    let name = settings.name.clone();
+    ServiceName::parse(&name).map_err(|source| UpstreamSettingsError::Name { name: name.clone(), source })?;
+    check_numbers(settings)?;
+    let found = endpoints(settings)?;
+    let tls = settings.tls.as_ref();
+    let dialer = Dialer::new(&name, tls, settings.http2, settings.timeouts.connect(), trust)
+        .map_err(|source| UpstreamSettingsError::Tls { name: name.clone(), source })?;
+    let takes_user_token = settings.send_user_token || dialer.is_mesh();
+    let cluster = Cluster::new(Parts {
+        host: host(settings)?,
+        name,
+        takes_user_token,
+        dialer,
+        timeouts: settings.timeouts.clone(),
+        retry: settings.retry.clone(),
+        breaker: settings.breaker.clone(),
+        outlier: settings.outlier.clone(),
+        panic_percent: settings.panic_percent,
+    });
+    cluster.set_endpoints(found);
+    Ok(cluster)
+}
+
+/// What is known before anybody is asked.
+fn endpoints(settings: &UpstreamSettings) -> Result<Vec<Found>, UpstreamSettingsError> {
+    let name = || settings.name.clone();
+    if settings.endpoints.is_empty() {
+        return Err(UpstreamSettingsError::Where { name: name() });
+    }
+    if settings.endpoints.len() > ENDPOINTS_MAX {
+        return Err(UpstreamSettingsError::TooManyEndpoints {
+            name: name(),
+            count: settings.endpoints.len(),
+        });
+    }
+    let found: Vec<Found> = settings
+        .endpoints
+        .iter()
+        .map(|text| Found::parse(text))
+        .collect::<Result<_, _>>()
+        .map_err(|source| UpstreamSettingsError::Endpoint { name: name(), source })?;
+    let over_unix = found.iter().any(|found| matches!(found.place, Place::Unix(_)));
+    if over_unix && settings.tls.is_some() {
+        return Err(UpstreamSettingsError::TlsOverUnix { name: name() });
+    }
+    Ok(found)
+}
+
+fn host(settings: &UpstreamSettings) -> Result<Option<HeaderValue>, UpstreamSettingsError> {
+    let Some(host) = &settings.host else { return Ok(None) };
+    let refused = || UpstreamSettingsError::Host { name: settings.name.clone(), host: host.clone() };
+    Authority::parse(host).map_err(|_| refused())?;
+    HeaderValue::from_str(host).map(Some).map_err(|_| refused())
+}
+
+fn check_numbers(settings: &UpstreamSettings) -> Result<(), UpstreamSettingsError> {
+    let percent = "a share is 0 to 100";
+    let wait = "a wait is at least 1";
+    let number = |setting, value, rule, fits: bool| {
+        let refused = || UpstreamSettingsError::Number { name: settings.name.clone(), setting, value, rule };
+        if fits { Ok(()) } else { Err(refused()) }
+    };
+    let share = |setting, value: u8| number(setting, value.into(), percent, value <= 100);
+    let millis = |setting, value: u64| number(setting, value, wait, value > 0);
+    share("panic_percent", settings.panic_percent)?;
+    share("outlier.ejected_max_percent", settings.outlier.ejected_max_percent)?;
+    millis("timeouts.connect_ms", settings.timeouts.connect_ms)?;
+    millis("timeouts.answer_ms", settings.timeouts.answer_ms)?;
+    millis("timeouts.body_idle_ms", settings.timeouts.body_idle_ms)?;
+    millis("timeouts.whole_ms", settings.timeouts.whole_ms.unwrap_or(1))?;
+    millis("timeouts.idle_ms", settings.timeouts.idle_ms)?;
+    millis("outlier.eject_ms", settings.outlier.eject_ms)
+}
+
+const UPSTREAMS_MAX: usize = 10_000;
+/// Endpoints of one upstream, wherever they come from.
+const ENDPOINTS_MAX: usize = 1_000;

@@ -1,0 +1,58 @@
+//! Which tries may be repeated, and how many of them: retries must not become the outage that they answer.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::settings::Retry;
+
+/// Further tries of a window, in proportion to its requests.
+#[derive(Debug)]
+pub(super) struct Budget {
+    percent: u64,
+    min: u64,
+    window: Mutex<Option<Window>>,
+}
+
+/// Begins with the first retry that is asked for: without failures nobody counts anything.
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    requests_before: u64,
+    retries: u64,
+}
+
+impl Budget {
+    pub(super) fn new(settings: &Retry) -> Self {
+        Budget {
+            percent: settings.budget_percent.into(),
+            min: settings.budget_min.into(),
+            window: Mutex::default(),
+        }
+    }
+
+    /// Takes one retry out of the budget, if there is one; `requests` is how many ever began.
+    pub(super) fn take(&self, requests: u64, now: Instant) -> bool {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Window { began: now, requests_before: requests, retries: 0 };
+        let window = match window.as_mut() {
+            Some(window) if now.duration_since(window.began) < WINDOW => window,
+            _ => window.insert(fresh()),
+        };
+        let requests = requests.saturating_sub(window.requests_before);
+        if window.retries >= self.min + requests * self.percent / 100 {
+            return false;
+        }
+        window.retries += 1;
+        true
+    }
+}
+
+/// Would doing it twice be the same as doing it once (RFC 9110 section 9.2.2)?
+pub(super) const fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+const WINDOW: Duration = Duration::from_secs(10);

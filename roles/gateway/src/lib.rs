@@ -233,15 +233,15 @@ impl Gateway {
         }
         let mut ports = Vec::new();
         if let Some(sockets) = self.plain {
-            let service = EdgeService::new(Arc::clone(&pipeline), "http");
-            ports.push(Port { sockets, transport: Transport::Plain, service });
+            let answers = Arc::new(EdgeService::new(Arc::clone(&pipeline), "http"));
+            ports.push(Port { sockets, transport: Transport::Plain, answers });
         }
         if let Some((sockets, edge)) = self.tls {
             tasks.spawn(Arc::clone(&edge).watch(shutdown.clone()));
-            let service = EdgeService::new(Arc::clone(&pipeline), "https");
+            let answers = Arc::new(EdgeService::new(Arc::clone(&pipeline), "https"));
             let acceptor = Acceptor::new(edge.shown(), ClientAuth::Never)
                 .observed_by(Arc::new(HandshakeMeter::new(Arc::clone(pipeline.workload.spool()))));
-            ports.push(Port { sockets, transport: Transport::Tls(acceptor), service });
+            ports.push(Port { sockets, transport: Transport::Tls(acceptor), answers });
         }
         {
             let (workers, shutdown) = (self.workers, shutdown.clone());

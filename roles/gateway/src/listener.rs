@@ -1,22 +1,20 @@
 //! Between a connection and the pipeline: how a request came in, and what becomes of handshakes.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use countersign_http1::RequestHeadError;
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::accept::{Connection, Limits as AcceptLimits};
 use countersign_sdk::inbound::HandshakeRecorder;
 use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
-use http::{Request, Response, Version};
-use tower::Service;
+use http::{Request, Version};
 
-use crate::forward::EdgeBody;
+use crate::engine::{Answering, Answers};
 use crate::pipeline::{GATEWAY, Pipeline};
+use crate::refusal::Refusal;
 use crate::settings::Limits;
 
 /// Hands each request of a listener to the pipeline.
@@ -33,19 +31,17 @@ impl EdgeService {
     }
 }
 
-impl Service<Request<RequestBody>> for EdgeService {
-    type Response = Response<EdgeBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+impl Answers for EdgeService {
+    fn answer(&self, request: Request<RequestBody>) -> Answering {
         let pipeline = Arc::clone(&self.pipeline);
         let arrival = Arrival::of(&request, self.scheme);
-        Box::pin(async move { Ok(pipeline.handle(request, &arrival).await) })
+        Box::pin(async move { pipeline.handle(request, &arrival).await })
+    }
+
+    fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
+        let (pipeline, refusal) = (Arc::clone(&self.pipeline), Refusal::from(error));
+        let arrival = Arrival { connection: Some(connection.clone()), scheme: self.scheme, is_http_1: true };
+        Box::pin(async move { pipeline.refuse(&refusal, &arrival).await })
     }
 }
 

@@ -89,17 +89,28 @@ impl Pipeline {
                 self.recorder.allowed(trace, answer.status());
                 answer
             }
-            Err(refusal) => {
-                let denial = refusal.denial();
-                let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
-                self.recorder.refused(trace, &refusal, &denial).await;
-                answer
-            }
+            Err(refusal) => self.refused(trace, &refusal, arrival).await,
         };
         // Whoever proves a key needs a nonce for the next time, and has it before the last one is too old.
         if proves_a_key && let Ok(nonce) = HeaderValue::from_str(&self.proofs.nonce(clock::now())) {
             answer.headers_mut().insert(DPOP_NONCE, nonce);
         }
+        answer
+    }
+
+    /// Answers what never became a request.
+    pub(crate) async fn refuse(&self, refusal: &Refusal, arrival: &Arrival) -> Response<EdgeBody> {
+        let mut draft = DecisionDraft::begin(GATEWAY, TraceId::random());
+        if let Some(connection) = &arrival.connection {
+            draft.came_over(connection);
+        }
+        self.refused(Trace::new(draft, arrival.address()), refusal, arrival).await
+    }
+
+    async fn refused(&self, trace: Trace, refusal: &Refusal, arrival: &Arrival) -> Response<EdgeBody> {
+        let denial = refusal.denial();
+        let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
+        self.recorder.refused(trace, refusal, &denial).await;
         answer
     }
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_http1::{HeadBytesError, RequestHeadError};
 use countersign_identity::DecisionId;
 use countersign_policy::{PolicyError, QuotaError};
 use countersign_request::RequestError;
@@ -33,6 +34,9 @@ use crate::upstream::UpstreamError;
 pub(crate) enum Refusal {
     #[error(transparent)]
     Unreadable(#[from] RequestError),
+    /// What HTTP/1.1 itself does not allow.
+    #[error(transparent)]
+    NoRequest(RequestHeadError),
     #[error("the handshake named {server_name}, the request {host}")]
     Misdirected { server_name: String, host: String },
     #[error("the request asks to leave HTTP")]
@@ -122,6 +126,7 @@ impl Refusal {
     fn code(&self) -> Code {
         match self {
             Refusal::Misdirected { .. } => Code::Misdirected,
+            Refusal::NoRequest(error) => of_head(error),
             Refusal::Upgrade => Code::UpgradeRefused,
             Refusal::Expectation => Code::HeaderAmbiguous,
             Refusal::Throttled(_) | Refusal::LoginThrottled { .. } => Code::TooManyRequests,
@@ -202,6 +207,7 @@ impl Refusal {
     fn public_detail(&self) -> Option<String> {
         match self {
             Refusal::Unreadable(error) => Some(error.to_string()),
+            Refusal::NoRequest(error) => Some(error.to_string()),
             Refusal::Upgrade | Refusal::Expectation => Some(self.to_string()),
             Refusal::NoRoute(error @ NoRoute::Method { .. }) => Some(error.to_string()),
             Refusal::Body(error) => Some(error.to_string()),
@@ -241,11 +247,30 @@ impl Refusal {
         matches!(
             self,
             Refusal::Unreadable(_)
+                | Refusal::NoRequest(_)
                 | Refusal::Misdirected { .. }
                 | Refusal::Upgrade
                 | Refusal::Expectation
                 | Refusal::Body(_)
         )
+    }
+}
+
+impl From<&RequestHeadError> for Refusal {
+    fn from(error: &RequestHeadError) -> Self {
+        match error {
+            RequestHeadError::Request(error) => Refusal::Unreadable(error.clone()),
+            error => Refusal::NoRequest(error.clone()),
+        }
+    }
+}
+
+const fn of_head(error: &RequestHeadError) -> Code {
+    match error {
+        RequestHeadError::Bytes(HeadBytesError::TooLong { .. }) | RequestHeadError::TooManyHeaders { .. } => {
+            Code::HeadersTooLarge
+        }
+        _ => Code::HeaderAmbiguous,
     }
 }
 
@@ -282,6 +307,11 @@ mod tests {
         let json = JsonError::TooLong { max: 1, got: 2 };
         for (refusal, expected) in [
             (Refusal::Unreadable(RequestError::Path(PathError::DotSegment)), 400),
+            (Refusal::from(&RequestHeadError::Request(RequestError::Method)), 405),
+            (Refusal::from(&RequestHeadError::NoHost), 400),
+            (Refusal::from(&RequestHeadError::TooManyHeaders { limit: 1 }), 431),
+            (Refusal::from(&RequestHeadError::Bytes(HeadBytesError::TooLong { limit: 1 })), 431),
+            (Refusal::from(&RequestHeadError::Bytes(HeadBytesError::BareLineFeed)), 400),
             (Refusal::Misdirected { server_name: "a".into(), host: "b".into() }, 421),
             (Refusal::Upgrade, 400),
             (Refusal::Expectation, 400),

@@ -8,33 +8,54 @@
 //! A worker ends only when the connections of all of them have ended: an upstream connection belongs to the worker
 //! that made it, and others may be using it.
 
+mod h1;
 mod listen;
+mod watch;
+mod wire;
 mod worker;
 
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_sdk::accept::{Limits, Serving, Transport};
+use countersign_http1::RequestHeadError;
+use countersign_sdk::accept::{Connection, Limits, RequestBody, Serving, Transport};
+use http::{Request, Response};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use listen::{Sockets, bind};
 
-use crate::listener::EdgeService;
+use self::worker::Worker;
+use crate::forward::EdgeBody;
 use crate::throttle::AddressCount;
+
+/// Who answers what comes in at a port.
+pub(crate) trait Answers: Send + Sync + 'static {
+    /// Answers a request, whatever happens. It carries its [`Connection`] among its extensions.
+    fn answer(&self, request: Request<RequestBody>) -> Answering;
+
+    /// Answers, and records, what is no request that can be read in one way. The connection ends with it.
+    fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering;
+}
+
+/// An answer that is being made.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<EdgeBody>> + Send>>;
 
 /// One address that every worker serves.
 pub(crate) struct Port {
     pub(crate) sockets: Sockets,
     pub(crate) transport: Transport,
-    pub(crate) service: EdgeService,
+    pub(crate) answers: Arc<dyn Answers>,
 }
 
 /// What all workers share.
 #[derive(Clone)]
 pub(crate) struct Shared {
+    /// What HTTP/1.x may cost.
+    pub(crate) http1: countersign_http1::Limits,
     /// How many connections one address holds, on all ports.
     pub(crate) seats: Arc<AddressCount>,
     pub(crate) serving: Serving,
@@ -63,7 +84,8 @@ pub(crate) async fn run(
     let draining = shutdown.child_token();
     let serving = Serving { limits, draining: draining.clone(), cut: CancellationToken::new() };
     let over = CancellationToken::new();
-    let shared = Shared { seats, serving, connections: TaskTracker::new(), over: over.clone() };
+    let http1 = http1_limits(&limits);
+    let shared = Shared { http1, seats, serving, connections: TaskTracker::new(), over: over.clone() };
     // Who drops this future ends the threads too.
     let _guards = [draining.clone().drop_guard(), shared.serving.cut.clone().drop_guard(), over.drop_guard()];
     let threads = worker::start(ports, workers, &shared);
@@ -84,6 +106,14 @@ async fn drain(shared: &Shared, within: Duration) -> usize {
     shared.serving.cut.cancel();
     shared.connections.wait().await;
     late
+}
+
+fn http1_limits(limits: &Limits) -> countersign_http1::Limits {
+    countersign_http1::Limits {
+        head_bytes_max: usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX),
+        header_count_max: limits.headers_max,
+        ..countersign_http1::Limits::default()
+    }
 }
 
 /// One place for each connection of a port; more wait in the kernel's queue.

@@ -1,19 +1,25 @@
 //! One worker: a thread, its runtime, its sockets, and the connections that it accepted.
 
+use std::convert::Infallible;
 use std::io;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_sdk::accept::{self, Origin, Transport, admit, drive};
+use countersign_sdk::accept::{Origin, RequestBody, Transport, admit, drive};
+use http::{Request, Response};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::listen::{Listener, Seated, Socket};
-use super::{Port, Shared, places};
-use crate::listener::EdgeService;
+use super::watch::Watch;
+use super::wire::Scratch;
+use super::{Answering, Answers, Port, Shared, h1, places};
+use crate::forward::EdgeBody;
 
 /// Starts the threads. Each answers when it has ended.
 pub(super) fn start(ports: Vec<Port>, workers: NonZeroUsize, shared: &Shared) -> Vec<oneshot::Receiver<()>> {
@@ -31,7 +37,7 @@ pub(super) fn start(ports: Vec<Port>, workers: NonZeroUsize, shared: &Shared) ->
             share.push(Share {
                 socket,
                 transport: port.transport.clone(),
-                service: port.service.clone(),
+                answers: Arc::clone(&port.answers),
                 places: Arc::clone(&places),
             });
         }
@@ -43,7 +49,7 @@ pub(super) fn start(ports: Vec<Port>, workers: NonZeroUsize, shared: &Shared) ->
 struct Share {
     socket: Socket,
     transport: Transport,
-    service: EdgeService,
+    answers: Arc<dyn Answers>,
     places: Arc<Semaphore>,
 }
 
@@ -69,11 +75,12 @@ fn spawn(number: usize, shares: Vec<Share>, shared: &Shared) -> Option<oneshot::
 fn work(shares: Vec<Share>, shared: Shared) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let worker = Rc::new(Worker { shared });
+        let worker = Rc::new(Worker { shared, watch: Watch::new(), scratch: Scratch::default() });
+        tokio::task::spawn_local(Rc::clone(&worker.watch).run(worker.shared.serving.clone()));
         for share in shares {
             let listener = share.socket.into_listener()?;
             let door =
-                Rc::new(Door { transport: share.transport, service: share.service, places: share.places });
+                Rc::new(Door { transport: share.transport, answers: share.answers, places: share.places });
             tokio::task::spawn_local(accept_all(Rc::clone(&worker), listener, door));
         }
         worker.shared.over.cancelled().await;
@@ -82,14 +89,16 @@ fn work(shares: Vec<Share>, shared: Shared) -> io::Result<()> {
 }
 
 /// What the connections of one worker share.
-struct Worker {
-    shared: Shared,
+pub(super) struct Worker {
+    pub(super) shared: Shared,
+    pub(super) watch: Rc<Watch>,
+    pub(super) scratch: Scratch,
 }
 
 /// One port, as one worker serves it.
 struct Door {
     transport: Transport,
-    service: EdgeService,
+    answers: Arc<dyn Answers>,
     places: Arc<Semaphore>,
 }
 
@@ -144,10 +153,33 @@ async fn next(
 }
 
 async fn serve(worker: &Worker, door: &Door, io: Seated, origin: Origin) {
-    let serving: &accept::Serving = &worker.shared.serving;
+    let serving = &worker.shared.serving;
     let admitted = admit(io, origin, &door.transport, &serving.limits, &serving.draining).await;
-    if let Some(admitted) = admitted {
-        drive(admitted, Bytes::new(), door.service.clone(), serving).await;
+    let Some(admitted) = admitted else { return };
+    if admitted.http2 == Some(true) {
+        return drive(admitted, Bytes::new(), ByHyper(Arc::clone(&door.answers)), serving).await;
+    }
+    if let Some((admitted, read)) = h1::serve(worker, &door.answers, admitted, worker.shared.http1).await {
+        drive(admitted, read.freeze(), ByHyper(Arc::clone(&door.answers)), serving).await;
+    }
+}
+
+/// Who answers, in the form in which hyper asks.
+#[derive(Clone)]
+struct ByHyper(Arc<dyn Answers>);
+
+impl tower::Service<Request<RequestBody>> for ByHyper {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let answering: Answering = self.0.answer(request);
+        Box::pin(async move { Ok(answering.await) })
     }
 }
 

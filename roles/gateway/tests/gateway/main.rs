@@ -3,6 +3,7 @@
 
 mod dpop;
 mod edge;
+mod http1;
 mod login;
 mod observe;
 mod refused_tokens;

@@ -1,0 +1,266 @@
+//! HTTP/1.x on one connection: requests one after the other, each answered before the next is read.
+//!
+//! A head is read by `countersign-http1`, which refuses what could be read in two ways: such a request is answered,
+//! recorded, and the last one of its connection. Bodies stream in both directions at once, and neither is held: whoever
+//! does not read stops whoever sends.
+
+mod answer;
+mod body;
+mod exchange;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use countersign_http1::{Limits, RequestDecoder, RequestHeadError, Slots};
+use countersign_sdk::accept::{Admitted, Connection, Stream};
+use countersign_wire::codes::Code;
+use countersign_wire::problem::{PROBLEM_JSON, Problem};
+use http::{HeaderValue, Method, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt as _, Full};
+
+use self::answer::Question;
+use self::exchange::Asked;
+use super::listen::Seated;
+use super::watch::{Interrupt, Watched};
+use super::wire::{Outbox, Wire};
+use super::{Answers, Worker};
+use crate::forward::EdgeBody;
+
+/// A client that began with the preface of HTTP/2 (RFC 9113 section 3.4), and what was read of it.
+pub(super) type Http2 = (Admitted<Seated>, BytesMut);
+
+/// Serves requests until the client, its peer's trust, or a limit ends the connection.
+pub(super) async fn serve(
+    worker: &Worker,
+    answers: &Arc<dyn Answers>,
+    admitted: Admitted<Seated>,
+    limits: Limits,
+) -> Option<Http2> {
+    let Admitted { stream, connection, http2, belief } = admitted;
+    let watched = worker.watch.enter(belief.clone(), &worker.shared.serving.limits);
+    let mut client = Client {
+        wire: Wire::new(stream, worker.scratch.clone()),
+        input: BytesMut::new(),
+        out: Outbox::default(),
+        watched,
+        decoder: RequestDecoder::new(limits),
+        limits,
+        connection,
+        answers: Arc::clone(answers),
+        may_be_http2: http2.is_none(),
+    };
+    match client.requests().await {
+        End::Http2 => {
+            let Client { wire, input, connection, .. } = client;
+            Some((Admitted { stream: wire.into_inner(), connection, http2: Some(true), belief }, input))
+        }
+        End::Closed => None,
+        end => {
+            tracing::debug!(connection = %client.connection.id, ?end, "connection ended");
+            None
+        }
+    }
+}
+
+/// One connection.
+pub(super) struct Client {
+    wire: Wire<Stream<Seated>>,
+    input: BytesMut,
+    out: Outbox,
+    watched: Rc<Watched>,
+    decoder: RequestDecoder,
+    limits: Limits,
+    connection: Connection,
+    answers: Arc<dyn Answers>,
+    /// Only the first bytes of a connection without ALPN can be the preface.
+    may_be_http2: bool,
+}
+
+/// The half of a connection that answers go out by.
+struct Outgoing<'c> {
+    wire: &'c Wire<Stream<Seated>>,
+    out: &'c mut Outbox,
+    watched: &'c Watched,
+}
+
+/// Why there are no more requests.
+#[derive(Debug)]
+enum End {
+    /// As HTTP has it.
+    Closed,
+    Http2,
+    Interrupted(#[expect(dead_code, reason = "for the log")] Interrupt),
+    /// In the middle of a message.
+    Broken,
+    Io(#[expect(dead_code, reason = "for the log")] io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Interrupt> for End {
+    fn from(interrupt: Interrupt) -> Self {
+        Self::Interrupted(interrupt)
+    }
+}
+
+/// What the first bytes turned out to be.
+enum Heard {
+    Request(Asked),
+    Refused(RequestHeadError),
+    TooLate,
+}
+
+impl Client {
+    async fn requests(&mut self) -> End {
+        loop {
+            let next = match self.hear().await {
+                Ok(Heard::Request(asked)) => self.exchange(asked).await,
+                Ok(Heard::Refused(error)) => self.refuse(&error).await,
+                Ok(Heard::TooLate) => self.give_up().await,
+                Err(end) => Err(end),
+            };
+            match next {
+                Ok(true) => {}
+                Ok(false) => return self.close().await,
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// The next head. What follows it stays in the buffer.
+    async fn hear(&mut self) -> Result<Heard, End> {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.watched.begin(self.watched.limits().idle);
+            if self.watched.idle(self.wire.read(&mut self.input)).await?? == 0 {
+                return Err(End::Closed);
+            }
+        }
+        self.watched.begin(self.watched.limits().header_read);
+        loop {
+            if self.is_http2()? {
+                return Err(End::Http2);
+            }
+            if !self.may_be_http2
+                && let Some(heard) = self.read_head()
+            {
+                return Ok(heard);
+            }
+            match self.watched.busy(self.wire.read(&mut self.input)).await {
+                Ok(Ok(0)) => return Err(End::Closed),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(Interrupt::Late) => return Ok(Heard::TooLate),
+                Err(interrupt) => return Err(interrupt.into()),
+            }
+        }
+    }
+
+    /// Is it the preface of HTTP/2? As long as it may still become that, nothing else is read.
+    fn is_http2(&mut self) -> Result<bool, End> {
+        if self.may_be_http2 && !PREFACE.starts_with(&self.input) {
+            self.may_be_http2 = self.input.starts_with(PREFACE);
+        }
+        Ok(self.may_be_http2 && self.input.starts_with(PREFACE))
+    }
+
+    fn read_head(&mut self) -> Option<Heard> {
+        let mut slots = Slots::new();
+        let (heard, consumed) = match self.decoder.decode(&self.input, &mut slots) {
+            Ok(None) => return None,
+            Err(error) => return Some(Heard::Refused(error)),
+            Ok(Some(head)) => match Asked::of(&head, &self.connection) {
+                Some(asked) => (Heard::Request(asked), head.bytes),
+                None => return Some(Heard::Refused(RequestHeadError::RequestLine)),
+            },
+        };
+        drop(self.input.split_to(consumed));
+        Some(heard)
+    }
+
+    /// What cannot be read in one way is answered and recorded, and nothing after it is looked at.
+    async fn refuse(&mut self, error: &RequestHeadError) -> Result<bool, End> {
+        let answer = self.answers.refuse(error, &self.connection).await;
+        self.say_last(answer).await
+    }
+
+    /// A head that took too long.
+    async fn give_up(&mut self) -> Result<bool, End> {
+        self.say_last(too_slow()).await
+    }
+
+    async fn say_last(&mut self, answer: Response<EdgeBody>) -> Result<bool, End> {
+        let question = Question { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
+        let answering = answer::begin(self, &question, answer);
+        answering.write(&mut self.outgoing()).await
+    }
+
+    fn outgoing(&mut self) -> Outgoing<'_> {
+        Outgoing { wire: &self.wire, out: &mut self.out, watched: &self.watched }
+    }
+
+    /// Says that there is no more, and listens for a moment: a client that is still sending would otherwise be told that
+    /// the connection was reset, and lose the answer (RFC 9112 section 9.6).
+    async fn close(&mut self) -> End {
+        self.watched.begin(LINGER);
+        let lingering = async {
+            self.wire.shutdown().await?;
+            let mut left = LINGER_BYTES_MAX;
+            loop {
+                self.input.clear();
+                let read = self.wire.read(&mut self.input).await?;
+                if read == 0 || read >= left {
+                    return Ok::<_, io::Error>(());
+                }
+                left -= read;
+            }
+        };
+        match self.watched.busy(lingering).await {
+            Ok(Ok(())) => End::Closed,
+            Ok(Err(error)) => End::Io(error),
+            Err(interrupt) => End::Interrupted(interrupt),
+        }
+    }
+}
+
+impl Outgoing<'_> {
+    /// Writes what waits, as long as the client takes some of it from time to time.
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.out.unwritten().is_empty() {
+            return Ok(());
+        }
+        let mut left = self.out.unwritten().len();
+        self.watched.begin(self.watched.limits().idle);
+        let flushing = std::future::poll_fn(|cx| {
+            let polled = self.wire.poll_flush(cx, self.out);
+            let now_left = self.out.unwritten().len();
+            if now_left < left {
+                left = now_left;
+                self.watched.begin(self.watched.limits().idle);
+            }
+            polled
+        });
+        Ok(self.watched.busy(flushing).await??)
+    }
+}
+
+fn too_slow() -> Response<EdgeBody> {
+    let problem = Problem::new(Code::RequestTimeout, None);
+    let mut answer =
+        Response::new(Full::from(problem.to_json()).map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = StatusCode::REQUEST_TIMEOUT;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    answer
+}
+
+/// How HTTP/2 begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 256 * 1024;

@@ -24,6 +24,9 @@ const SETTLE: Duration = Duration::from_millis(750);
 /// A switch that is older than this was cut off.
 const SWITCH_MAX: Duration = Duration::from_secs(120);
 
+/// What a service has of whose modes nobody said anything.
+const DEFAULT: Mode = Mode::Mtls;
+
 /// What a service is to have at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -78,6 +81,62 @@ pub(crate) async fn switch(
     take(authority, last, by).await
 }
 
+/// What `authority.strict` refuses does not last: whoever switches it on means what the database has already, too. Must
+/// be called before the first snapshot is made and the first caller heard.
+pub(crate) async fn raise_to_strict(authority: &Authority) -> Result<(), StoreError> {
+    if !authority.settings.strict {
+        return Ok(());
+    }
+    let raised: Vec<Step> = authority.db.services().await?.iter().filter_map(proving).collect();
+    for (name, modes, _) in &raised {
+        let accepts: Vec<&str> = modes.accepts.iter().map(|mode| mode.as_str()).collect();
+        let accepts = accepts.join(",");
+        tracing::warn!(service = %name, accepts, sends = %modes.sends,
+            "mode none is over: authority.strict refuses it, and the floor was raised");
+    }
+    if raised.is_empty() {
+        return Ok(());
+    }
+    let by = "authority.strict";
+    let events =
+        raised.iter().map(|(name, modes, lowered)| event(name, modes, lowered.as_ref(), by)).collect();
+    authority
+        .journal
+        .with(events, |db, records| async move {
+            db.set_modes(&raised, &records, clock::now()).await.map(Change::Recorded)
+        })
+        .await
+}
+
+/// The same service without mode `none`, if it has that now or would get it back.
+fn proving(service: &Service) -> Option<Step> {
+    let held = service.modes();
+    let lowered = match &service.lowered {
+        // A floor that was lowered to nothing comes back at once.
+        Some(lowered) if proves_nothing(&held) => {
+            return Some((service.name.clone(), raised(&lowered.from), None));
+        }
+        lowered => lowered.as_ref().map(|lowered| Lowered { from: raised(&lowered.from), ..lowered.clone() }),
+    };
+    let modes = raised(&held);
+    let changed = modes != held || lowered != service.lowered;
+    changed.then(|| (service.name.clone(), modes, lowered))
+}
+
+/// What is left without mode `none`; where nothing is, the default.
+fn raised(modes: &Modes) -> Modes {
+    let mut accepts: Vec<Mode> = modes.accepts.iter().copied().filter(|mode| *mode != Mode::None).collect();
+    if accepts.is_empty() {
+        accepts.push(DEFAULT);
+    }
+    let sends = if modes.sends == Mode::None { DEFAULT } else { modes.sends };
+    Modes { accepts, sends, ..modes.clone() }
+}
+
+fn proves_nothing(modes: &Modes) -> bool {
+    modes.accepts.contains(&Mode::None) || modes.sends == Mode::None
+}
+
 /// Brings back the floors whose time is over, and finishes switches that were cut off.
 pub(crate) async fn restore(authority: &Arc<Authority>, now: UnixTime) -> Result<(), StoreError> {
     if over(authority, now).await?.is_empty() {
@@ -115,7 +174,7 @@ pub(crate) fn check(authority: &Authority, modes: &Modes) -> Result<(), String> 
     if accepts.iter().enumerate().any(|(place, mode)| accepts.iter().take(place).any(|other| other == mode)) {
         return Err("a mode is named twice".to_owned());
     }
-    if authority.settings.strict && (accepts.contains(&Mode::None) || *sends == Mode::None) {
+    if authority.settings.strict && proves_nothing(modes) {
         return Err("mode none proves nothing, and authority.strict refuses it".to_owned());
     }
     if !user_context.works_in(*sends) {
@@ -245,6 +304,20 @@ mod tests {
         assert!(lowers(&[Mode::Mtls], &[Mode::Mtls, Mode::Bearer]));
         assert!(lowers(&[Mode::MtlsJwt, Mode::Jwt], &[Mode::None]));
         assert!(!lowers(&[Mode::Jwt], &[Mode::Mtls]) && !lowers(&[Mode::Jwt, Mode::Mtls], &[Mode::Jwt]));
+    }
+
+    #[tokio::test]
+    async fn what_a_floor_or_a_switch_that_was_cut_off_would_bring_back_has_no_mode_none_either() {
+        let (_dir, authority) = testing::authority().await;
+        let mut service = registered(&authority).await;
+        assert_eq!(proving(&service), None);
+        let (mtls, until) = (service.modes(), clock::now());
+        let none = Modes { accepts: vec![Mode::None], sends: Mode::None, ..mtls.clone() };
+        service.lowered = Some(Lowered { until, from: none });
+        let back = Some(Lowered { until, from: mtls.clone() });
+        assert_eq!(proving(&service), Some((service.name.clone(), mtls.clone(), back)));
+        service.accepts = vec![Mode::Mtls, Mode::None];
+        assert_eq!(proving(&service), Some((service.name.clone(), mtls, None)));
     }
 
     #[tokio::test]

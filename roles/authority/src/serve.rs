@@ -33,7 +33,7 @@ use crate::{
     credentials, entries,
     http::{self, Handshakes},
     journal::{Journal, Scribe},
-    node,
+    modes, node,
     password_desk::PasswordDesk,
     policies::{self, ApplyError},
     revocations,
@@ -130,6 +130,7 @@ async fn prepare(authority: &Arc<Authority>, deployment: &Deployment) -> Result<
     authority.journal.record(vec![Event::AuthorityStarted { version, epoch }]).await?;
     notice_a_step_back(authority).await?;
     entries::apply(authority, &deployment.services).await?;
+    modes::raise_to_strict(authority).await?;
     if let Some(dir) = &deployment.policy_dir {
         policies::apply(authority, dir, "configuration").await.map_err(|error| match error {
             ApplyError::Store(error) => AuthorityError::Store(error),

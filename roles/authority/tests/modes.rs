@@ -65,6 +65,62 @@ async fn a_floor_is_raised_by_the_one_route_and_lowered_by_another_for_a_while()
     authority.stop().await;
 }
 
+/// A switch that is thrown later must not mean less than one that was thrown at first.
+#[tokio::test]
+async fn strict_that_is_switched_on_later_raises_the_floors_that_accept_none_already() {
+    let mut place = Place::with("strict = false");
+    let authority = place.start().await;
+    let lower = async |service: &str, body: Value| {
+        authority.post(&format!("/api/v1/services/{service}/floor"), body).await;
+    };
+    lower("ads", json!({"accepts": ["none", "mtls"], "for_s": 600})).await;
+    authority.post("/api/v1/services/ads/modes", json!({"sends": "none"})).await;
+    authority.post("/api/v1/services/gateway/modes", json!({"sends": "none"})).await;
+    let open = |name: &str, accepts: &[&str]| json!({"name": name, "address": "127.0.0.1:7999", "launch_by": [], "accepts": accepts});
+    for (name, accepts) in [("open", ["none"].as_slice()), ("half", &["none", "bearer"]), ("back", &["none"])]
+    {
+        authority.post("/api/v1/services", open(name, accepts)).await;
+    }
+    // Raised by hand already.
+    authority.post("/api/v1/services/back/modes", json!({"accepts": ["bearer"]})).await;
+    authority.stop().await;
+
+    let modes = async |authority: &Running, name: &str| {
+        let held = authority.get(&format!("/api/v1/services/{name}")).await;
+        (held["accepts"].clone(), held["sends"].clone(), held["lowered_until"].is_null())
+    };
+    // Without it nothing changes.
+    let authority = place.start().await;
+    assert_eq!(modes(&authority, "open").await, (json!(["none"]), json!("mtls"), true));
+    let changes = authority.events("modes_changed").await.len();
+    authority.stop().await;
+
+    place.settings.strict = true;
+    let authority = place.start().await;
+    for (name, accepts) in [("ads", "mtls"), ("open", "mtls"), ("half", "bearer"), ("back", "bearer")] {
+        assert_eq!(modes(&authority, name).await, (json!([accepts]), json!("mtls"), true), "{name}");
+    }
+    assert_eq!(modes(&authority, "gateway").await.1, "mtls");
+    let told = authority.events("modes_changed").await.split_off(changes);
+    let mut names: Vec<&str> = told.iter().map(|event| event["service"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["ads", "gateway", "half", "open"], "who had none, and nobody else");
+    assert!(told.iter().all(|event| event["changed_by"] == "authority.strict"), "{told:?}");
+    // The first snapshot that anybody gets has none of it.
+    let mut agent = authority.agent("local").await;
+    let mut stream = agent.snapshots(SnapshotsRequest::default()).await.unwrap().into_inner();
+    let snapshot = Snapshot::parse(&stream.message().await.unwrap().unwrap().payload).unwrap();
+    for service in &snapshot.services {
+        assert!(!service.accepts.contains(&Mode::None) && service.sends != Mode::None, "{service:?}");
+    }
+    authority.stop().await;
+
+    let authority = place.start().await;
+    let again = authority.events("modes_changed").await.len();
+    assert_eq!(again, changes + told.len(), "once is enough");
+    authority.stop().await;
+}
+
 /// Two rights make no third one: lowering for a moment and then raising half of the way is no lowering for ever.
 #[tokio::test]
 async fn a_lowered_floor_that_is_raised_half_way_still_has_its_end() {

@@ -12,6 +12,7 @@
 mod bearer;
 mod body;
 mod checks;
+mod clocks;
 mod edge;
 mod error;
 mod jwt_svid;
@@ -38,6 +39,7 @@ pub use error::EvidenceError;
 use self::{
     body::BodyClaim,
     checks::Trail,
+    clocks::PeerClocks,
     known::Known,
     presented::{Presented, UserToken},
     user::ProvenUser,
@@ -55,6 +57,7 @@ pub struct Authenticator {
     secrets: Arc<SecretsCell>,
     chains: SigningChains,
     replay: ReplayGuard,
+    clocks: PeerClocks,
     users: Known<Verified<User>>,
     svids: Known<SpiffeId>,
     wits: Known<Unproven>,
@@ -101,7 +104,7 @@ impl Authenticator {
     pub fn new(me: SpiffeId, trust: Arc<TrustState>, secrets: Arc<SecretsCell>) -> Arc<Self> {
         let (chains, replay) = (SigningChains::new(trust), ReplayGuard::new(clock::now()));
         let (users, svids, wits) = (Known::new(), Known::new(), Known::new());
-        Arc::new(Self { me, secrets, chains, replay, users, svids, wits })
+        Arc::new(Self { me, secrets, chains, replay, clocks: PeerClocks::default(), users, svids, wits })
     }
 
     /// Whose door it is: the audience of tokens.

@@ -1,8 +1,6 @@
 //! Which workload calls.
 
-use countersign_identity::{
-    Binding, Bound, Freshness, Mode, SpiffeId, UnixTime, Verified, Workload, WorkloadProof,
-};
+use countersign_identity::{Binding, Bound, Freshness, Mode, SpiffeId, Verified, Workload, WorkloadProof};
 use countersign_token::Sighting;
 
 use super::{
@@ -104,7 +102,7 @@ impl Authenticator {
 
     /// A proof of single use, for the first and only time. Its signature and recipient were checked.
     pub(super) fn admit(&self, proof: &Sighting<'_>, rules: &Rules<'_>) -> Result<(), EvidenceError> {
-        measure_skew(proof, rules.now);
+        self.clocks.measure(proof, rules.now);
         Ok(self.replay.admit(proof, rules.now)?)
     }
 }
@@ -121,16 +119,4 @@ fn certificate(peer: &Peer, rules: &Rules<'_>) -> Result<Proven, EvidenceError> 
         certificates: peer.thumbprint().into_iter().collect(),
         ..Proven::nobody()
     })
-}
-
-/// By how much the clock of a verified caller is ahead of ours. Behind cannot be told from slow; ahead can, and is
-/// to be seen long before it is refused.
-fn measure_skew(proof: &Sighting<'_>, now: UnixTime) {
-    // Whole seconds are on the wire: what was made within this one is not ahead.
-    let ahead = proof.issued_at.secs().saturating_sub(now.secs());
-    if ahead > 0 {
-        let seconds = u32::try_from(ahead).unwrap_or(u32::MAX);
-        metrics::gauge!("countersign_peer_clock_ahead_seconds", "peer" => proof.issuer.to_owned())
-            .set(f64::from(seconds));
-    }
 }

@@ -4,6 +4,7 @@
 mod callers;
 mod calls;
 mod claims;
+mod clocks;
 mod deployment;
 mod desk;
 mod door;

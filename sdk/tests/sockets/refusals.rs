@@ -55,6 +55,11 @@ fn every_reason_has_its_code_its_status_and_what_would_help() {
         ),
         (BodyError::Changed.into(), Code::BodyChanged, Challenge::Proof),
         (EvidenceError::BodyChanged, Code::BodyChanged, Challenge::Proof),
+        (
+            EvidenceError::NoClaims { name: "tenant".into(), mode: Mode::Mtls },
+            Code::TokenClaims,
+            Challenge::Mode(Mode::Jwt),
+        ),
         (below(Mode::None, &[Mode::Mtls]), Code::CertificateMissing, Challenge::Certificate),
         (below(Mode::None, &[Mode::Jwt]), Code::ProofTooWeak, Challenge::Mode(Mode::Jwt)),
         (

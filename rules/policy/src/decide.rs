@@ -1,15 +1,15 @@
 //! The decision.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use cedar_policy::{AuthorizationError, Authorizer, Decision, Policy};
+use cedar_policy::{AuthorizationError, Authorizer, Effect, PolicyId};
 use thiserror::Error;
 
 use crate::{
     AdminAsk, AdminPolicies, Ask, Generation, PolicySet,
     facts::Facts,
     model::{Model, Unaskable},
-    parse::PolicyFile,
+    parse::{PolicyFile, Rule},
 };
 
 /// Proof that the policy allowed exactly this. Made by [`decide`], [`decide_admin`] and
@@ -56,8 +56,8 @@ impl Permit {
     /// Does the same caller, with the same evidence on the same axes, get the same answer for every path of this
     /// route, as long as the rules are those of [`Permit::generation`]?
     ///
-    /// No rule that could apply reads anything else that changes from request to request, and none can read a
-    /// clock: how long it holds is how long the caller's evidence does.
+    /// The path is all that a rule can read of one request alone, and none can read a clock: how long it holds is
+    /// how long the caller's evidence does.
     #[must_use]
     pub fn holds_for_route(&self) -> bool {
         self.0.holds_for_route
@@ -151,33 +151,66 @@ pub fn decide_admin(policies: &AdminPolicies, ask: &AdminAsk<'_>) -> Result<Perm
     judge(&policies.model, &policies.file, &Facts::of_admin(ask))
 }
 
-fn judge(model: &Model, file: &PolicyFile, facts: &Facts<'_>) -> Result<Permit, Refusal> {
-    let question = model.question(facts).map_err(unknown)?;
+pub(crate) fn judge(model: &Model, file: &PolicyFile, facts: &Facts<'_>) -> Result<Permit, Refusal> {
+    if !model.has_action(facts.action) {
+        return Err(Refusal::new(RefusalKind::UnknownAction, Vec::new(), None));
+    }
     if file.rules.is_empty() {
         return Err(Refusal::new(RefusalKind::NoPolicies, Vec::new(), None));
     }
-    let answer = Authorizer::new().is_authorized(&question.request, &file.rules, &question.entities);
-    let mut failed: Vec<(String, String)> = answer.diagnostics().errors().map(failure).collect();
-    failed.sort();
-    if let Some((_, detail)) = failed.first() {
-        let detail = Some(detail.clone());
-        let rules = failed.iter().map(|(id, _)| id.clone()).collect();
-        return Err(Refusal::new(RefusalKind::RuleFailed, rules, detail));
+    let (mut applying, mut open) = (Vec::new(), Vec::new());
+    for rule in file.candidates(facts) {
+        match rule.condition.as_ref().and_then(|condition| condition.holds(facts)) {
+            Some(true) => applying.push(rule),
+            Some(false) => {}
+            None => open.push(rule),
+        }
     }
-    let mut policies: Vec<String> = answer.diagnostics().reason().map(ToString::to_string).collect();
-    policies.sort();
-    match answer.decision() {
-        Decision::Allow => Ok(Permit(Arc::new(Granted {
-            who: facts.principal.id.to_owned(),
-            action: facts.action.to_owned(),
-            resource: facts.resource.id(),
-            policies,
-            holds_for_route: !file.rules.policies().any(Policy::has_non_scope_constraint),
-            generation: model.generation,
-        }))),
-        Decision::Deny if policies.is_empty() => Err(Refusal::new(RefusalKind::NotPermitted, policies, None)),
-        Decision::Deny => Err(Refusal::new(RefusalKind::Forbidden, policies, None)),
+    if !open.is_empty() {
+        applying.extend(ask_cedar(model, facts, open)?);
     }
+    let names = |effect| {
+        let of_effect = applying.iter().filter(|rule| rule.policy.effect() == effect);
+        let mut names: Vec<String> = of_effect.map(|rule| rule.id().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let forbidding = names(Effect::Forbid);
+    if !forbidding.is_empty() {
+        return Err(Refusal::new(RefusalKind::Forbidden, forbidding, None));
+    }
+    let policies = names(Effect::Permit);
+    if policies.is_empty() {
+        return Err(Refusal::new(RefusalKind::NotPermitted, policies, None));
+    }
+    Ok(Permit(Arc::new(Granted {
+        who: facts.principal.id.to_owned(),
+        action: facts.action.to_owned(),
+        resource: facts.resource.id(),
+        policies,
+        holds_for_route: !facts.path_was_read(),
+        generation: model.generation,
+    })))
+}
+
+/// Which of these rules apply. Where one forbids, Cedar does not name those that permit; nobody would ask.
+fn ask_cedar<'a>(model: &Model, facts: &Facts<'_>, rules: Vec<&'a Rule>) -> Result<Vec<&'a Rule>, Refusal> {
+    let question = model.question(facts).map_err(unknown)?;
+    let set = cedar_policy::PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone()))
+        .map_err(|error| failed(&[], error.to_string()))?;
+    let answer = Authorizer::new().is_authorized(&question.request, &set, &question.entities);
+    let mut failures: Vec<(String, String)> = answer.diagnostics().errors().map(failure).collect();
+    failures.sort();
+    if let Some((_, detail)) = failures.first() {
+        return Err(failed(&failures, detail.clone()));
+    }
+    let reasons: HashSet<&PolicyId> = answer.diagnostics().reason().collect();
+    Ok(rules.into_iter().filter(|rule| reasons.contains(rule.policy.id())).collect())
+}
+
+fn failed(failures: &[(String, String)], detail: String) -> Refusal {
+    let rules = failures.iter().map(|(rule, _)| rule.clone()).collect();
+    Refusal::new(RefusalKind::RuleFailed, rules, Some(detail))
 }
 
 fn failure(error: &AuthorizationError) -> (String, String) {

@@ -117,8 +117,8 @@ fn trace(
 ) -> Explanation {
     let mut rules: Vec<RuleTrace> = file
         .into_iter()
-        .flat_map(|file| file.rules.policies())
-        .filter_map(|rule| trace_rule(rule, question))
+        .flat_map(|file| &file.rules)
+        .filter_map(|rule| trace_rule(&rule.policy, question))
         .collect();
     rules.sort_by(|a, b| nearness(b, verdict).cmp(&nearness(a, verdict)).then_with(|| a.id.cmp(&b.id)));
     rules.truncate(RULES_TRACED_MAX);

@@ -3,17 +3,22 @@
 //! Everything goes through here: Cedar's form of the question, our own evaluation of conditions, and the key under
 //! which a decision is remembered. So none of them can know more than another.
 
-use countersign_identity::{Bound, Caller, Proof, UserProof};
+use std::cell::Cell;
+
+use countersign_identity::{Bound, Caller, Possession, Proof, UserProof};
 
 use crate::model::{API, AdminAsk, Ask};
 
 /// What rules read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) principal: Principal<'a>,
     pub(crate) action: &'a str,
     pub(crate) resource: Resource<'a>,
+    /// Read by [`Facts::path`] alone.
     pub(crate) path: &'a str,
+    /// Has anybody looked at the path? If not, the answer is the same for every other one.
+    pub(crate) path_read: Cell<bool>,
     pub(crate) user: Option<Person<'a>>,
     pub(crate) proof: Proof,
 }
@@ -58,6 +63,7 @@ impl<'a> Facts<'a> {
             action: ask.method.as_str(),
             resource: Resource::Route { service: ask.target, template: ask.route },
             path: ask.path,
+            path_read: Cell::new(false),
             user: Person::of(ask.caller),
             proof: *ask.caller.proof(),
         }
@@ -75,15 +81,35 @@ impl<'a> Facts<'a> {
             action: ask.action,
             resource: Resource::Api,
             path: ask.path,
+            path_read: Cell::new(false),
             user: Person::of(ask.caller),
             proof: *ask.caller.proof(),
         }
     }
 
+    /// The canonical path, for whoever decides by it.
+    pub(crate) fn path(&self) -> &'a str {
+        self.path_read.set(true);
+        self.path
+    }
+
+    /// Does what was decided so far depend on the path?
+    pub(crate) const fn path_was_read(&self) -> bool {
+        self.path_read.get()
+    }
+
+    pub(crate) fn workload_possession(&self) -> bool {
+        self.proof.workload.possession() == Possession::Key
+    }
+
+    pub(crate) fn user_possession(&self) -> bool {
+        self.proof.user_possession == Possession::Key
+    }
+
     /// Writes all of it but the path, so that no two questions read alike. Taken apart without `..`: a new fact does
     /// not compile before it is part of the key.
     pub(crate) fn write_key(&self, key: &mut Vec<u8>) {
-        let Self { principal, action, resource, path: _, user, proof } = self;
+        let Self { principal, action, resource, path: _, path_read: _, user, proof } = self;
         let Principal { kind, id, trust_domain: _ } = principal;
         write_all(key, [kind.as_str(), id, action]);
         match resource {
@@ -134,7 +160,38 @@ impl PrincipalKind {
     }
 }
 
-impl Resource<'_> {
+impl<'a> Resource<'a> {
+    pub(crate) const ROUTE: &'static str = "Route";
+    pub(crate) const API: &'static str = "Api";
+    /// What routes are in.
+    pub(crate) const SERVICE: &'static str = "Service";
+
+    /// Its entity type.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Route { .. } => Self::ROUTE,
+            Self::Api => Self::API,
+        }
+    }
+
+    /// Its name among those that one file of rules is about.
+    pub(crate) const fn name(&self) -> &'a str {
+        match self {
+            Self::Route { template, .. } => template,
+            Self::Api => API,
+        }
+    }
+
+    /// Is this its id?
+    pub(crate) fn is(&self, id: &str) -> bool {
+        match self {
+            Self::Route { service, template } => {
+                id.strip_prefix(service).and_then(|rest| rest.strip_prefix(' ')) == Some(template)
+            }
+            Self::Api => id == API,
+        }
+    }
+
     /// Its id, such as `ads /ads/{id}/buy`.
     pub(crate) fn id(&self) -> String {
         match self {

@@ -27,10 +27,14 @@
 //! ```
 
 mod cache;
+mod condition;
 mod decide;
+#[cfg(test)]
+mod equality;
 mod explain;
 mod explainer;
 mod facts;
+mod index;
 mod model;
 mod parse;
 mod quota;

@@ -8,7 +8,7 @@ use std::{
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
 };
-use countersign_identity::{Caller, Possession};
+use countersign_identity::Caller;
 use http::Method;
 
 use crate::facts::{Facts, PrincipalKind, Resource};
@@ -116,9 +116,9 @@ impl Types {
         let [admin, workload, user, stranger] = PrincipalKind::ALL.map(PrincipalKind::as_str).map(name);
         Ok(Self {
             principals: [admin?, workload?, user?, stranger?],
-            service: name("Service")?,
-            route: name("Route")?,
-            api: name("Api")?,
+            service: name(Resource::SERVICE)?,
+            route: name(Resource::ROUTE)?,
+            api: name(Resource::API)?,
             action: name("Action")?,
         })
     }
@@ -141,6 +141,7 @@ impl Generation {
 pub(crate) struct Model {
     types: Types,
     pub(crate) schema: Schema,
+    actions: HashSet<String>,
     pub(crate) generation: Generation,
 }
 
@@ -148,7 +149,13 @@ impl Model {
     /// Reads a schema; the error is the reason.
     pub(crate) fn read(schema: &str) -> Result<Self, String> {
         let (schema, _warnings) = Schema::from_cedarschema_str(schema).map_err(|error| error.to_string())?;
-        Ok(Self { types: Types::new()?, schema, generation: Generation::next() })
+        let actions = schema.actions().map(|action| action.id().unescaped().to_owned()).collect();
+        Ok(Self { types: Types::new()?, schema, actions, generation: Generation::next() })
+    }
+
+    /// Does the schema have this action? Nothing else of a question can be at odds with it.
+    pub(crate) fn has_action(&self, action: &str) -> bool {
+        self.actions.contains(action)
     }
 
     /// Says it in Cedar's form.
@@ -209,13 +216,13 @@ fn context(facts: &Facts<'_>) -> Result<Context, String> {
     let proof = facts.proof;
     let proof = record([
         ("workload", string(proof.workload.as_str())),
-        ("workload_possession", bool(proof.workload.possession() == Possession::Key)),
+        ("workload_possession", bool(facts.workload_possession())),
         ("binding", RestrictedExpression::new_set(proof.binding.iter().map(|bound| string(bound.as_str())))),
         ("user", string(proof.user.as_str())),
-        ("user_possession", bool(proof.user_possession == Possession::Key)),
+        ("user_possession", bool(facts.user_possession())),
         ("freshness", string(proof.freshness.as_str())),
     ])?;
-    let mut pairs = vec![("proof".to_owned(), proof), ("path".to_owned(), string(facts.path))];
+    let mut pairs = vec![("proof".to_owned(), proof), ("path".to_owned(), string(facts.path()))];
     if let Some(user) = facts.user {
         let person = record([
             ("id", string(user.id)),

@@ -1,6 +1,9 @@
 //! Policy files: read, named, checked against the schema, and bounded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cedar_policy::{Policy, PolicyId, Schema, ValidationMode, Validator};
 use countersign_identity::{ServiceName, SpiffeId};
@@ -8,14 +11,19 @@ use countersign_request::RouteTemplate;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::model::{API, APPLICATION_SCHEMA, Generation, Model, administration_schema};
+use crate::{
+    condition::Condition,
+    facts::Facts,
+    index::Index,
+    model::{API, APPLICATION_SCHEMA, Generation, Model, administration_schema},
+};
 
 /// Largest policy file, in bytes.
 pub const POLICY_FILE_BYTES_MAX: usize = 64 * 1024;
 /// Most policy files: one for each service.
 pub const POLICY_FILES_MAX: usize = 1024;
-/// Most rules in one file. Every rule of a file is looked at for each request, so this bounds the
-/// time that a decision takes.
+/// Most rules in one file. An explanation looks at every one of them, and so may a decision, where none names in
+/// its head what it is about; so this bounds the time that both take.
 pub const RULES_PER_FILE_MAX: usize = 256;
 
 /// The rules of every service, each in its own file.
@@ -35,7 +43,16 @@ pub struct AdminPolicies {
 /// One file: rules whose ids are their `@id` annotations.
 #[derive(Debug)]
 pub(crate) struct PolicyFile {
-    pub(crate) rules: cedar_policy::PolicySet,
+    pub(crate) rules: Vec<Rule>,
+    index: Index,
+}
+
+/// One rule, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) policy: Policy,
+    /// What has to hold beside the head, if it is among what we evaluate ourselves.
+    pub(crate) condition: Option<Arc<Condition>>,
 }
 
 /// Why policies were not loaded. The ones that were in force stay in force.
@@ -173,9 +190,9 @@ impl PolicySet {
     /// front of that service can know of them.
     #[must_use]
     pub fn routes(&self, target: &str) -> Vec<RouteTemplate> {
-        let rules = self.files.get(target).into_iter().flat_map(|file| file.rules.policies());
+        let rules = self.files.get(target).into_iter().flat_map(|file| &file.rules);
         let named: BTreeSet<String> = rules
-            .flat_map(Policy::entity_literals)
+            .flat_map(|rule| rule.policy.entity_literals())
             .filter(|entity| entity.type_name().basename() == "Route")
             .filter_map(|entity| {
                 Some(entity.id().unescaped().strip_prefix(target)?.strip_prefix(' ')?.to_owned())
@@ -209,8 +226,28 @@ impl AdminPolicies {
 }
 
 impl PolicyFile {
+    pub(crate) fn of(rules: Vec<Rule>) -> Self {
+        Self { index: Index::of(&rules), rules }
+    }
+
     fn ids(&self) -> impl Iterator<Item = &str> {
-        self.rules.policies().map(|rule| rule.id().as_ref())
+        self.rules.iter().map(Rule::id)
+    }
+
+    /// The rules whose heads fit.
+    pub(crate) fn candidates(&self, facts: &Facts<'_>) -> impl Iterator<Item = &Rule> {
+        self.index.candidates(facts).filter_map(|place| self.rules.get(place))
+    }
+}
+
+impl Rule {
+    fn of(policy: Policy) -> Self {
+        let condition = policy.to_pst().ok().and_then(|policy| Condition::of(policy.body().clauses()));
+        Self { policy, condition: condition.map(Arc::new) }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.policy.id().as_ref()
     }
 }
 
@@ -242,7 +279,7 @@ fn load_file(
     for rule in rules.policies() {
         check_entities(name, rule, entity)?;
     }
-    Ok(PolicyFile { rules })
+    Ok(PolicyFile::of(rules.policies().cloned().map(Rule::of).collect()))
 }
 
 /// Gives each rule the id of its annotation. Cedar calls them `policy0`, `policy1`, … whatever

@@ -39,14 +39,16 @@ pub(crate) fn inbound_body(
     Ok(BoundedBody::new(body, limits, fault.clone()))
 }
 
-/// The request that goes upstream, without what the SDK's client adds: the token, the trace, the client's address.
+/// The request that goes upstream to `path` (and query), without what the SDK's client adds: the token, the trace, the
+/// client's address.
 pub(crate) fn outbound_request(
     request: &CanonicalRequest,
+    path: &str,
     rules: [&Rules; 2],
     body: BoundedBody<RequestBody>,
 ) -> Result<Request<Outgoing>, Refusal> {
     // A canonical path is always a URI: should it ever not be, nothing is sent.
-    let uri: Uri = request.path_and_query().parse().map_err(|_| Refusal::Upstream(CallError::BadRequest))?;
+    let uri: Uri = path.parse().map_err(|_| Refusal::Upstream(CallError::BadRequest))?;
     let mut headers = request.headers().clone();
     // Connection is honoured and removed before anything of ours is set: it can only name the client's own headers.
     strip_hop_by_hop(&mut headers);
@@ -87,7 +89,8 @@ pub(crate) fn for_upstream(
 ) -> Result<Request<Outgoing>, Refusal> {
     let unfit = |_| Refusal::Upstream(CallError::BadRequest);
     let uri = Uri::builder().scheme("http").authority(request.authority().to_string());
-    *outbound.uri_mut() = uri.path_and_query(request.path_and_query()).build().map_err(unfit)?;
+    let path = outbound.uri().path_and_query().cloned().ok_or(Refusal::Upstream(CallError::BadRequest))?;
+    *outbound.uri_mut() = uri.path_and_query(path).build().map_err(unfit)?;
     let headers = outbound.headers_mut();
     headers.extend(added.forwarded);
     added.trace_id.set(headers);

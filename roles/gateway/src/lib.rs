@@ -60,7 +60,7 @@ pub use body::BodyError;
 pub use edge_tls::EdgeCertificateError;
 pub use headers::HeaderRuleError;
 pub use login::LoginSettingsError;
-pub use route::{NoRoute, RouteError};
+pub use route::{NoRoute, RewriteError, RouteError};
 pub use settings::Settings;
 pub use upstream::{EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
 

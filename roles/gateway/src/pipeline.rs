@@ -42,7 +42,7 @@ use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
 use crate::proof::{DPOP_NONCE, Proofs};
 use crate::record::{Check, Recorder, Trace};
 use crate::refusal::Refusal;
-use crate::route::{Route, RouteTable, Target};
+use crate::route::{NoRoute, Route, RouteTable, Target};
 use crate::settings::{Limits, UserNeed};
 use crate::throttle::Throttle;
 use crate::token::{AccessRules, Internal, Session, Tokens};
@@ -132,15 +132,20 @@ impl Pipeline {
         }
         let route = self.routes.find(&request)?;
         trace.draft.asks_for(request.method(), route.template.as_str());
-        route.target.as_str().clone_into(&mut trace.callee);
-        trace.pass(Check::Route, format!("{} to {}", route.template, route.target));
+        if let Some(target) = route.lead.only() {
+            target.as_str().clone_into(&mut trace.callee);
+        }
+        trace.pass(Check::Route, format!("{} to {}", route.template, route.lead));
         let live = self.live()?;
         let session = self.authenticate(route, &request, arrival, &live, trace)?;
+        let user = session.as_deref().and_then(|session| session.caller.user()).map(|user| user.id.as_str());
+        let target = route.lead.choose(&request, user).ok_or(NoRoute::Unknown)?;
+        target.as_str().clone_into(&mut trace.callee);
         let token_counts = route.user != UserNeed::None;
         let permit =
             self.decide(&request, route.template.as_str(), session.as_deref(), token_counts, &live, trace)?;
         let token = session.map(|session| self.countersign(&permit, &session, &live)).transpose()?;
-        let outgoing = Outgoing { request: &request, body, token, trace_id };
+        let outgoing = Outgoing { request: &request, target, body, token, trace_id };
         self.forward(permit, route, outgoing, arrival, trace).await
     }
 
@@ -254,15 +259,20 @@ impl Pipeline {
         arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        let Outgoing { request, body, token, trace_id } = outgoing;
+        let Outgoing { request, target, body, token, trace_id } = outgoing;
         let with_user = token.is_some();
         let rules = [&self.rules, &route.headers];
         let (fault, limits) = (BodyFault::default(), self.request_body_limits());
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
-        let outbound = forward::outbound_request(request, rules, body)?;
+        let path = match &route.rewrite {
+            Some(rewrite) => rewrite.apply(request)?,
+            None => request.path_and_query(),
+        };
+        let outbound = forward::outbound_request(request, &path, rules, body)?;
         let forwarded = forward::forwarded(request, arrival);
         let blame = |refusal| fault.seen(&limits).map_or(refusal, Refusal::Body);
-        match &route.target {
+        let from = Answerer { target, route, with_user };
+        match target {
             Target::Service(service) => {
                 let mut client =
                     self.workload.client(service.as_str()).in_trace(trace_id).with_forwarded(forwarded);
@@ -271,7 +281,7 @@ impl Pipeline {
                 }
                 let answer = client.send(outbound).await.map_err(|error| blame(Refusal::Upstream(error)))?;
                 drop(permit);
-                self.answer(answer, route, with_user, self.response_body_limits(), trace)
+                self.answer(answer, &from, self.response_body_limits(), trace)
             }
             Target::Upstream(cluster) => {
                 let added = forward::Added { token, trace_id, forwarded };
@@ -280,7 +290,7 @@ impl Pipeline {
                 let answer = answer.map_err(|error| blame(Refusal::Cluster(error)))?;
                 let idle_timeout = cluster.timeouts().body_idle();
                 let limits = BodyLimits { idle_timeout, ..self.response_body_limits() };
-                self.answer(answer, route, with_user, limits, trace)
+                self.answer(answer, &from, limits, trace)
             }
         }
     }
@@ -289,23 +299,26 @@ impl Pipeline {
     fn answer<B>(
         &self,
         answer: Response<B>,
-        route: &Route,
-        with_user: bool,
+        from: &Answerer<'_>,
         limits: BodyLimits,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
+        let Answerer { target, route, with_user } = *from;
         if forward::is_internal_challenge(&answer) {
             // The service wants a user and none came: the client can help that. Anything else it cannot.
             let could_help = !with_user && route.user != UserNeed::None;
-            let target = route.target.to_string();
+            let target = target.to_string();
             return Err(if could_help { Refusal::NoToken } else { Refusal::UpstreamChallenge { target } });
         }
-        trace.pass(Check::Upstream, answer.status().as_u16().to_string());
+        let status = answer.status().as_u16();
+        let told =
+            if route.lead.only().is_some() { status.to_string() } else { format!("{status} of {target}") };
+        trace.pass(Check::Upstream, told);
         let rules = [&self.rules, &route.headers];
-        Ok(forward::outbound_answer(answer, rules, route.target.as_str(), limits))
+        Ok(forward::outbound_answer(answer, rules, target.as_str(), limits))
     }
 
     async fn log_in(
@@ -425,9 +438,17 @@ impl Pipeline {
 /// What goes upstream, before it is put together.
 struct Outgoing<'a> {
     request: &'a CanonicalRequest,
+    target: &'a Target,
     body: RequestBody,
     token: Option<InternalToken>,
     trace_id: TraceId,
+}
+
+/// Whose answer it is.
+struct Answerer<'a> {
+    target: &'a Target,
+    route: &'a Route,
+    with_user: bool,
 }
 
 /// One canonical request, for a host that this connection serves, in HTTP and nothing else.

@@ -25,7 +25,7 @@ use crate::body::BodyError;
 use crate::forward::EdgeBody;
 use crate::login::LoginError;
 use crate::proof::ProofError;
-use crate::route::NoRoute;
+use crate::route::{NoRoute, RewriteError};
 use crate::token::MintError;
 use crate::upstream::UpstreamError;
 
@@ -47,6 +47,8 @@ pub(crate) enum Refusal {
     Throttled(#[from] QuotaError),
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    #[error(transparent)]
+    Rewritten(#[from] RewriteError),
     #[error("the route needs a user, and no access token came")]
     NoToken,
     #[error(transparent)]
@@ -96,6 +98,9 @@ impl Refusal {
     pub(crate) fn denial(&self) -> Denial {
         match self {
             Refusal::Unreadable(error) => Denial::from(error),
+            Refusal::Rewritten(RewriteError::Unreadable { source }) => {
+                Denial { reason: self.to_string(), ..Denial::from(source) }
+            }
             // A token that is bound to a key, in the hands of somebody who proves none.
             Refusal::Evidence(error @ EvidenceError::AccessToken(AccessTokenError::Confirmation(_)))
             | Refusal::HeldEvidence(error) => {
@@ -148,6 +153,7 @@ impl Refusal {
             Refusal::LoginRefused => Code::LoginFailed,
             Refusal::Mint(_)
             | Refusal::Unreadable(_)
+            | Refusal::Rewritten(_)
             | Refusal::Evidence(_)
             | Refusal::HeldEvidence(_)
             | Refusal::Proof(_)
@@ -162,6 +168,7 @@ impl Refusal {
             Refusal::Policy { could_log_in, .. } => *could_log_in,
             Refusal::PolicyBroken(_)
             | Refusal::Mint(_)
+            | Refusal::Rewritten(_)
             | Refusal::Stale
             | Refusal::Body(_)
             | Refusal::Upstream(_)
@@ -318,6 +325,13 @@ mod tests {
             (Refusal::Throttled(wait), 429),
             (Refusal::NoRoute(NoRoute::Unknown), 404),
             (Refusal::NoRoute(NoRoute::Method { allow: vec!["GET".into()] }), 405),
+            (
+                Refusal::Rewritten(RewriteError::Unreadable {
+                    source: RequestError::Path(PathError::DotSegment),
+                }),
+                400,
+            ),
+            (Refusal::Rewritten(RewriteError::NotCanonical), 500),
             (Refusal::NoToken, 401),
             (Refusal::Evidence(EvidenceError::NotBearer), 401),
             (Refusal::Evidence(AccessTokenError::Expired { by_seconds: 1 }.into()), 401),

@@ -93,14 +93,49 @@ pub struct RouteSettings {
     /// Only these methods; none named means all.
     #[serde(default)]
     pub methods: Vec<String>,
+    /// Only requests that have these headers, each once and with exactly this value; `*` is any value.
+    #[serde(default)]
+    pub match_headers: std::collections::BTreeMap<String, String>,
     /// Short name of the service that answers, or of an upstream.
-    pub to: String,
+    #[serde(default)]
+    pub to: Option<String>,
+    /// Instead of `to`: several targets, each with its share of the requests.
+    #[serde(default)]
+    pub split: Vec<Share>,
+    /// Requests with the same key go to the same share; without the key, chance decides.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
+    /// What the target sees in place of the text before the template's first hole. Routing, policy and ledger see the
+    /// path that came.
+    #[serde(default)]
+    pub rewrite_prefix: Option<String>,
     /// Whether an end user's access token must come along.
     #[serde(default)]
     pub user: UserNeed,
     /// Header rules of this route, applied after the gateway's own.
     #[serde(default)]
     pub headers: HeaderRules,
+}
+
+/// One target of a `split`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// Short name of the service, or of an upstream.
+    pub to: String,
+    /// Its share, compared with its siblings; 1 if absent.
+    #[serde(default)]
+    pub weight: Option<NonZeroU32>,
+}
+
+/// By what a request finds its share again.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sticky {
+    /// The end user who is proven.
+    User,
+    /// The value of this header, whatever the client writes into it.
+    Header(String),
 }
 
 /// What a route wants of the end user's access token. There is no setting that lets a bad token pass.

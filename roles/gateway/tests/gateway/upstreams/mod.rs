@@ -1,6 +1,7 @@
 //! Upstreams of the configuration, through real sockets.
 
 mod connect;
+mod routing;
 
 use crate::rig::backend::Backend;
 use crate::rig::client::{Answer, get};

@@ -45,6 +45,7 @@ const MAY_VOUCH: &[&str] = &[
     "rules/token/src/client_assertion.rs",
     "rules/token/src/dpop.rs",
     "rules/token/src/exchanged_token.rs",
+    "rules/token/src/foreign_access_token.rs",
     "rules/token/src/jwt_svid.rs",
     "rules/token/src/macaroon/service.rs",
     "rules/token/src/service_token.rs",

@@ -30,6 +30,7 @@ mod edge_tls;
 mod engine;
 mod forward;
 mod headers;
+mod issuer;
 mod listener;
 mod login;
 mod pipeline;
@@ -59,6 +60,7 @@ pub use admin::{MetricsText, ReadyCheck};
 pub use body::BodyError;
 pub use edge_tls::EdgeCertificateError;
 pub use headers::HeaderRuleError;
+pub use issuer::IssuerError;
 pub use login::LoginSettingsError;
 pub use route::{NoRoute, RewriteError, RouteError};
 pub use settings::Settings;
@@ -67,6 +69,7 @@ pub use upstream::{EndpointError, UpstreamError, UpstreamSettingsError, Upstream
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};
 use crate::headers::Rules;
+use crate::issuer::Issuers;
 use crate::listener::{EdgeService, HandshakeMeter, accept_limits};
 use crate::login::LoginDesk;
 use crate::pipeline::Pipeline;
@@ -122,6 +125,9 @@ pub enum GatewayError {
     /// See [`HeaderRuleError`].
     #[error("[gateway.headers]: {0}")]
     Header(#[from] HeaderRuleError),
+    /// See [`IssuerError`].
+    #[error("[[gateway.issuer]]: {0}")]
+    Issuer(#[from] IssuerError),
     /// See [`LoginSettingsError`].
     #[error("[gateway] {0}")]
     Login(#[from] LoginSettingsError),
@@ -227,6 +233,7 @@ impl Gateway {
             let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
             tasks.spawn(async move { pipeline.publish_key(shutdown).await });
         }
+        tasks.spawn(Arc::clone(&pipeline.issuers).watch(shutdown.clone()));
         {
             let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
             tasks.spawn(async move { pipeline.upstreams.run(shutdown).await });
@@ -283,6 +290,7 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
         rules: Rules::compile(&settings.headers)?,
         throttle: Throttle::new(&settings.throttle),
         tokens: Tokens::new(key, workload.id().clone(), settings.limits.sessions_max),
+        issuers: Arc::new(Issuers::load(&settings.issuers)?),
         proofs,
         login,
         recorder: Recorder::new(Arc::clone(workload.spool())),

@@ -37,6 +37,7 @@ use crate::admin::ReadyCheck;
 use crate::body::{BodyError, BodyFault, BodyLimits};
 use crate::forward::{self, EdgeBody};
 use crate::headers::Rules;
+use crate::issuer::Issuers;
 use crate::listener::Arrival;
 use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
 use crate::proof::{DPOP_NONCE, Proofs};
@@ -55,6 +56,7 @@ pub(crate) struct Pipeline {
     pub(crate) rules: Rules,
     pub(crate) throttle: Throttle,
     pub(crate) tokens: Tokens,
+    pub(crate) issuers: Arc<Issuers>,
     pub(crate) proofs: Proofs,
     pub(crate) login: Option<LoginDesk>,
     pub(crate) workload: Workload,
@@ -177,7 +179,12 @@ impl Pipeline {
             return Ok(None);
         };
         let snapshot = live.snapshot();
-        let rules = AccessRules { keys: live.tokens(), epoch: &snapshot.epoch, sequence: snapshot.sequence };
+        let rules = AccessRules {
+            keys: live.tokens(),
+            epoch: &snapshot.epoch,
+            sequence: snapshot.sequence,
+            issuers: &self.issuers,
+        };
         let now = clock::now();
         let session = match credential {
             AccessCredential::Bearer(token) => self.tokens.verify(token, None, &rules, now)?,

@@ -25,6 +25,7 @@ use std::time::Duration;
 use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 
+pub use crate::issuer::settings::{IssuerSettings, OneOrMany};
 use crate::upstream::settings::UpstreamSettings;
 
 /// Everything that a gateway can be told. Unknown keys are refused.
@@ -64,6 +65,9 @@ pub struct Settings {
     /// Header rules that hold for every route, applied before a route's own.
     #[serde(default)]
     pub headers: HeaderRules,
+    /// Issuers of access tokens beside our own authority.
+    #[serde(default, rename = "issuer")]
+    pub issuers: Vec<IssuerSettings>,
     /// Which requests go where. None matches: 404.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteSettings>,

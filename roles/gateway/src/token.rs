@@ -12,18 +12,22 @@ use std::time::Duration;
 use countersign_identity::{Caller, SpiffeId, UnixTime, User};
 use countersign_keys::hash::hex;
 use countersign_keys::{KeyPair, PublicKey, RandomError, Secret, SecureRandom, random_bytes, sha256};
-use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate};
+use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate, authenticate_guest};
 use countersign_sdk::live::TokenKeys;
 use countersign_token::DpopProof;
 use countersign_token::txn_token::{self, TxnToken, TxnTokenError};
 
-/// By what an access token is judged: all of it comes from one snapshot.
+use crate::issuer::{GuestMark, Issuers};
+
+/// By what an access token is judged: one snapshot, and the keys of other issuers.
 pub(crate) struct AccessRules<'a> {
     /// Issuer, audience and keys.
     pub(crate) keys: &'a TokenKeys,
     /// Epoch and sequence of the snapshot: under another one everything is judged anew.
     pub(crate) epoch: &'a str,
     pub(crate) sequence: u64,
+    /// Issuers beside our own.
+    pub(crate) issuers: &'a Issuers,
 }
 
 /// Verifies access tokens and mints internal ones.
@@ -41,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) caller: Caller,
     user: User,
     sequence: u64,
+    /// By which keys, if they are not of the snapshot.
+    guest: Option<GuestMark>,
     internal: Mutex<Option<InternalToken>>,
 }
 
@@ -96,15 +102,23 @@ impl Tokens {
         if let Some(session) = &known
             && session.sequence == rules.sequence
             && session.user.not_after > now
+            && session.guest.is_none_or(|mark| rules.issuers.stand_by(mark))
         {
             return Ok(Arc::clone(session));
         }
         let evidence = Evidence { access_token: Some(token), proof, ..Evidence::default() };
-        let caller = authenticate(&evidence, rules.keys, now).caller.inspect_err(|_| self.forget(&digest))?;
+        let guesthouse = rules.issuers.of_token(token, &rules.keys.access_issuer);
+        let caller = match &guesthouse {
+            Some(house) => authenticate_guest(&evidence, house.trust(), &rules.keys.revoked, now),
+            None => authenticate(&evidence, rules.keys, now).caller,
+        };
+        let caller = caller.inspect_err(|_| self.forget(&digest))?;
         let user = caller.user().ok_or(EvidenceError::NotBearer)?.get().clone();
         // The same access token keeps its internal token from one snapshot to the next.
         let internal = known.and_then(|old| lock(&old.internal).clone());
-        let session = Session { caller, user, sequence: rules.sequence, internal: Mutex::new(internal) };
+        let guest = guesthouse.map(|house| house.mark);
+        let session =
+            Session { caller, user, sequence: rules.sequence, guest, internal: Mutex::new(internal) };
         let session = Arc::new(session);
         self.keep(digest, Arc::clone(&session), now);
         Ok(session)
@@ -253,7 +267,9 @@ mod tests {
         }
 
         fn verify(&self, token: &str, sequence: u64, now: UnixTime) -> Result<Arc<Session>, EvidenceError> {
-            self.tokens.verify(token, None, &AccessRules { keys: &self.keys, epoch: "e1", sequence }, now)
+            let issuers = Issuers::load(&[]).unwrap();
+            let rules = AccessRules { keys: &self.keys, epoch: "e1", sequence, issuers: &issuers };
+            self.tokens.verify(token, None, &rules, now)
         }
 
         /// The internal token, if it had to be minted.

@@ -202,6 +202,8 @@ axis! {
         /// By an internal token that the token service issued for this hop alone, or that the caller embedded in
         /// its own signed proof.
         HopToken = "hop_token",
+        /// By an access token of an issuer of another house that the edge was told to believe.
+        ForeignToken = "foreign_token",
         /// By an access token of our own issuer.
         AccessToken = "access_token",
         /// By the operating system: the uid at the other end of a Unix socket.

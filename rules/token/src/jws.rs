@@ -51,7 +51,7 @@ fn header(kind: TokenKind, key: &KeyPair, certificate_sha256: Option<&[u8; 32]>)
     let (jwk, kid) = match kind.form() {
         HeaderForm::Embedded => (Some(bare_jwk(key.public_key())), None),
         HeaderForm::Keyless => (None, None),
-        HeaderForm::Plain | HeaderForm::Certified | HeaderForm::Svid => {
+        HeaderForm::Plain | HeaderForm::Certified | HeaderForm::Svid | HeaderForm::Foreign => {
             (None, Some(key.public_key().thumbprint()))
         }
     };
@@ -119,6 +119,33 @@ pub struct Unverified<'a> {
 
 /// Reads a compact JWS of at most [`TOKEN_BYTES_MAX`] that says it is of `kind`.
 pub fn parse_as(kind: TokenKind, token: &str) -> Result<Unverified<'_>, JwsError> {
+    let wanted = Wanted { form: kind.form(), typ: kind.typ() };
+    parse(&wanted, token, |typ| kind.is_called(typ), |alg| kind.allows(alg))
+}
+
+/// Reads a token of an issuer that knows nothing of our kinds: `is_called` says which `typ` it gives to those that are
+/// for us, in lower case and without `application/`, empty if there is none.
+pub(crate) fn parse_foreign(
+    token: &str,
+    is_called: impl FnOnce(&str) -> bool,
+) -> Result<Unverified<'_>, JwsError> {
+    let wanted = Wanted { form: HeaderForm::Foreign, typ: TokenKind::AccessToken.typ() };
+    parse(&wanted, token, is_called, |_| true)
+}
+
+/// Which header a token has to have.
+struct Wanted {
+    form: HeaderForm,
+    /// For messages.
+    typ: &'static str,
+}
+
+fn parse<'a>(
+    wanted: &Wanted,
+    token: &'a str,
+    is_called: impl FnOnce(&str) -> bool,
+    allows: impl FnOnce(Algorithm) -> bool,
+) -> Result<Unverified<'a>, JwsError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(JwsError::TooLarge { bytes: token.len() });
     }
@@ -129,21 +156,21 @@ pub fn parse_as(kind: TokenKind, token: &str) -> Result<Unverified<'_>, JwsError
     }
     let header = decode(header)?;
     let header = Claims::parse(&header).map_err(JwsError::Header)?;
-    let form = kind.form();
+    let form = wanted.form;
     let typ = match form {
-        HeaderForm::Svid => optional(header.string("typ"))?,
+        HeaderForm::Svid | HeaderForm::Foreign => optional(header.string("typ"))?,
         _ => Some(header.string("typ").map_err(JwsError::Header)?),
     };
     let typ = typ.map(bounded).transpose()?.map(|typ| media_type(&typ)).unwrap_or_default();
-    if !kind.is_called(&typ) {
-        return Err(JwsError::OtherKind { typ: printable(&typ), want: kind.typ() });
+    if !is_called(&typ) {
+        return Err(JwsError::OtherKind { typ: printable(&typ), want: wanted.typ });
     }
     if let Some(member) = header.names().find(|name| !form.members().contains(name)) {
         return Err(JwsError::ForbiddenMember { member: printable(member) });
     }
     let alg_name = header.string("alg").map_err(JwsError::Header)?;
     let alg = Algorithm::from_jose_name(alg_name)
-        .filter(|alg| kind.allows(*alg))
+        .filter(|alg| allows(*alg))
         .ok_or_else(|| JwsError::ForbiddenAlgorithm { alg: printable(alg_name) })?;
     let jwk = match form {
         HeaderForm::Embedded => Some(key_in(&header)?),
@@ -160,7 +187,11 @@ pub fn parse_as(kind: TokenKind, token: &str) -> Result<Unverified<'_>, JwsError
         alg,
         kid,
         typ,
-        certificate_sha256: optional(header.sha256("x5t#S256"))?,
+        certificate_sha256: match form {
+            // A stranger's certificates mean nothing here, nor does the form in which they are named.
+            HeaderForm::Foreign => None,
+            _ => optional(header.sha256("x5t#S256"))?,
+        },
         jwk,
         alg_name: alg_name.to_owned(),
         form,
@@ -181,6 +212,12 @@ pub fn claimed_typ(token: &str) -> Result<String, JwsError> {
     let header = Claims::parse(&header).map_err(JwsError::Header)?;
     let typ = optional(header.string("typ"))?.map(bounded).transpose()?;
     Ok(typ.map(|typ| media_type(&typ)).unwrap_or_default())
+}
+
+/// The payload of a token that nobody has vouched for: for finding out who might, and for nothing else.
+pub(crate) fn unverified_payload(token: &str) -> Option<Vec<u8>> {
+    let payload = token.split('.').nth(1).filter(|_| token.len() <= TOKEN_BYTES_MAX)?;
+    decode(payload).ok()
 }
 
 fn optional<T>(member: Result<T, ClaimError>) -> Result<Option<T>, JwsError> {
@@ -211,7 +248,7 @@ impl Unverified<'_> {
         // And foreign trust domains name the keys in their bundles as they like.
         let named = match self.form {
             HeaderForm::Keyless => self.kid.is_empty() || key.is_named(&self.kid),
-            HeaderForm::Svid => true,
+            HeaderForm::Svid | HeaderForm::Foreign => true,
             HeaderForm::Plain | HeaderForm::Certified | HeaderForm::Embedded => key.is_named(&self.kid),
         };
         if !named {

@@ -5,6 +5,7 @@
 //! own signing key for each kind, so that a token of one kind never passes as another. Time is an argument.
 //!
 //! - [`access_token`]: what a user gets by login and shows at the gateway (RFC 9068, `at+jwt`).
+//! - [`foreign_access_token`]: the same from an OpenID provider that knows nothing of us.
 //! - [`txn_token`]: what the gateway makes of it for the services inside (`txntoken+jwt`); the external
 //!   token never goes past the gateway.
 //! - [`exchanged_token`]: the user's token for one hop, from the token service (RFC 8693); [`mod@exchange`] says
@@ -48,6 +49,7 @@ pub mod confirmation;
 pub mod dpop;
 pub mod exchange;
 pub mod exchanged_token;
+pub mod foreign_access_token;
 pub mod http_signature;
 pub mod jwe;
 pub mod jws;
@@ -72,6 +74,7 @@ pub use confirmation::{Confirmation, ConfirmationError, Shown};
 pub use dpop::{DpopError, DpopNonces, DpopProof, DpopTarget, DpopUri, NonceError};
 pub use exchange::{ExchangeError, ExchangeGrant, ExchangeRequest, SubjectKind, SubjectToken, Wanted};
 pub use exchanged_token::{ExchangedToken, ExchangedTokenError, ExpectedToken};
+pub use foreign_access_token::{ForeignIssuer, ForeignTokenError, ForeignTyp};
 pub use http_signature::SignatureError;
 pub use jwe::JweError;
 pub use jws::JwsError;

@@ -99,6 +99,9 @@ pub(crate) enum HeaderForm {
     /// `alg`, `kid` and, if its kind can go without, perhaps `typ`; the `kid` is whatever a trust domain calls its
     /// key.
     Svid,
+    /// As the issuer of another house writes it: `alg`, `kid`, perhaps `typ`, and hints at a certificate that nobody
+    /// follows. Nothing that brings a key along, or that would have to be understood (`crit`).
+    Foreign,
 }
 
 impl HeaderForm {
@@ -107,6 +110,7 @@ impl HeaderForm {
             Self::Plain | Self::Keyless | Self::Svid => &["alg", "kid", "typ"],
             Self::Certified => &["alg", "kid", "typ", "x5t#S256"],
             Self::Embedded => &["alg", "jwk", "typ"],
+            Self::Foreign => &["alg", "kid", "typ", "x5t", "x5t#S256"],
         }
     }
 }

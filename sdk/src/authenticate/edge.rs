@@ -9,9 +9,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{
     Binding, Bound, Caller, Freshness, Possession, Proof, UnixTime, User, UserProof, Verified, WorkloadProof,
 };
+use countersign_keys::JwkSet;
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_request::DPOP;
-use countersign_token::{AccessGrant, AccessToken, DpopProof, Shown};
+use countersign_token::{AccessGrant, AccessToken, DpopProof, ForeignIssuer, Revoked, Shown};
 use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::EvidenceError;
@@ -64,6 +65,35 @@ pub fn authenticate(evidence: &Evidence<'_>, keys: &TokenKeys, now: UnixTime) ->
     Authenticated { caller, checks }
 }
 
+/// Judges an access token of another issuer than ours, and what came beside it. Whose rules a token is judged by is
+/// the edge's part; there is nothing to fall back to.
+///
+/// # Errors
+/// Something that was presented does not hold, or no access token was.
+pub fn authenticate_guest(
+    evidence: &Evidence<'_>,
+    trust: ForeignTrust<'_>,
+    revoked: &Revoked,
+    now: UnixTime,
+) -> Result<Caller, EvidenceError> {
+    let token = evidence.access_token.ok_or(EvidenceError::NotBearer)?;
+    let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
+    let workload = peer.map(|peer| peer.workload(now)).transpose()?;
+    let user = access(evidence, revoked, |shown| Ok(trust.issuer.verify(token, shown, trust.keys, now)?))?;
+    let shown = UserShown { user: &user, proof: UserProof::ForeignToken };
+    let proof = proof(workload.is_some(), Some(shown), evidence.proof.is_some());
+    Ok(Caller::new(workload, Some(user), Vec::new(), proof))
+}
+
+/// Another issuer, and the keys that it publishes now.
+#[derive(Clone, Copy, Debug)]
+pub struct ForeignTrust<'a> {
+    /// By which rules.
+    pub issuer: &'a ForeignIssuer,
+    /// By which keys.
+    pub keys: &'a JwkSet,
+}
+
 fn judge(
     evidence: &Evidence<'_>,
     keys: &TokenKeys,
@@ -74,41 +104,50 @@ fn judge(
     let workload = peer.map(|peer| peer.workload(now)).transpose()?;
     let mut user = None;
     if let Some(token) = evidence.access_token {
-        let verified = access(token, evidence, keys, now);
+        let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
+        let key_of = |kid: &str| keys.access.get(kid).cloned();
+        let verified = access(evidence, &keys.revoked, |shown| {
+            Ok(AccessToken::verify_shown(token, shown, issuer, audience, now, key_of)?)
+        });
         checks.push(token_check(&verified));
         user = Some(verified?);
     }
-    let proof = proof(workload.is_some(), user.as_deref(), evidence.proof.is_some());
+    let shown = user.as_deref().map(|user| UserShown { user, proof: UserProof::AccessToken });
+    let proof = proof(workload.is_some(), shown, evidence.proof.is_some());
     Ok(Caller::new(workload, user, Vec::new(), proof))
 }
 
+/// The user of an access token that `verify` holds good in the hands of who shows this much, and that nobody took back.
 fn access(
-    token: &str,
     evidence: &Evidence<'_>,
-    keys: &TokenKeys,
-    now: UnixTime,
+    revoked: &Revoked,
+    verify: impl FnOnce(Shown<'_>) -> Result<AccessGrant, EvidenceError>,
 ) -> Result<Verified<User>, EvidenceError> {
-    let key_of = |kid: &str| keys.access.get(kid).cloned();
     let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
     let certificate = peer.and_then(|peer| peer.thumbprint()).map(|sha256| URL_SAFE_NO_PAD.encode(sha256));
     let certificates: Vec<String> = certificate.into_iter().collect();
     let proven: Vec<String> = evidence.proof.map(|proof| proof.jkt().to_owned()).into_iter().collect();
-    let shown = Shown { keys: &proven, certificates: &certificates };
-    let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
-    let AccessGrant { user, facts } = AccessToken::verify_shown(token, shown, issuer, audience, now, key_of)?;
+    let AccessGrant { user, facts } = verify(Shown { keys: &proven, certificates: &certificates })?;
     // Who sends a proof believes that the token is bound: a token that is not is another one than they think.
     if evidence.proof.is_some() && user.possession == Possession::None {
         return Err(EvidenceError::Combination(
             "a dpop proof came beside an access token that is bound to no key",
         ));
     }
-    keys.revoked.judge(&facts)?;
+    revoked.judge(&facts)?;
     Ok(user)
+}
+
+/// A user, and by whose access token.
+#[derive(Clone, Copy)]
+struct UserShown<'a> {
+    user: &'a User,
+    proof: UserProof,
 }
 
 /// Per axis the weakest of what was presented: a token that is good until it expires makes the whole
 /// request reusable, whatever the channel, unless it comes with a proof for this request alone.
-fn proof(has_workload: bool, user: Option<&User>, is_fresh: bool) -> Proof {
+fn proof(has_workload: bool, user: Option<UserShown<'_>>, is_fresh: bool) -> Proof {
     let mut binding = if has_workload { Binding::CHANNEL } else { Binding::NONE };
     if is_fresh {
         binding = binding.and(Bound::Target);
@@ -116,8 +155,8 @@ fn proof(has_workload: bool, user: Option<&User>, is_fresh: bool) -> Proof {
     Proof {
         workload: if has_workload { WorkloadProof::Certificate } else { WorkloadProof::None },
         binding,
-        user: if user.is_some() { UserProof::AccessToken } else { UserProof::None },
-        user_possession: user.map_or(Possession::None, |user| user.possession),
+        user: user.map_or(UserProof::None, |shown| shown.proof),
+        user_possession: user.map_or(Possession::None, |shown| shown.user.possession),
         freshness: match (has_workload, user.is_some(), is_fresh) {
             (_, true, true) => Freshness::SingleUse,
             (_, true, false) => Freshness::Reusable,
@@ -259,13 +298,16 @@ mod tests {
             not_after: UnixTime::from_secs(0),
         };
         let (bearer, holder) = (user(Possession::None), user(Possession::Key));
+        let shown = |user| Some(UserShown { user, proof: UserProof::AccessToken });
         assert_eq!(proof(false, None, false), Proof::NONE);
         assert_eq!(proof(true, None, false).freshness, Freshness::Connection);
-        let both = proof(true, Some(&bearer), false);
+        let both = proof(true, shown(&bearer), false);
         assert_eq!((both.binding, both.freshness), (Binding::CHANNEL, Freshness::Reusable));
-        assert_eq!(proof(false, Some(&bearer), false).binding, Binding::NONE);
-        let held = proof(false, Some(&holder), true);
+        assert_eq!(proof(false, shown(&bearer), false).binding, Binding::NONE);
+        let held = proof(false, shown(&holder), true);
         assert_eq!((held.user_possession, held.freshness), (Possession::Key, Freshness::SingleUse));
         assert_eq!(held.binding, Binding::of(&[Bound::Target]));
+        let guest = UserShown { user: &bearer, proof: UserProof::ForeignToken };
+        assert!(proof(false, Some(guest), false).user < proof(false, shown(&bearer), false).user);
     }
 }

@@ -3,8 +3,8 @@
 use countersign_identity::{Mode, SpiffeId};
 use countersign_pki::verify::PeerError;
 use countersign_token::{
-    AccessTokenError, BearerError, BodyError, ExchangedTokenError, JwsError, JwtSvidError, ReplayError,
-    RevokedError, ServiceTokenError, SignatureError, TxnTokenError, WitError, WptError,
+    AccessTokenError, BearerError, BodyError, ExchangedTokenError, ForeignTokenError, JwsError, JwtSvidError,
+    ReplayError, RevokedError, ServiceTokenError, SignatureError, TxnTokenError, WitError, WptError,
     macaroon::MacaroonError,
 };
 use thiserror::Error;
@@ -34,6 +34,9 @@ pub enum EvidenceError {
     /// The access token.
     #[error(transparent)]
     AccessToken(#[from] AccessTokenError),
+    /// The access token of another issuer.
+    #[error(transparent)]
+    ForeignToken(#[from] ForeignTokenError),
     /// `Authorization` is there and is not `Bearer TOKEN`.
     #[error("authorization header is not of the form `Bearer TOKEN`")]
     NotBearer,

@@ -33,7 +33,10 @@ use countersign_ledger::CheckRecord;
 use countersign_request::CanonicalRequest;
 use countersign_token::{Unproven, service_token::RequiredClaim};
 
-pub use edge::{AccessCredential, Authenticated, Evidence, access_credential, authenticate, bearer_token};
+pub use edge::{
+    AccessCredential, Authenticated, Evidence, ForeignTrust, access_credential, authenticate,
+    authenticate_guest, bearer_token,
+};
 pub use error::EvidenceError;
 
 use self::{

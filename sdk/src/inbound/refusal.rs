@@ -17,9 +17,9 @@ use http::{
 use http_body_util::Full;
 
 use super::token_codes::{
-    code_of_access_token, code_of_bearer, code_of_hop_token, code_of_jwt_svid, code_of_macaroon,
-    code_of_peer, code_of_replay, code_of_service_token, code_of_signature, code_of_txn_token, code_of_wit,
-    code_of_wpt,
+    code_of_access_token, code_of_bearer, code_of_foreign_token, code_of_hop_token, code_of_jwt_svid,
+    code_of_macaroon, code_of_peer, code_of_replay, code_of_service_token, code_of_signature,
+    code_of_txn_token, code_of_wit, code_of_wpt,
 };
 use crate::{accept::Connection, authenticate::EvidenceError, outbound::CallError, tls::HandshakeRefusal};
 
@@ -209,6 +209,7 @@ impl From<&EvidenceError> for Denial {
             EvidenceError::TxnToken(token) => (code_of_txn_token(token), Challenge::TxnToken),
             EvidenceError::TokenFromStranger => (Code::CertificateMissing, Challenge::Certificate),
             EvidenceError::AccessToken(token) => (code_of_access_token(token), Challenge::BetterBearer),
+            EvidenceError::ForeignToken(token) => (code_of_foreign_token(token), Challenge::BetterBearer),
             EvidenceError::NotBearer | EvidenceError::Unreadable(_) => {
                 (Code::TokenMalformed, Challenge::BetterBearer)
             }

@@ -6,8 +6,8 @@ use countersign_pki::{
     verify::{ChainError, IdentityError, PeerError, RevocationError, UsageError, ValidityError},
 };
 use countersign_token::{
-    AccessTokenError, BearerError, ExchangedTokenError, JwsError, JwtSvidError, ReplayError,
-    ServiceTokenError, SignatureError, TimeError, TxnTokenError, WitError, WptError,
+    AccessTokenError, BearerError, ExchangedTokenError, ForeignTokenError, JwsError, JwtSvidError,
+    ReplayError, ServiceTokenError, SignatureError, TimeError, TxnTokenError, WitError, WptError,
     macaroon::{ChainError as MacaroonChainError, MacaroonError, PredicateError},
 };
 use countersign_wire::codes::Code;
@@ -181,6 +181,19 @@ pub(super) fn code_of_jwt_svid(error: &JwtSvidError) -> Code {
         JwtSvidError::WrongAudience { .. } => Code::TokenAudience,
         JwtSvidError::Times(times) => code_of_times(times),
         JwtSvidError::Claim(_) | JwtSvidError::NotAnId { .. } => Code::TokenClaims,
+    }
+}
+
+pub(super) fn code_of_foreign_token(error: &ForeignTokenError) -> Code {
+    match error {
+        ForeignTokenError::Jws(jws) => code_of_jws(jws),
+        ForeignTokenError::WrongKind { .. } => Code::TokenKind,
+        ForeignTokenError::UnknownKey { .. } => Code::TokenKeyUnknown,
+        ForeignTokenError::Claim(_) | ForeignTokenError::Unnameable { .. } => Code::TokenClaims,
+        ForeignTokenError::WrongIssuer { .. } => Code::TokenIssuer,
+        ForeignTokenError::WrongAudience { .. } => Code::TokenAudience,
+        ForeignTokenError::Times(times) => code_of_times(times),
+        ForeignTokenError::Confirmation(_) => Code::TokenOfOtherHolder,
     }
 }
 

@@ -4,6 +4,7 @@
 mod dpop;
 mod edge;
 mod http1;
+mod issuers;
 mod login;
 mod observe;
 mod refused_tokens;

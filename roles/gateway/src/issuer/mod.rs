@@ -1,0 +1,290 @@
+//! People of other houses: issuers of access tokens beside our own authority, and the keys that they sign with.
+//!
+//! Which issuer a token says it is from chooses by whose rules and keys it is judged, and nothing else: what none of
+//! them is named by is judged as a token of our own. The rules are `token/foreign_access_token`; here is where the keys
+//! come from, and that the last good ones stay in use until better ones come.
+
+mod file;
+pub(crate) mod settings;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use countersign_keys::{JwkSet, JwkSetError};
+use countersign_sdk::authenticate::ForeignTrust;
+use countersign_token::{ForeignIssuer, foreign_access_token::claimed_issuer};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::file::KeyFile;
+use self::settings::IssuerSettings;
+
+/// Why the issuers do not load.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssuerError {
+    /// Not the name of an issuer.
+    #[error("`{issuer}` is no issuer; write an https url of at most 255 bytes, without query and fragment")]
+    Name {
+        /// As configured.
+        issuer: String,
+    },
+    /// Audience or types are missing.
+    #[error("issuer {issuer}: `audience` and `typ` must not be empty")]
+    Empty {
+        /// Which issuer.
+        issuer: String,
+    },
+    /// Tokens may live for no time, or for too long.
+    #[error("issuer {issuer}: lifetime_max_s = {seconds} must be from 1 to 2678400, which is 31 days")]
+    Lifetime {
+        /// Which issuer.
+        issuer: String,
+        /// As configured.
+        seconds: u64,
+    },
+    /// The same issuer twice: one token, two rules.
+    #[error("issuer {issuer} stands there twice; keep one")]
+    Twice {
+        /// Which issuer.
+        issuer: String,
+    },
+    /// More than are kept.
+    #[error("{count} issuers, at most 64")]
+    TooMany {
+        /// How many were configured.
+        count: usize,
+    },
+    /// It is not said where its keys are.
+    #[error("issuer {issuer} has no keys; name a file with a JWK set in `jwks_file`")]
+    NoKeys {
+        /// Which issuer.
+        issuer: String,
+    },
+    /// The file with its keys cannot be read.
+    #[error("cannot read {path}: {why}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        why: String,
+    },
+    /// What was read is no key set.
+    #[error("{place}: {source}")]
+    Keys {
+        /// File or URL.
+        place: String,
+        /// What is wrong with it.
+        source: JwkSetError,
+    },
+}
+
+/// Every issuer but our own.
+pub(crate) struct Issuers(Vec<Issuer>);
+
+/// One of them.
+struct Issuer {
+    rules: ForeignIssuer,
+    keys: ArcSwap<Keys>,
+    file: KeyFile,
+}
+
+/// What an issuer signs with, as far as we know.
+#[derive(Debug, Default)]
+struct Keys {
+    set: JwkSet,
+    /// Counts up with every set that differs from the last.
+    generation: u64,
+}
+
+/// An issuer with the keys that count now.
+pub(crate) struct Guesthouse<'a> {
+    rules: &'a ForeignIssuer,
+    keys: Arc<Keys>,
+    /// Which it was; kept beside whatever was verified by it.
+    pub(crate) mark: GuestMark,
+}
+
+/// By which keys of which issuer something was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GuestMark {
+    issuer: usize,
+    generation: u64,
+}
+
+impl Issuers {
+    /// Judges the settings and reads the files.
+    pub(crate) fn load(settings: &[IssuerSettings]) -> Result<Self, IssuerError> {
+        if settings.len() > ISSUERS_MAX {
+            return Err(IssuerError::TooMany { count: settings.len() });
+        }
+        let mut issuers: Vec<Issuer> = Vec::new();
+        for entry in settings {
+            let issuer = Issuer::load(entry)?;
+            if issuers.iter().any(|other| other.rules.issuer == issuer.rules.issuer) {
+                return Err(IssuerError::Twice { issuer: entry.issuer.clone() });
+            }
+            issuers.push(issuer);
+        }
+        Ok(Issuers(issuers))
+    }
+
+    /// By whose rules a token is judged, if not by ours.
+    pub(crate) fn of_token(&self, token: &str, own_issuer: &str) -> Option<Guesthouse<'_>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let claimed = claimed_issuer(token).filter(|claimed| claimed != own_issuer)?;
+        let (issuer, found) =
+            self.0.iter().enumerate().find(|(_, candidate)| candidate.rules.issuer == claimed)?;
+        let keys = found.keys.load_full();
+        let mark = GuestMark { issuer, generation: keys.generation };
+        Some(Guesthouse { rules: &found.rules, keys, mark })
+    }
+
+    /// Are the keys that something was verified by still the ones that count?
+    pub(crate) fn stand_by(&self, mark: GuestMark) -> bool {
+        self.0.get(mark.issuer).is_some_and(|issuer| issuer.keys.load().generation == mark.generation)
+    }
+
+    /// Keeps the keys new until `shutdown`.
+    pub(crate) async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut watchers = JoinSet::new();
+        for at in 0..self.0.len() {
+            let (issuers, shutdown) = (Arc::clone(&self), shutdown.clone());
+            watchers.spawn(async move {
+                if let Some(issuer) = issuers.0.get(at) {
+                    issuer.file.watch(|set| issuer.put(set), shutdown).await;
+                }
+            });
+        }
+        while watchers.join_next().await.is_some() {}
+    }
+}
+
+impl Issuer {
+    fn load(settings: &IssuerSettings) -> Result<Self, IssuerError> {
+        let rules = settings.rules()?;
+        let no_keys = || IssuerError::NoKeys { issuer: rules.issuer.clone() };
+        let file = KeyFile::new(settings.jwks_file.as_deref().ok_or_else(no_keys)?);
+        let keys = ArcSwap::from_pointee(Keys { set: file.read()?, generation: 0 });
+        Ok(Issuer { rules, keys, file })
+    }
+
+    fn put(&self, set: JwkSet) {
+        let old = self.keys.load();
+        if old.set != set {
+            tracing::info!(issuer = self.rules.issuer, keys = set.len(), "keys of the issuer are new");
+            self.keys.store(Arc::new(Keys { set, generation: old.generation + 1 }));
+        }
+    }
+}
+
+impl Guesthouse<'_> {
+    pub(crate) fn trust(&self) -> ForeignTrust<'_> {
+        ForeignTrust { issuer: self.rules, keys: &self.keys.set }
+    }
+}
+
+/// Few enough to look through.
+const ISSUERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use countersign_keys::{KeyPair, SystemRandom};
+    use countersign_testkit::{TempDir, temp_dir};
+
+    use super::*;
+
+    fn jwks(kid: &str) -> String {
+        let key = KeyPair::generate(&SystemRandom::new()).unwrap();
+        let own = key.public_key();
+        format!(r#"{{"keys":[{}]}}"#, own.to_jwk().replace(&own.thumbprint(), kid))
+    }
+
+    fn entries(dir: &TempDir, toml: &str) -> Vec<IssuerSettings> {
+        std::fs::write(dir.path().join("jwks.json"), jwks("k1")).unwrap();
+        let toml = toml.replace("FILE", &dir.path().join("jwks.json").display().to_string());
+        let settings: crate::Settings = toml::from_str(&toml).unwrap();
+        settings.issuers
+    }
+
+    fn load(toml: &str) -> Result<Issuers, IssuerError> {
+        let dir = temp_dir();
+        Issuers::load(&entries(&dir, toml))
+    }
+
+    fn one(lines: &str) -> String {
+        format!("[[issuer]]\naudience = \"backend\"\njwks_file = \"FILE\"\n{lines}\n")
+    }
+
+    #[test]
+    fn an_issuer_is_found_by_what_a_token_says_unless_it_is_our_own() {
+        let issuers = load(&one("issuer = \"https://a.test\"\ntyp = [\"JWT\", \"absent\"]")).unwrap();
+        // {"iss":"https://a.test"}
+        let token = "e30.eyJpc3MiOiJodHRwczovL2EudGVzdCJ9.";
+        assert!(issuers.of_token(token, "https://ours.test").is_some());
+        assert!(issuers.of_token(token, "https://a.test").is_none(), "our own rules come first");
+        assert!(issuers.of_token("e30.e30.", "https://ours.test").is_none());
+        assert!(Issuers(Vec::new()).of_token(token, "").is_none());
+    }
+
+    #[test]
+    fn rejects_names_of_which_two_guests_could_share_an_id() {
+        for issuer in ["http://a.test", "https://", "https:///x", "https://a.test#x", "https://a.test?x", "a"]
+        {
+            let refused = load(&one(&format!("issuer = {issuer:?}"))).err();
+            assert_eq!(refused, Some(IssuerError::Name { issuer: issuer.into() }));
+        }
+        let long = format!("https://{}", "a".repeat(248));
+        assert!(matches!(load(&one(&format!("issuer = {long:?}"))).err(), Some(IssuerError::Name { .. })));
+    }
+
+    #[test]
+    fn rejects_an_issuer_without_audience_types_or_a_bounded_life() {
+        let issuer = "https://a.test".to_owned();
+        let refused =
+            load("[[issuer]]\nissuer = \"https://a.test\"\naudience = \"\"\njwks_file = \"FILE\"").err();
+        assert_eq!(refused, Some(IssuerError::Empty { issuer: issuer.clone() }));
+        let refused = load(&one("issuer = \"https://a.test\"\ntyp = []")).err();
+        assert_eq!(refused, Some(IssuerError::Empty { issuer: issuer.clone() }));
+        for seconds in [0, 2_678_401] {
+            let refused =
+                load(&one(&format!("issuer = \"https://a.test\"\nlifetime_max_s = {seconds}"))).err();
+            assert_eq!(refused, Some(IssuerError::Lifetime { issuer: issuer.clone(), seconds }));
+        }
+    }
+
+    #[test]
+    fn rejects_the_same_issuer_twice_and_more_than_are_kept() {
+        let twice = one("issuer = \"https://a.test\"").repeat(2);
+        assert_eq!(load(&twice).err(), Some(IssuerError::Twice { issuer: "https://a.test".into() }));
+        let many: String = (0..65).map(|n| one(&format!("issuer = \"https://{n}.test\""))).collect();
+        assert_eq!(load(&many).err(), Some(IssuerError::TooMany { count: 65 }));
+    }
+
+    #[test]
+    fn rejects_an_issuer_whose_keys_are_nowhere_unreadable_or_none() {
+        let refused = load("[[issuer]]\nissuer = \"https://a.test\"\naudience = \"b\"").err();
+        assert_eq!(refused, Some(IssuerError::NoKeys { issuer: "https://a.test".into() }));
+        let missing =
+            load("[[issuer]]\nissuer = \"https://a.test\"\naudience = \"b\"\njwks_file = \"/nowhere\"");
+        assert!(matches!(missing.err(), Some(IssuerError::Unreadable { .. })));
+        let dir = temp_dir();
+        let settings = entries(&dir, &one("issuer = \"https://a.test\""));
+        std::fs::write(dir.path().join("jwks.json"), "{}").unwrap();
+        let Err(IssuerError::Keys { source, .. }) = Issuers::load(&settings) else { panic!("no keys") };
+        assert_eq!(source, JwkSetError::Malformed);
+    }
+
+    #[test]
+    fn what_was_verified_by_keys_that_are_gone_counts_no_longer() {
+        let issuers = load(&one("issuer = \"https://a.test\"")).unwrap();
+        let issuer = issuers.0.first().unwrap();
+        let mark = GuestMark { issuer: 0, generation: issuer.keys.load().generation };
+        issuer.put(issuer.keys.load().set.clone());
+        assert!(issuers.stand_by(mark), "the same keys again");
+        issuer.put(JwkSet::read(jwks("k2").as_bytes()).unwrap());
+        assert!(!issuers.stand_by(mark));
+    }
+}

@@ -39,6 +39,7 @@ mod record;
 mod refusal;
 mod route;
 pub mod settings;
+pub mod sidecar;
 mod throttle;
 mod token;
 pub mod upstream;

@@ -70,7 +70,8 @@ pub const IDENTITY_HEADERS: [&str; 34] = [
 ];
 
 /// Beginnings of more such names.
-pub const IDENTITY_HEADER_PREFIXES: [&str; 8] = [
+pub const IDENTITY_HEADER_PREFIXES: [&str; 9] = [
+    "countersign-",
     "x-amzn-oidc-",
     "x-auth-request-",
     "x-countersign-",

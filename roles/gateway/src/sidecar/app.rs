@@ -1,0 +1,224 @@
+//! The service behind a sidecar: a Unix socket that nobody else can open.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use countersign_identity::SpiffeId;
+use countersign_keys::hash::hex;
+use countersign_keys::sha256;
+use countersign_sdk::accept::RequestBody;
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Client, Error};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use thiserror::Error;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
+
+use super::settings::Settings;
+use crate::body::BoundedBody;
+
+/// The service, and connections to it. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct App {
+    place: Place,
+    client: Client<Connector, BoundedBody<RequestBody>>,
+}
+
+/// Where it listens.
+#[derive(Clone)]
+enum Place {
+    Unix(Arc<PathBuf>),
+    Tcp(SocketAddr),
+}
+
+/// Why nothing is sent to the service.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AppError {
+    /// No file, or one that is no socket.
+    #[error("{path} is no socket: the service behind this sidecar does not listen there")]
+    NoSocket {
+        /// Where it should be.
+        path: String,
+    },
+    /// Others could open it, and reach the service past its door.
+    #[error("{path} has mode {mode:o}: make it 600, or others reach the service past its sidecar")]
+    OpenToOthers {
+        /// Where it is.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Somebody else listens there.
+    #[error("{path} belongs to uid {uid}, and this sidecar runs as uid {own}: run both as one user")]
+    OtherOwner {
+        /// Where it is.
+        path: String,
+        /// Whose it is.
+        uid: u32,
+        /// Who we are.
+        own: u32,
+    },
+}
+
+impl App {
+    /// The one that the settings name, if they name exactly one.
+    pub(super) fn of(settings: &Settings) -> Option<Self> {
+        let place = match (&settings.app, settings.app_on_loopback_port_insecure) {
+            (Some(socket), None) => Place::Unix(Arc::new(socket.path().to_owned())),
+            (None, Some(address)) => {
+                tracing::warn!(%address, "the service behind this sidecar listens on a port: every process of this machine reaches it past the door; use app = \"unix:/path\"");
+                Place::Tcp(address)
+            }
+            _ => return None,
+        };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .build(Connector { place: place.clone() });
+        Some(Self { place, client })
+    }
+
+    /// Is the socket there, and is it the service's alone?
+    pub(super) fn check(&self) -> Result<(), AppError> {
+        self.place.check()
+    }
+
+    /// Sends a request. Connections are kept apart by who is calling: what one caller does to the framing of a
+    /// connection never meets the request of another.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<BoundedBody<RequestBody>>,
+        caller: Option<&SpiffeId>,
+    ) -> Result<Response<Incoming>, Error> {
+        let path = request.uri().path_and_query().cloned();
+        let pool = caller.map_or_else(|| "stranger".to_owned(), |id| pool_of(id));
+        let uri = Uri::builder().scheme("http").authority(format!("{pool}.app"));
+        if let (Some(path), Ok(uri)) = (path, uri.path_and_query("/").build()) {
+            let mut parts = uri.into_parts();
+            parts.path_and_query = Some(path);
+            if let Ok(uri) = Uri::from_parts(parts) {
+                *request.uri_mut() = uri;
+            }
+        }
+        self.client.request(request).await
+    }
+}
+
+/// A name for a caller that fits into a URI.
+fn pool_of(id: &SpiffeId) -> String {
+    let digest = sha256(id.to_string().as_bytes());
+    hex(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
+}
+
+impl Place {
+    fn check(&self) -> Result<(), AppError> {
+        let Self::Unix(path) = self else { return Ok(()) };
+        let said = || path.display().to_string();
+        let found = std::fs::symlink_metadata(&**path).map_err(|_| AppError::NoSocket { path: said() })?;
+        if !found.file_type().is_socket() {
+            return Err(AppError::NoSocket { path: said() });
+        }
+        let (mode, uid, own) = (found.mode() & 0o777, found.uid(), nix::unistd::geteuid().as_raw());
+        if mode & 0o077 != 0 {
+            return Err(AppError::OpenToOthers { path: said(), mode });
+        }
+        if uid != own {
+            return Err(AppError::OtherOwner { path: said(), uid, own });
+        }
+        Ok(())
+    }
+
+    async fn connect(self) -> io::Result<Stream> {
+        match &self {
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream(TokioIo::new(Either::Right(stream))))
+            }
+            Self::Unix(path) => {
+                self.check().map_err(io::Error::other)?;
+                let stream = UnixStream::connect(&**path).await?;
+                let (uid, own) = (stream.peer_cred()?.uid(), nix::unistd::geteuid().as_raw());
+                if uid != own {
+                    let path = path.display().to_string();
+                    return Err(io::Error::other(AppError::OtherOwner { path, uid, own }));
+                }
+                Ok(Stream(TokioIo::new(Either::Left(stream))))
+            }
+        }
+    }
+}
+
+/// Opens connections, whatever the URI says.
+#[derive(Clone)]
+struct Connector {
+    place: Place,
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _uri: Uri) -> Self::Future {
+        let place = self.place.clone();
+        Box::pin(async move {
+            match tokio::time::timeout(CONNECT_TIMEOUT, place.connect()).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            }
+        })
+    }
+}
+
+/// A connection to the service.
+struct Stream(TokioIo<Either<UnixStream, TcpStream>>);
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For each caller.
+const IDLE_CONNECTIONS_MAX: usize = 64;

@@ -1,0 +1,150 @@
+//! From the door to the service behind: what was let in goes on, with who is calling.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use countersign_keys::SystemRandom;
+use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
+use countersign_sdk::accept::RequestBody;
+use countersign_sdk::clock;
+use countersign_sdk::context::{CONTEXT, ContextKey};
+use countersign_sdk::inbound::{Caller, Denial};
+use countersign_wire::codes::Code;
+use http::{HeaderValue, Request, Response, Uri, Version, header};
+use http_body_util::BodyExt as _;
+
+use super::app::App;
+use super::headers;
+use super::settings::Settings;
+use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
+use crate::forward::EdgeBody;
+
+/// The innermost service of a sidecar: behind the SDK's layer, which put a [`Caller`] into each request.
+#[derive(Clone)]
+pub(super) struct ToApp(Arc<Inner>);
+
+struct Inner {
+    app: App,
+    contexts: Arc<ContextKey>,
+    body: BodyLimits,
+}
+
+impl ToApp {
+    pub(super) fn new(app: App, contexts: Arc<ContextKey>, settings: &Settings) -> Self {
+        let body =
+            BodyLimits { bytes_max: settings.body_bytes_max, idle_timeout: settings.body_idle_timeout() };
+        Self(Arc::new(Inner { app, contexts, body }))
+    }
+}
+
+impl tower::Service<Request<RequestBody>> for ToApp {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { Ok(inner.forward(request).await) })
+    }
+}
+
+impl Inner {
+    async fn forward(&self, request: Request<RequestBody>) -> Response<EdgeBody> {
+        // Without a caller nobody was let in: this service is never reached past the layer.
+        let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+            return refused(&Denial::new(Code::Internal, "no caller in front of the service"), None);
+        };
+        match self.pass_on(request, &caller).await {
+            Ok(answer) => answer,
+            Err(denial) => {
+                tracing::warn!(decision = %caller.decision(), code = %denial.code, why = denial.reason, "the service behind was not reached");
+                refused(&denial, Some(&caller))
+            }
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        request: Request<RequestBody>,
+        caller: &Caller,
+    ) -> Result<Response<EdgeBody>, Denial> {
+        let (head, body) = request.into_parts();
+        let canonical = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
+            .map_err(|error| Denial::from(&error))?;
+        if canonical.headers().contains_key(header::UPGRADE) {
+            return Err(Denial::new(Code::UpgradeRefused, "the request asks to leave HTTP"));
+        }
+        let fault = BodyFault::default();
+        let mut outbound = Request::new(BoundedBody::new(body, self.body, fault.clone()));
+        *outbound.method_mut() = canonical.method().clone();
+        *outbound.uri_mut() = path(&canonical)?;
+        *outbound.version_mut() = Version::HTTP_11;
+        *outbound.headers_mut() = self.headers(&canonical, caller)?;
+        let workload = caller.workload().map(|workload| workload.id.clone());
+        let answer = self.app.send(outbound, workload.as_ref()).await.map_err(|error| {
+            match fault.seen(&self.body) {
+                Some(fault) => Denial::new(code_of(fault), fault.to_string()),
+                None => Denial::new(Code::UpstreamUnreachable, with_causes(&error)),
+            }
+        })?;
+        let (mut head, body) = answer.into_parts();
+        strip_hop_by_hop(&mut head.headers);
+        strip_identity_headers(&mut head.headers);
+        head.extensions.clear();
+        let body = BoundedBody::new(body, BodyLimits { bytes_max: u64::MAX, ..self.body }, BodyFault::default());
+        Ok(Response::from_parts(head, body.boxed_unsync()))
+    }
+
+    fn headers(&self, request: &CanonicalRequest, caller: &Caller) -> Result<http::HeaderMap, Denial> {
+        let mut headers = request.headers().clone();
+        strip_hop_by_hop(&mut headers);
+        strip_identity_headers(&mut headers);
+        headers.remove(header::EXPECT);
+        let host = HeaderValue::from_str(&request.authority().to_string());
+        headers.insert(header::HOST, host.map_err(|_| Denial::new(Code::AuthorityAmbiguous, "host"))?);
+        headers::tell(&mut headers, caller);
+        caller.trace().set(&mut headers);
+        let sealed = self.contexts.seal(caller, clock::now(), &SystemRandom::new());
+        let sealed = sealed.map_err(|error| Denial::new(Code::Internal, error.to_string()))?;
+        let mut sealed = HeaderValue::from_str(&sealed)
+            .map_err(|_| Denial::new(Code::Internal, "a sealed context does not fit into a header"))?;
+        sealed.set_sensitive(true);
+        headers.insert(CONTEXT, sealed);
+        Ok(headers)
+    }
+}
+
+fn path(request: &CanonicalRequest) -> Result<Uri, Denial> {
+    let path = request.path_and_query().parse();
+    path.map_err(|_| Denial::new(Code::PathAmbiguous, "the canonical path is no uri"))
+}
+
+fn code_of(fault: BodyError) -> Code {
+    match fault {
+        BodyError::TooLong { .. } => Code::BodyTooLarge,
+        BodyError::Stalled { .. } => Code::RequestTimeout,
+        BodyError::BrokenOff => Code::BodyMalformed,
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        said = format!("{said}: {cause}");
+        next = cause.source();
+    }
+    said
+}
+
+/// Errors of the sidecar itself, in its own words.
+pub(super) fn refused(denial: &Denial, caller: Option<&Caller>) -> Response<EdgeBody> {
+    let decision = caller.map_or_else(countersign_sdk::inbound::new_decision_id, Caller::decision);
+    denial.response(decision).map(|body| body.map_err(|never| match never {}).boxed_unsync())
+}

@@ -1,0 +1,155 @@
+//! From the service to its callees: `Host` names one of them, and the sidecar proves who is calling.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use countersign_identity::ServiceName;
+use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
+use countersign_sdk::accept::{Connection, RequestBody};
+use countersign_sdk::clock;
+use countersign_sdk::context::{CONTEXT, Context as UserContext, ContextError, ContextKey};
+use countersign_sdk::inbound::{Denial, TraceId};
+use countersign_sdk::outbound::{Answer, CallError, Outgoing};
+use countersign_sdk::workload::Workload;
+use countersign_wire::codes::Code;
+use http::{HeaderMap, Request, Response, Uri, Version, header};
+use http_body_util::BodyExt as _;
+
+use super::inbound::refused;
+use super::settings::Settings;
+use crate::body::{BodyFault, BodyLimits, BoundedBody};
+use crate::forward::EdgeBody;
+
+/// Takes the calls of the one service in whose name they are made.
+#[derive(Clone)]
+pub(super) struct FromApp(Arc<Inner>);
+
+struct Inner {
+    workload: Workload,
+    contexts: Arc<ContextKey>,
+    body: BodyLimits,
+}
+
+impl FromApp {
+    pub(super) fn new(workload: Workload, contexts: Arc<ContextKey>, settings: &Settings) -> Self {
+        let body =
+            BodyLimits { bytes_max: settings.body_bytes_max, idle_timeout: settings.body_idle_timeout() };
+        Self(Arc::new(Inner { workload, contexts, body }))
+    }
+}
+
+impl tower::Service<Request<RequestBody>> for FromApp {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            Ok(inner.pass_on(request).await.unwrap_or_else(|denial| {
+                tracing::warn!(code = %denial.code, why = denial.reason, "a call of the service was not made");
+                refused(&denial, None)
+            }))
+        })
+    }
+}
+
+impl Inner {
+    async fn pass_on(&self, request: Request<RequestBody>) -> Result<Response<EdgeBody>, Denial> {
+        check_uid(request.extensions().get::<Connection>())?;
+        let (head, body) = request.into_parts();
+        let request = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
+            .map_err(|error| Denial::from(&error))?;
+        let callee = callee(&request)?;
+        let context = self.context(request.headers()).map_err(|error| of_context(&error))?;
+        let client = self.workload.client(callee.as_str());
+        let client = match &context {
+            Some(context) => client.in_context(context),
+            None => client.in_trace(TraceId::of_request(request.headers())),
+        };
+        let fault = BodyFault::default();
+        let outbound = self.outbound(&request, body, &fault)?;
+        let answer = client.send(outbound).await.map_err(|error| match fault.seen(&self.body) {
+            Some(fault) => Denial::new(Code::BodyMalformed, fault.to_string()),
+            None => Denial::from(&error),
+        })?;
+        Ok(self.answer(answer))
+    }
+
+    /// On whose behalf. A context that is there and does not hold is final: a call without the user is another call.
+    fn context(&self, headers: &HeaderMap) -> Result<Option<UserContext>, ContextError> {
+        let mut sent = headers.get_all(CONTEXT).iter();
+        match (sent.next(), sent.next()) {
+            (None, _) => Ok(None),
+            (Some(sealed), None) => self.contexts.open(sealed.as_bytes(), clock::now()).map(Some),
+            (Some(_), Some(_)) => Err(ContextError::NotOurs),
+        }
+    }
+
+    fn outbound(
+        &self,
+        request: &CanonicalRequest,
+        body: RequestBody,
+        fault: &BodyFault,
+    ) -> Result<Request<Outgoing>, Denial> {
+        let uri: Uri = request.path_and_query().parse().map_err(|_| Denial::from(&CallError::BadRequest))?;
+        let mut headers = request.headers().clone();
+        strip_hop_by_hop(&mut headers);
+        strip_identity_headers(&mut headers);
+        for name in [header::HOST, header::EXPECT] {
+            headers.remove(name);
+        }
+        let body = BoundedBody::new(body, self.body, fault.clone());
+        let mut outbound = Request::new(body.map_err(Into::into).boxed_unsync());
+        *outbound.method_mut() = request.method().clone();
+        *outbound.uri_mut() = uri;
+        *outbound.version_mut() = Version::HTTP_2;
+        *outbound.headers_mut() = headers;
+        Ok(outbound)
+    }
+
+    fn answer(&self, answer: Response<Answer>) -> Response<EdgeBody> {
+        let (mut head, body) = answer.into_parts();
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        strip_hop_by_hop(&mut head.headers);
+        let limits = BodyLimits { bytes_max: u64::MAX, ..self.body };
+        Response::from_parts(head, BoundedBody::new(body, limits, BodyFault::default()).boxed_unsync())
+    }
+}
+
+/// The socket's mode keeps other users out; what the kernel says of the peer is asked all the same, because a mode can be
+/// changed while we run. On the insecure loopback port nobody can say.
+fn check_uid(connection: Option<&Connection>) -> Result<(), Denial> {
+    let Some(peer) = connection.and_then(Connection::unix) else { return Ok(()) };
+    let own = nix::unistd::geteuid().as_raw();
+    if peer.uid == own {
+        return Ok(());
+    }
+    let why = format!("uid {} speaks to the sidecar of uid {own}", peer.uid);
+    Err(Denial::new(Code::NotPermitted, why))
+}
+
+/// The registered service that the request is for: its short name, without a port or with any.
+fn callee(request: &CanonicalRequest) -> Result<ServiceName, Denial> {
+    let host = request.authority().host();
+    ServiceName::parse(host).map_err(|error| {
+        let why = format!("host {host:?} names no service ({error}); call http://NAME/…");
+        Denial::new(Code::UpstreamUnknown, why)
+    })
+}
+
+fn of_context(error: &ContextError) -> Denial {
+    let code = match error {
+        ContextError::Expired => Code::TokenExpired,
+        ContextError::NotOurs => Code::TokenSignature,
+        ContextError::TooLong { .. } => Code::TokenMalformed,
+    };
+    Denial::new(code, error.to_string())
+}

@@ -1,0 +1,156 @@
+//! `[sidecar]`: one service, in front of which this process stands.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// `[sidecar]`. One of the pairs `inbound` and `app`, or `outbound`, is needed.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The service's registered short name: in its name this process serves and calls.
+    pub service: String,
+    /// Where other services reach it, in the modes that its entry accepts.
+    #[serde(default)]
+    pub inbound: Option<SocketAddr>,
+    /// Where the service itself listens: `unix:/path`, mode 0600 and of the same user as this process.
+    #[serde(default)]
+    pub app: Option<UnixAddress>,
+    /// The service listens on a loopback port instead, which every process of this machine can reach past the sidecar.
+    #[serde(default)]
+    pub app_on_loopback_port_insecure: Option<SocketAddr>,
+    /// Where the service sends its own calls, `Host` naming the callee: `unix:/path`, made by this process, mode 0600.
+    #[serde(default)]
+    pub outbound: Option<UnixAddress>,
+    /// It sends them to a loopback port instead: every process of this machine can call in the name of this service.
+    #[serde(default)]
+    pub outbound_on_loopback_port_insecure: Option<SocketAddr>,
+    /// `/livez`, `/readyz`, `/metrics`; loopback.
+    #[serde(default)]
+    pub admin: Option<SocketAddr>,
+    /// Templates of the service's routes, as its policies call them. Empty: those that the policies name.
+    #[serde(default)]
+    pub routes: Vec<String>,
+    /// Longest body of a request, in bytes.
+    #[serde(default = "body_bytes_max")]
+    pub body_bytes_max: u64,
+    /// Longest pause within a body.
+    #[serde(default = "body_idle_timeout_ms")]
+    pub body_idle_timeout_ms: u64,
+    /// From a request's head to its answer's head.
+    #[serde(default = "request_timeout_ms")]
+    pub request_timeout_ms: u64,
+}
+
+/// `unix:/absolute/path`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct UnixAddress(PathBuf);
+
+/// Why a text is not the address of a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UnixAddressError {
+    /// Not `unix:` and an absolute path.
+    #[error("`{text}` is no unix socket; write unix:/absolute/path")]
+    Form {
+        /// What stands there.
+        text: String,
+    },
+    /// Longer than the operating system takes.
+    #[error("the path of a unix socket has {bytes} bytes, at most {PATH_BYTES_MAX}; choose a shorter directory")]
+    TooLong {
+        /// How long it is.
+        bytes: usize,
+    },
+}
+
+impl UnixAddress {
+    /// The socket's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for UnixAddress {
+    type Error = UnixAddressError;
+
+    fn try_from(text: String) -> Result<Self, UnixAddressError> {
+        let path = text.strip_prefix("unix:").map(PathBuf::from).filter(|path| path.is_absolute());
+        let Some(path) = path else { return Err(UnixAddressError::Form { text }) };
+        match path.as_os_str().len() {
+            bytes if bytes > PATH_BYTES_MAX => Err(UnixAddressError::TooLong { bytes }),
+            _ => Ok(Self(path)),
+        }
+    }
+}
+
+impl Settings {
+    /// Ports that must not be reachable from other machines.
+    pub(super) fn loopback_only(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        [
+            ("app_on_loopback_port_insecure", self.app_on_loopback_port_insecure),
+            ("outbound_on_loopback_port_insecure", self.outbound_on_loopback_port_insecure),
+            ("admin", self.admin),
+        ]
+        .into_iter()
+        .filter_map(|(name, address)| Some((name, address?)))
+    }
+
+    /// From a request's head to its answer's head.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(super) fn body_idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_idle_timeout_ms)
+    }
+}
+
+const fn body_bytes_max() -> u64 {
+    2 << 30
+}
+
+const fn body_idle_timeout_ms() -> u64 {
+    15_000
+}
+
+const fn request_timeout_ms() -> u64 {
+    30_000
+}
+
+/// `sun_path` of Linux, with its closing NUL.
+const PATH_BYTES_MAX: usize = 107;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_small_table_is_enough() {
+        let text = "service = \"ads\"\ninbound = \"127.0.0.1:0\"\napp = \"unix:/run/ads/app.sock\"\n";
+        let settings: Settings = toml::from_str(text).unwrap();
+        assert_eq!(settings.app.unwrap().path(), Path::new("/run/ads/app.sock"));
+        assert_eq!(settings.request_timeout_ms, 30_000);
+    }
+
+    #[test]
+    fn rejects_what_is_no_unix_socket() {
+        let address = |text: &str| UnixAddress::try_from(text.to_owned());
+        for bad in ["", "/run/a.sock", "unix:", "unix:a.sock", "tcp:/run/a"] {
+            assert_eq!(address(bad), Err(UnixAddressError::Form { text: bad.to_owned() }));
+        }
+        let long = format!("unix:/{}", "a".repeat(107));
+        assert_eq!(address(&long), Err(UnixAddressError::TooLong { bytes: 108 }));
+    }
+
+    #[test]
+    fn rejects_an_unknown_key() {
+        assert!(toml::from_str::<Settings>("service = \"ads\"\ninbuond = \"127.0.0.1:0\"\n").is_err());
+    }
+}

@@ -37,6 +37,9 @@ pub struct Config {
     /// The edge.
     #[serde(default)]
     pub gateway: Option<countersign_gateway::Settings>,
+    /// One service's door and way out, where that service links no SDK.
+    #[serde(default)]
+    pub sidecar: Option<countersign_gateway::sidecar::Settings>,
     /// The flea market of `countersign up`.
     #[serde(default)]
     pub demo: Option<DemoTable>,

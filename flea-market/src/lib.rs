@@ -2,7 +2,7 @@
 //!
 //! People sell, rent out and swap things near them. Each service is a process with its own identity
 //! and its own database, calls the others only through the SDK, and is called only by whom its policy
-//! names. What a service needs for that is one layer:
+//! names. What a service needs for that is one layer, or a sidecar in front of it and not even that:
 //!
 //! ```no_run
 //! # use axum::{Router, routing::get};
@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod asking;
 mod fault;
 mod input;
 mod neighbour;
@@ -25,11 +26,14 @@ mod policies;
 mod run;
 mod seed;
 pub mod services;
+mod sidecar;
 pub mod store;
 
+pub use asking::{Caller, EndUser};
 pub use fault::Fault;
 pub use input::JSON_BYTES_MAX;
 pub use neighbour::{Neighbour, NeighbourError};
 pub use place::{Degrees, Place};
 pub use policies::{EDGE_ROUTES, POLICIES, TRUST_DOMAIN, policies_for};
-pub use run::{RunError, Settings, router, run};
+pub use run::{BehindSidecar, RunError, Settings, router, run, run_behind_sidecar};
+pub use sidecar::Sidecar;

@@ -1,6 +1,8 @@
 //! From a name to a service that answers.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::Router;
 use countersign_sdk::workload::Workload;
@@ -20,6 +22,7 @@ use crate::{
         subscriptions::{self, Subscriptions},
         users::{self, Users},
     },
+    sidecar::{self, Sidecar},
     store::{AdStore, ChatStore, MediaStore, ReportStore, StoreError, SubscriptionStore, UserStore},
 };
 
@@ -47,6 +50,14 @@ pub enum RunError {
     /// Its database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The socket for its sidecar.
+    #[error("{path} cannot be listened on: {why}")]
+    Socket {
+        /// Where.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
     /// Its port.
     #[error("{address} cannot be listened on: {why}")]
     Listen {
@@ -81,13 +92,48 @@ pub async fn run(
     Ok(())
 }
 
+/// Where a service without the SDK meets its sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BehindSidecar {
+    /// Where it serves; made by it, mode 0600.
+    pub app: PathBuf,
+    /// Where its sidecar takes its calls.
+    pub outbound: PathBuf,
+    /// Its own database, as in [`Settings`].
+    pub database: String,
+}
+
+/// Serves one of the six services behind its sidecar until `stop`: no identity, no key and no certificate is in this
+/// process.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_behind_sidecar(
+    name: &str,
+    settings: BehindSidecar,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let sidecar = Sidecar::at(settings.outbound);
+    let neighbour = |name, patience| Neighbour::through(sidecar.clone(), name, patience);
+    let service = routes(name, &settings.database, &neighbour).await?;
+    tracing::info!(service = name, socket = %settings.app.display(), "serving behind a sidecar");
+    sidecar::serve(service, &settings.app, stop).await
+}
+
 /// The routes of one service over its own, seeded database. Not guarded yet: put
 /// [`Workload::require`] in front.
 ///
 /// # Errors
 /// See [`RunError`].
 pub async fn router(name: &str, database: &str, workload: &Workload) -> Result<Router, RunError> {
-    let neighbour = |name: &str, patience| Neighbour::new(workload.client(name), patience);
+    routes(name, database, &|name, patience| Neighbour::new(workload.client(name), patience)).await
+}
+
+async fn routes(
+    name: &str,
+    database: &str,
+    neighbour: &(dyn Fn(&'static str, Duration) -> Neighbour + Sync),
+) -> Result<Router, RunError> {
     Ok(match name {
         "ads" => {
             let store = AdStore::open(database).await?;

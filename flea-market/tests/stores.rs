@@ -4,13 +4,13 @@
 use std::os::unix::fs::PermissionsExt;
 
 use countersign_flea_market::{
-    Place,
+    EndUser, Place,
     store::{
         AdStore, AdToKeep, ChatStore, MediaStore, Nearby, Picture, Profile, ReportStore, SearchToKeep,
         StoreError, SubscriptionStore, Taken, UserStore,
     },
 };
-use countersign_identity::{Possession, UnixTime, User};
+use countersign_identity::UnixTime;
 use countersign_testkit::Postgres;
 
 const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
@@ -22,17 +22,8 @@ fn databases(directory: &tempfile::TempDir) -> Vec<String> {
     std::iter::once(file).chain(server).collect()
 }
 
-fn user(id: &str, name: &str) -> User {
-    User {
-        id: id.into(),
-        name: name.into(),
-        roles: Vec::new(),
-        txn: "t".into(),
-        requested_by: None,
-        actors: Vec::new(),
-        possession: Possession::None,
-        not_after: NOW,
-    }
+fn user(id: &str, name: &str) -> EndUser {
+    EndUser { id: id.to_owned(), name: name.to_owned(), roles: vec![] }
 }
 
 fn thing(seller: &str, kind: &str, place: &str) -> AdToKeep {

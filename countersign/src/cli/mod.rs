@@ -17,7 +17,7 @@ mod ledger;
 mod overview;
 mod policy;
 mod run;
-mod serve;
+pub mod serve;
 pub mod service;
 mod token;
 mod trust;

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use clap::{Args, ValueEnum};
+use countersign_gateway::sidecar::Sidecar;
 use countersign_identity::SpiffeId;
 use countersign_sdk::workload::Workload;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -37,6 +38,9 @@ pub struct DemoServiceArgs {
     /// One of the flea market's services
     #[arg(value_parser = SERVICES)]
     name: String,
+    /// Serve on a Unix socket for a sidecar, without an identity and without the SDK
+    #[arg(long)]
+    behind_sidecar: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -59,6 +63,7 @@ enum Role {
     Authority,
     Agent,
     Gateway,
+    Sidecar,
 }
 
 /// Runs `serve`.
@@ -76,6 +81,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
         Role::Authority => authority(config, metrics, stop).await,
         Role::Agent => agent(config, metrics, stop).await,
         Role::Gateway => gateway(config, metrics, stop).await,
+        Role::Sidecar => sidecar(config, metrics, stop).await,
     }
 }
 
@@ -126,6 +132,24 @@ async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     })
 }
 
+async fn sidecar(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
+    let settings = config.table(&config.sidecar, "sidecar")?;
+    let socket = config.table(&config.agent, "agent")?.socket;
+    become_service(&socket, &settings.service).await?;
+    let connecting = Workload::builder(socket.clone()).call_limits(settings.call_limits()).connect();
+    let workload = connecting.await.map_err(|e| no_identity(&socket, &e))?;
+    let render = Arc::new(move || metrics.render());
+    let served = match Sidecar::bind(settings, workload.clone(), render).await {
+        Ok(sidecar) => sidecar.run(stop).await,
+        Err(e) => Err(e),
+    };
+    workload.close().await;
+    served.map_err(|e| {
+        let why = sources(&e);
+        if e.exit_code() == 2 { CliError::usage(e, why, "") } else { CliError::failed(e, why, "") }
+    })
+}
+
 /// Runs one service of the flea market.
 ///
 /// # Errors
@@ -143,8 +167,14 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
             "add the table",
         )
     })?;
-    let socket = config.table(&config.agent, "agent")?.socket;
     let stop = start_process(args.common.until_stdin_closes);
+    if args.behind_sidecar {
+        let (app, outbound) = sidecar_sockets(&config.state_dir, &args.name);
+        let run = countersign_flea_market::BehindSidecar { app, outbound, database: settings.database };
+        let served = countersign_flea_market::run_behind_sidecar(&args.name, run, stop).await;
+        return served.map_err(|e| CliError::failed(&e, sources(&e), ""));
+    }
+    let socket = config.table(&config.agent, "agent")?.socket;
     let metrics = telemetry::metrics()?;
     become_service(&socket, &args.name).await?;
     let workload = Workload::connect_to(&socket).await.map_err(|e| no_identity(&socket, &e))?;
@@ -154,6 +184,12 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
     stop.cancel();
     let _ = admin.await;
     served.map_err(|e| CliError::failed(&e, sources(&e), ""))
+}
+
+/// Where a service of the flea market meets its sidecar: its own socket, and the one that takes its calls.
+pub fn sidecar_sockets(state_dir: &Path, service: &str) -> (PathBuf, PathBuf) {
+    let dir = state_dir.join("sidecars");
+    (dir.join(format!("{service}.sock")), dir.join(format!("{service}-out.sock")))
 }
 
 /// Makes this process the named service, by right of its uid, and tells its identity.

@@ -34,6 +34,9 @@ pub async fn detach(layout: &Layout, args: &UpArgs) -> Result<(), CliError> {
     if let Some(mode) = args.mode {
         command.args(["--mode", mode.as_str()]).args(args.carries.arguments());
     }
+    if args.sidecar {
+        command.arg("--sidecar");
+    }
     if args.ephemeral {
         command.arg("--ephemeral");
     }

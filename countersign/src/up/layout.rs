@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use countersign_identity::TrustDomain;
 use countersign_keys::{MasterKey, SystemRandom, sha256_hex};
 
-use crate::config::Config;
+use crate::cli::serve::sidecar_sockets;
+use crate::config::{Config, DemoService};
 use crate::error::CliError;
 use crate::output;
 use crate::up::lock;
@@ -110,6 +111,47 @@ impl Layout {
     /// Log of one process.
     pub fn log_file(&self, process: &str) -> PathBuf {
         self.state_dir.join("logs").join(format!("{process}.log"))
+    }
+
+    /// The configuration of a service's sidecar.
+    pub fn sidecar_file(&self, service: &str) -> PathBuf {
+        self.state_dir.join("sidecars").join(format!("{service}.toml"))
+    }
+
+    /// Writes the configuration of the sidecar of a demo service, which is the same as it would be anywhere.
+    ///
+    /// # Errors
+    /// Exit 2 where it cannot be written.
+    pub fn write_sidecar(&self, config: &Config, service: &str, at: &DemoService) -> Result<(), CliError> {
+        let dir = self.state_dir.join("sidecars");
+        std::fs::create_dir_all(&dir)
+            .map_err(|e| CliError::usage(format!("cannot make {}", dir.display()), e, "free space"))?;
+        let (app, outbound) = sidecar_sockets(&self.state_dir, service);
+        let unix = |path: &Path| quoted_text(&format!("unix:{}", path.display()));
+        let agent = config.table(&config.agent, "agent")?;
+        let text = format!(
+            "# Written by `countersign up --sidecar`, at each start.\n\
+             trust_domain = \"{trust_domain}\"\n\
+             state_dir    = {state}\n\n\
+             [agent]\n\
+             authority_node = \"{node}\"\n\
+             socket         = {socket}\n\n\
+             [sidecar]\n\
+             service  = \"{service}\"\n\
+             inbound  = \"{listen}\"\n\
+             app      = {app}\n\
+             outbound = {outbound}\n\
+             admin    = \"{admin}\"\n",
+            trust_domain = config.trust_domain,
+            state = quoted(&self.state_dir),
+            node = agent.authority_node,
+            socket = quoted(&agent.socket),
+            listen = at.listen,
+            app = unix(&app),
+            outbound = unix(&outbound),
+            admin = at.admin,
+        );
+        write_private(&self.sidecar_file(service), text.as_bytes())
     }
 
     /// Whether an authority ever ran here.

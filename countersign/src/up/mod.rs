@@ -52,6 +52,9 @@ pub struct UpArgs {
     mode: Option<Mode>,
     #[command(flatten)]
     carries: Carries,
+    /// Run the services without the SDK, each behind a sidecar of its own
+    #[arg(long)]
+    sidecar: bool,
     /// Return when it is ready; it goes on in the background
     #[arg(long)]
     detach: bool,
@@ -126,12 +129,12 @@ pub async fn up(state_dir: &Path, args: UpArgs) -> Result<(), CliError> {
 async fn supervise(layout: &Layout, args: &UpArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let config = layout.prepare(args.trust_domain.as_ref())?;
-    let wanted = args.modes()?;
+    let wanted = start::Wanted { modes: args.modes()?, sidecars: args.sidecar };
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     let mut orders = StopOrders::listen();
     let outcome = tokio::select! {
-        outcome = start::start_all(layout, &config, wanted.as_ref(), &tracker, &stop) => outcome,
+        outcome = start::start_all(layout, &config, &wanted, &tracker, &stop) => outcome,
         () = orders.next() => Err(CliError::failed("stopped while starting", "", "")),
     };
     let outcome = match outcome {

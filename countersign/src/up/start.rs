@@ -1,5 +1,6 @@
 //! The order in which a deployment starts: each step needs the one before.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use countersign_wire::api::modes::SwitchDemo;
@@ -16,6 +17,15 @@ use crate::up::{POLL, START, first, probe};
 /// Processes of a supervisor that was killed finish their requests first.
 const DRAINED_WITHIN: Duration = Duration::from_secs(15);
 
+/// What the person asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The modes of every service; none where nothing was said about them.
+    pub modes: Option<SwitchDemo>,
+    /// Services without the SDK, each behind a sidecar.
+    pub sidecars: bool,
+}
+
 /// Starts everything and returns when all of it is ready. Processes run on in `tracker` until `stop`.
 ///
 /// # Errors
@@ -23,7 +33,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(15);
 pub async fn start_all(
     layout: &Layout,
     config: &Config,
-    wanted: Option<&SwitchDemo>,
+    wanted: &Wanted,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
@@ -33,8 +43,8 @@ pub async fn start_all(
     ready(&mut process, authority.admin).await?;
     tracker.spawn(process.keep(stop.clone()));
 
-    if let Some(wanted) = wanted {
-        first::switch_modes(&admin, wanted).await?;
+    if let Some(modes) = &wanted.modes {
+        first::switch_modes(&admin, modes).await?;
     }
     first::write_edge_root(layout, &admin).await?;
     first::make_users(layout, &admin).await?;
@@ -61,7 +71,13 @@ pub async fn start_all(
                 "add it",
             )
         })?;
-        open.push((start(service(layout, name), settings.admin).await?, settings.admin));
+        if wanted.sidecars {
+            layout.write_sidecar(config, name, settings)?;
+            let behind = start(behind_sidecar(layout, name), settings.admin).await?;
+            tracker.spawn(behind.keep(stop.clone()));
+        }
+        let front = if wanted.sidecars { sidecar(layout, name) } else { service(layout, name) };
+        open.push((start(front, settings.admin).await?, settings.admin));
     }
     for (mut process, admin) in open {
         ready(&mut process, admin).await?;
@@ -78,9 +94,22 @@ fn service(layout: &Layout, name: &str) -> Process {
     process(layout, name, &["demo-service", name])
 }
 
+fn behind_sidecar(layout: &Layout, name: &str) -> Process {
+    process(layout, name, &["demo-service", name, "--behind-sidecar"])
+}
+
+fn sidecar(layout: &Layout, name: &str) -> Process {
+    let config = layout.sidecar_file(name);
+    configured(&config, layout, &format!("{name}-sidecar"), &["serve", "sidecar"])
+}
+
 fn process(layout: &Layout, name: &str, verb: &[&str]) -> Process {
+    configured(&layout.config_file(), layout, name, verb)
+}
+
+fn configured(config: &Path, layout: &Layout, name: &str, verb: &[&str]) -> Process {
     let mut arguments: Vec<String> = verb.iter().map(|a| (*a).to_owned()).collect();
-    arguments.extend(["--config".to_owned(), layout.config_file().display().to_string()]);
+    arguments.extend(["--config".to_owned(), config.display().to_string()]);
     arguments.push("--until-stdin-closes".to_owned());
     Process { name: name.to_owned(), arguments, log: layout.log_file(name) }
 }

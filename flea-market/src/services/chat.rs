@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use axum::{Router, extract::State, routing::get};
 use countersign_identity::UnixTime;
-use countersign_sdk::{
-    clock,
-    inbound::{Caller, EndUser},
-};
+use countersign_sdk::clock;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    asking::{Caller, EndUser},
     fault::{Fault, no_method, no_route},
     input::{Id, Json, text},
     neighbour::Neighbour,

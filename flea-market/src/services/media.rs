@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use countersign_sdk::{clock, inbound::EndUser};
+use countersign_sdk::clock;
 use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
@@ -16,6 +16,7 @@ use http::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    asking::EndUser,
     fault::{Fault, no_method, no_route},
     input::{Id, bytes_of, media_type},
     store::{MediaStore, Picture},

@@ -8,14 +8,12 @@ use axum::{
     routing::{get, post},
 };
 use countersign_identity::UnixTime;
-use countersign_sdk::{
-    clock,
-    inbound::{Caller, EndUser},
-};
+use countersign_sdk::clock;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    asking::{Caller, EndUser},
     fault::{Fault, no_method, no_route},
     input::{Id, Json, text},
     neighbour::{Neighbour, NeighbourError},

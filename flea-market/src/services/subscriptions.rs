@@ -8,11 +8,12 @@ use axum::{
     routing::{delete, get, post},
 };
 use countersign_identity::UnixTime;
-use countersign_sdk::{clock, inbound::EndUser};
+use countersign_sdk::clock;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    asking::EndUser,
     fault::{Fault, no_method, no_route},
     input::{Id, Json, text},
     place::{Degrees, Place},

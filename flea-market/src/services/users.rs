@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{Router, extract::State, routing::get};
 use countersign_identity::UnixTime;
-use countersign_sdk::{clock, inbound::EndUser};
+use countersign_sdk::clock;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    asking::EndUser,
     fault::{Fault, no_method, no_route},
     input::{Handle, Json, Query, text},
     store::{Profile, UserStore},

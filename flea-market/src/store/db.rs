@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use countersign_identity::User;
+use crate::asking::EndUser;
 use sqlx::{
     Any, AnyPool, Executor as _, SqlSafeStr as _, Transaction,
     any::{AnyPoolOptions, install_default_drivers},
@@ -102,7 +102,7 @@ impl Db {
     ///
     /// # Errors
     /// The name belonged to another account, or the database.
-    pub async fn recognise(&self, user: &User) -> Result<String, StoreError> {
+    pub async fn recognise(&self, user: &EndUser) -> Result<String, StoreError> {
         if let Some(handle) = self.handle_of(&user.id).await? {
             return Ok(handle);
         }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use axum::{Router, extract::Path, routing::get};
-use countersign_flea_market::{Neighbour, NeighbourError, RunError, Settings, run, store::StoreError};
-use countersign_sdk::{Caller, outbound::CallError};
+use countersign_flea_market::{
+    Caller, Neighbour, NeighbourError, RunError, Settings, run, store::StoreError,
+};
+use countersign_sdk::outbound::CallError;
 use http::StatusCode;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;

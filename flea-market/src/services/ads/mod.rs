@@ -8,6 +8,7 @@ mod shape;
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    asking::{Caller, EndUser},
     fault::{Fault, no_method, no_route},
     input::{Id, Json, Query, text},
     neighbour::Neighbour,
@@ -22,10 +23,7 @@ use axum::{
     extract::State,
     routing::{get, post},
 };
-use countersign_sdk::{
-    clock,
-    inbound::{Caller, EndUser},
-};
+use countersign_sdk::clock;
 use http::StatusCode;
 
 pub use shape::{AdList, AdView, Deal, Kind, PreviewState, Published, Seller};

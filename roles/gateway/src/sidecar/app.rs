@@ -100,7 +100,7 @@ impl App {
         caller: Option<&SpiffeId>,
     ) -> Result<Response<Incoming>, Error> {
         let path = request.uri().path_and_query().cloned();
-        let pool = caller.map_or_else(|| "stranger".to_owned(), |id| pool_of(id));
+        let pool = caller.map_or_else(|| "stranger".to_owned(), pool_of);
         let uri = Uri::builder().scheme("http").authority(format!("{pool}.app"));
         if let (Some(path), Ok(uri)) = (path, uri.path_and_query("/").build()) {
             let mut parts = uri.into_parts();
@@ -216,7 +216,6 @@ impl Write for Stream {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
-
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);

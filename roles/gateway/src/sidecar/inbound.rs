@@ -97,7 +97,8 @@ impl Inner {
         strip_hop_by_hop(&mut head.headers);
         strip_identity_headers(&mut head.headers);
         head.extensions.clear();
-        let body = BoundedBody::new(body, BodyLimits { bytes_max: u64::MAX, ..self.body }, BodyFault::default());
+        let body =
+            BoundedBody::new(body, BodyLimits { bytes_max: u64::MAX, ..self.body }, BodyFault::default());
         Ok(Response::from_parts(head, body.boxed_unsync()))
     }
 

@@ -218,7 +218,8 @@ async fn tcp(address: SocketAddr) -> Result<TcpListener, SidecarError> {
 
 async fn unix(path: &std::path::Path) -> Result<UnixListener, SidecarError> {
     let listening = bind_unix(path, OWNER_ALONE).await;
-    listening.map_err(|source| SidecarError::Listen { place: PathBuf::from(path).display().to_string(), source })
+    listening
+        .map_err(|source| SidecarError::Listen { place: PathBuf::from(path).display().to_string(), source })
 }
 
 /// Whoever can open the socket speaks in the name of the service.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -60,7 +61,9 @@ pub enum UnixAddressError {
         text: String,
     },
     /// Longer than the operating system takes.
-    #[error("the path of a unix socket has {bytes} bytes, at most {PATH_BYTES_MAX}; choose a shorter directory")]
+    #[error(
+        "the path of a unix socket has {bytes} bytes, at most {PATH_BYTES_MAX}; choose a shorter directory"
+    )]
     TooLong {
         /// How long it is.
         bytes: usize,
@@ -98,6 +101,12 @@ impl Settings {
         ]
         .into_iter()
         .filter_map(|(name, address)| Some((name, address?)))
+    }
+
+    /// Limits of the service's own calls.
+    #[must_use]
+    pub fn call_limits(&self) -> CallLimits {
+        CallLimits { answer: self.request_timeout(), ..CallLimits::default() }
     }
 
     /// From a request's head to its answer's head.

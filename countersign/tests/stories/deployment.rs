@@ -44,7 +44,8 @@ impl Deployment {
         Self::start_with(&["--trust-domain", trust_domain])
     }
 
-    fn start_with(arguments: &[&str]) -> Self {
+    /// A new one, with more to say to `up`.
+    pub fn start_with(arguments: &[&str]) -> Self {
         hold_default_ports();
         let root = tempfile::Builder::new().prefix("cs").tempdir().unwrap();
         let mut new = Self { root, logins: Mutex::default(), ready: Value::Null };

@@ -21,6 +21,7 @@ mod modes;
 mod openssl;
 mod revocation;
 mod services;
+mod sidecars;
 mod switching;
 mod tokens;
 mod world;

@@ -128,21 +128,31 @@ const HTTP_SIGNATURE: &[&str] = &["--wimse", "http-signature"];
 /// T61, T62, T66: the third hop (gateway, ads, users) sees the same verified user, however it is carried along.
 #[test]
 fn the_third_hop_sees_the_verified_user_in_every_way_of_carrying_it_along() {
-    let d = Deployment::start();
+    every_third_hop_sees_the_user(
+        &Deployment::start(),
+        &[
+            ("mtls", "same", "internal_token", 0),
+            ("jwt", "same", "internal_token", 0),
+            ("jwt", "nested", "hop_token", 0),
+            ("mtls+jwt", "nested", "hop_token", 0),
+            ("mtls", "per-hop", "hop_token", 2),
+            ("jwt", "per-hop", "hop_token", 2),
+            ("bearer", "per-hop", "hop_token", 2),
+        ],
+    );
+}
+
+/// Mode, way of carrying the user, what users verifies of them, and how often the authority is asked.
+pub type Way = (&'static str, &'static str, &'static str, usize);
+
+/// Lists ads with previews in each of these ways, and looks at what users saw.
+pub fn every_third_hop_sees_the_user(d: &Deployment, ways: &[Way]) {
     let exchanges = || {
         d.json(&["audit", "search", "--kind", "token_exchanged", "--limit", "1000"])
             .as_array()
             .map_or(0, Vec::len)
     };
-    for (mode, context, proof, calls) in [
-        ("mtls", "same", "internal_token", 0),
-        ("jwt", "same", "internal_token", 0),
-        ("jwt", "nested", "hop_token", 0),
-        ("mtls+jwt", "nested", "hop_token", 0),
-        ("mtls", "per-hop", "hop_token", 2),
-        ("jwt", "per-hop", "hop_token", 2),
-        ("bearer", "per-hop", "hop_token", 2),
-    ] {
+    for &(mode, context, proof, calls) in ways {
         d.ok(&["demo", "mode", mode, "--user-context", context]);
         assert_eq!(d.as_user("alice", "/ads/1", &[]).0, 200, "{mode} {context}");
         std::thread::sleep(Duration::from_millis(1500));

@@ -80,7 +80,11 @@ impl Default for Claims {
 
 impl World {
     pub fn new() -> Self {
-        let d = Deployment::start();
+        Self::of(Deployment::start())
+    }
+
+    /// What the table needs of a deployment that has just started.
+    pub fn of(d: Deployment) -> Self {
         let started = Instant::now();
         let tls = d.scratch("chat-tls");
         d.ok(&["cert", "issue", "--service", "chat", "--out", tls.to_str().unwrap()]);

@@ -40,6 +40,15 @@ enum Place {
     Tcp(SocketAddr),
 }
 
+/// Why there is no answer of the service.
+#[derive(Debug, Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Http(#[from] Error),
+}
+
 /// Why nothing is sent to the service.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AppError {
@@ -98,7 +107,9 @@ impl App {
         &self,
         mut request: Request<BoundedBody<RequestBody>>,
         caller: Option<&SpiffeId>,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Incoming>, SendError> {
+        // A connection that is kept was made while the socket was the service's alone; it must be so still.
+        self.check()?;
         let path = request.uri().path_and_query().cloned();
         let pool = caller.map_or_else(|| "stranger".to_owned(), pool_of);
         let uri = Uri::builder().scheme("http").authority(format!("{pool}.app"));
@@ -109,7 +120,7 @@ impl App {
                 *request.uri_mut() = uri;
             }
         }
-        self.client.request(request).await
+        Ok(self.client.request(request).await?)
     }
 }
 

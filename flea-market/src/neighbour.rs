@@ -137,3 +137,16 @@ where
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     body.map(http_body_util::Collected::to_bytes).map_err(|_| NeighbourError::Unreadable)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sidecar_that_is_not_there_is_told_from_a_service_that_says_no() {
+        let nowhere = Sidecar::at("/nonexistent/out.sock".into());
+        let users = Neighbour::through(nowhere, "users", Duration::from_secs(5));
+        let asked = users.get::<serde_json::Value>(&Caller(Source::Sidecar(None)), "/users/7").await;
+        assert!(matches!(asked, Err(NeighbourError::Sidecar(_))), "{asked:?}");
+    }
+}

@@ -50,10 +50,11 @@ pub(crate) fn is_token(name: &[u8]) -> bool {
 }
 
 fn has_identity_prefix(name: &[u8]) -> bool {
-    // All of them begin with "x-", which few names do.
-    let [first, second, ..] = name else { return false };
-    if fold(*first) != b'x' || fold(*second) != b'-' {
-        return false;
+    // All of them begin with "x-" or "cou", which few names do.
+    let [first, second, third, ..] = name else { return false };
+    match [fold(*first), fold(*second), fold(*third)] {
+        [b'x', b'-', _] | [b'c', b'o', b'u'] => {}
+        _ => return false,
     }
     IDENTITY_HEADER_PREFIXES
         .iter()

@@ -9,6 +9,7 @@ mod login;
 mod observe;
 mod refused_tokens;
 mod rig;
+mod sidecar;
 mod smuggling;
 mod tokens;
 mod upstream_modes;

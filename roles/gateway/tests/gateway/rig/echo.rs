@@ -21,6 +21,10 @@ impl Seen {
         self.0.lock().unwrap().last().cloned().expect("a request arrived")
     }
 
+    pub fn push(&self, saw: Value) {
+        self.0.lock().unwrap().push(saw);
+    }
+
     pub fn all(&self) -> Vec<Value> {
         self.0.lock().unwrap().clone()
     }

@@ -40,7 +40,8 @@ pub fn verify_signer(
     let judged = judge(chain, bundles, now, Usage::Signing, expected, crl_policy, &mut passed)
         .and_then(|(workload, path)| Signer::of(chain, workload, path));
     let outcome = judged.as_ref().map(|signer| signer.workload.clone()).map_err(Clone::clone);
-    (Verdict::of(outcome, &passed), judged.ok())
+    let path_ends = judged.as_ref().ok().map(|signer| signer.path.not_after);
+    (Verdict::of(outcome, path_ends, &passed), judged.ok())
 }
 
 impl Signer {

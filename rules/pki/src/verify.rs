@@ -94,6 +94,9 @@ pub struct Verdict {
     pub checks: [Check; 5],
     /// The peer, or the failed check's reason.
     pub outcome: Result<Verified<Workload>, PeerError>,
+    /// When the first certificate of the path ends, the root among them; nothing where the peer is refused. Revocation
+    /// lists may end earlier.
+    pub path_ends: Option<UnixTime>,
 }
 
 /// Judges a peer by its certificate chain, leaf first.
@@ -109,11 +112,16 @@ pub fn verify_peer(
 ) -> Verdict {
     let mut passed = Vec::with_capacity(CheckName::ALL.len());
     let judged = judge(chain, bundles, now, usage, expected, crl_policy, &mut passed);
-    Verdict::of(judged.map(|(workload, _)| workload), &passed)
+    let path_ends = judged.as_ref().ok().map(|(_, path)| path.not_after);
+    Verdict::of(judged.map(|(workload, _)| workload), path_ends, &passed)
 }
 
 impl Verdict {
-    pub(crate) fn of(outcome: Result<Verified<Workload>, PeerError>, passed: &[CheckName]) -> Self {
+    pub(crate) fn of(
+        outcome: Result<Verified<Workload>, PeerError>,
+        path_ends: Option<UnixTime>,
+        passed: &[CheckName],
+    ) -> Self {
         let failed = outcome.as_ref().err();
         let checks = CheckName::ALL.map(|name| Check {
             name,
@@ -123,7 +131,7 @@ impl Verdict {
                 _ => CheckResult::NotReached,
             },
         });
-        Self { checks, outcome }
+        Self { checks, outcome, path_ends }
     }
 }
 
@@ -311,16 +319,22 @@ fn check_expected(
     leaf: &CertificateDer<'_>,
     expected: Expectation<'_>,
 ) -> Result<(), IdentityError> {
-    let (fits, pinned) = match expected {
-        Expectation::AnyInBundle => (true, false),
-        Expectation::Exactly(one) => (id == one, false),
-        Expectation::OneOf(some) => (some.contains(id), false),
-        Expectation::Thumbprint(pin) => (constant_time_eq(&sha256(leaf), pin), true),
-    };
-    match (fits, pinned) {
-        (true, _) => Ok(()),
-        (false, true) => Err(IdentityError::OtherThumbprint { got: id.clone() }),
-        (false, false) => Err(IdentityError::Unexpected { got: id.clone() }),
+    match expected {
+        _ if expected.admits(id, leaf) => Ok(()),
+        Expectation::Thumbprint(_) => Err(IdentityError::OtherThumbprint { got: id.clone() }),
+        _ => Err(IdentityError::Unexpected { got: id.clone() }),
+    }
+}
+
+impl Expectation<'_> {
+    /// Is the holder of `leaf`, whose proven name is `id`, expected?
+    pub fn admits(&self, id: &SpiffeId, leaf: &CertificateDer<'_>) -> bool {
+        match self {
+            Self::AnyInBundle => true,
+            Self::Exactly(one) => id == *one,
+            Self::OneOf(some) => some.contains(id),
+            Self::Thumbprint(pin) => constant_time_eq(&sha256(leaf), *pin),
+        }
     }
 }
 

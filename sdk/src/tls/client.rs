@@ -1,10 +1,8 @@
 //! The connecting side: exactly the expected peer, or nobody.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use countersign_identity::SpiffeId;
 use countersign_pki::verify::{CheckName, PeerError, Usage};
 use rustls::{
@@ -20,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    H2, HTTP_1_1,
+    H2, HTTP_1_1, alpn,
+    judging::{self, Judging},
     observer::HandshakeRefusal,
     peer::Peer,
     provider,
@@ -48,33 +47,47 @@ impl Expected {
     }
 }
 
-/// Turns a connected byte stream into a TLS stream to an expected workload.
-#[derive(Clone, Debug)]
+/// Turns connected byte streams into TLS streams to one expected workload. Cheap to clone, and cheap to use: what rustls
+/// needs is made once for each generation of trust.
+#[derive(Clone)]
 pub struct Connector {
     trust: Arc<TrustState>,
     expected: Expected,
     shows: bool,
     protocols: &'static [&'static [u8]],
+    /// Shared by all clones that were not changed since.
+    made: Arc<ArcSwapOption<Made>>,
+}
+
+/// A configuration, and the generation that it is made of.
+struct Made {
+    generation: u64,
+    config: Arc<ClientConfig>,
 }
 
 impl Connector {
     /// Shows an identity of `trust`, if it has one, to a server that must be `expected`.
     #[must_use]
-    pub const fn new(trust: Arc<TrustState>, expected: Expected) -> Self {
-        Self { trust, expected, shows: true, protocols: &[H2] }
+    pub fn new(trust: Arc<TrustState>, expected: Expected) -> Self {
+        Self { trust, expected, shows: true, protocols: &[H2], made: Arc::default() }
     }
 
     /// Shows no certificate: whoever we are is proven by each request, or not at all. The server is judged as before.
     #[must_use]
-    pub const fn showing_none(mut self) -> Self {
+    pub fn showing_none(mut self) -> Self {
         self.shows = false;
-        self
+        self.changed()
     }
 
     /// Offers these application protocols (ALPN), the preferred one first. Without this, HTTP/2 alone.
     #[must_use]
-    pub const fn speaking(mut self, protocols: &'static [&'static [u8]]) -> Self {
+    pub fn speaking(mut self, protocols: &'static [&'static [u8]]) -> Self {
         self.protocols = protocols;
+        self.changed()
+    }
+
+    fn changed(mut self) -> Self {
+        self.made = Arc::default();
         self
     }
 
@@ -116,42 +129,58 @@ impl Connector {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let judge = Arc::new(ServerJudge {
-            trust: Arc::clone(&self.trust),
-            expected: self.expected.clone(),
-            peer: OnceLock::new(),
-        });
-        let config = self.config(&judge).map_err(|error| (error, None))?;
+        let config = self.config().map_err(|error| (error, None))?;
         // Names come from the certificate's URI, never from DNS: nothing is sent as server name.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-        let result = TlsConnector::from(Arc::new(config)).connect(name, io).await;
-        let peer = judge.peer.get().cloned();
-        let refusal = match (peer.as_deref().map(Peer::outcome), result, peer) {
+        let (result, finding) = Judging::new(TlsConnector::from(config).connect(name, io)).await;
+        let claimed = finding.peer.as_deref().and_then(Peer::claimed);
+        let refusal = match (finding.peer.as_deref().map(Peer::outcome), result, finding.peer) {
             (Some(Err(error)), ..) => HandshakeRefusal::Peer(error),
             (_, Ok(stream), Some(peer)) => return Ok((stream, peer)),
             (_, Ok(_), None) => HandshakeRefusal::NoCertificate,
+            (_, Err(_), _) if finding.possession_failed => HandshakeRefusal::NoPossession,
             (_, Err(error), _) => HandshakeRefusal::Protocol { why: error.to_string() },
         };
-        Err((refusal.into(), judge.peer.get().and_then(|peer| peer.claimed())))
+        Err((refusal.into(), claimed))
     }
 
-    fn config(&self, judge: &Arc<ServerJudge>) -> Result<ClientConfig, HandshakeError> {
-        let builder = ClientConfig::builder_with_provider(provider())
+    /// The configuration of the newest generation: made once, then shared.
+    fn config(&self) -> Result<Arc<ClientConfig>, HandshakeError> {
+        let generation = self.trust.generation();
+        if let Some(made) = self.made.load().as_ref().filter(|made| made.generation == generation) {
+            return Ok(Arc::clone(&made.config));
+        }
+        let made = self.make()?;
+        let config = Arc::clone(&made.config);
+        self.made.store(Some(Arc::new(made)));
+        Ok(config)
+    }
+
+    fn make(&self) -> Result<Made, HandshakeError> {
+        let trust = self.trust.load();
+        let judge = ServerJudge { trust: Arc::clone(&self.trust), expected: self.expected.clone() };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(trust.provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?;
-        let builder = builder
+            .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(judge) as Arc<dyn ServerCertVerifier>);
+            .with_custom_certificate_verifier(Arc::new(judge));
+        let generation = trust.generation();
         let mut config = if self.shows {
-            builder.with_client_cert_resolver(Arc::new(Wardrobe(self.trust.load())))
+            builder.with_client_cert_resolver(Arc::new(Wardrobe(trust)))
         } else {
             builder.with_no_client_auth()
         };
-        config.alpn_protocols = self.protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config.alpn_protocols = alpn(self.protocols);
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false;
-        Ok(config)
+        Ok(Made { generation, config: Arc::new(config) })
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connector({:?}, {:?})", self.expected, self.trust)
     }
 }
 
@@ -174,7 +203,7 @@ pub fn edge_client_config(roots: &[CertificateDer<'static>]) -> Result<ClientCon
         .map_err(|error| refused(error.to_string()))?
         .with_webpki_verifier(verifier)
         .with_no_client_auth();
-    config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+    config.alpn_protocols = alpn(&[H2, HTTP_1_1]);
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -228,11 +257,10 @@ impl fmt::Debug for Newest {
     }
 }
 
-/// Judges the one server of one connection.
+/// Judges servers; each finding goes to its own connection.
 struct ServerJudge {
     trust: Arc<TrustState>,
     expected: Expected,
-    peer: OnceLock<Arc<Peer>>,
 }
 
 impl ServerCertVerifier for ServerJudge {
@@ -247,8 +275,9 @@ impl ServerCertVerifier for ServerJudge {
         let chain = owned(end_entity, intermediates);
         let trust = Arc::clone(&self.trust);
         let judged = Peer::judge(chain, Usage::Server, self.expected.clone(), trust, clock::now());
-        let peer = self.peer.get_or_init(|| Arc::new(judged));
-        peer.outcome().map_err(|error| certificate_error(&error))?;
+        let outcome = judged.outcome();
+        judging::found(Arc::new(judged));
+        outcome.map_err(|error| certificate_error(&error))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -269,6 +298,7 @@ impl ServerCertVerifier for ServerJudge {
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = provider().signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+            .inspect_err(|_| judging::possession_failed())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

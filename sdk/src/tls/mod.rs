@@ -3,23 +3,29 @@
 //! Three decisions are taken here once for every connection of a deployment. TLS 1.3 only, with the
 //! hybrid X25519MLKEM768 first (it protects confidentiality; authentication stays classical). No
 //! resumption on either side, because a resumed session skips the certificate and so would outlive
-//! a revocation. And no configuration that lives longer than one connection: each handshake reads
-//! the newest credentials and bundles, so rotating them interrupts nobody.
+//! a revocation. And no configuration that outlives a generation of trust: each handshake goes by the
+//! newest credentials and bundles, so rotating them interrupts nobody. Within a generation everything that
+//! does not change is made once: the configuration, and the verdict on a chain that was presented before,
+//! byte for byte. What is proven every time is that the peer holds its key.
 
 mod client;
+mod groups;
+mod judging;
 mod leaf;
 mod observer;
 mod peer;
 pub mod pem;
 mod server;
 mod state;
+mod verified;
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 pub(crate) use client::showing;
 pub use client::{Connector, Expected, edge_client_config};
+pub use groups::{Group, Groups, GroupsError};
 pub use observer::{
     ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,
 };
@@ -27,11 +33,11 @@ pub use peer::{Peer, check_records};
 pub use server::{Acceptor, ClientAuth, HandshakeError};
 pub use state::{Identity, IdentityError, Trust, TrustState};
 
-/// The one cryptography provider of the SDK: aws-lc-rs, hybrid key exchange first.
+/// The one cryptography provider of the SDK: aws-lc-rs, with the groups of [`Groups::default`].
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(Groups::default().with(aws_lc_rs::default_provider()))))
 }
 
 /// Makes [`provider`] the default of the process, for libraries that ask rustls for one. Doing it
@@ -39,6 +45,10 @@ pub fn provider() -> Arc<CryptoProvider> {
 pub fn install_provider() {
     // An error means that another provider was installed before; ours never asks for the default.
     let _ = CryptoProvider::install_default((*provider()).clone());
+}
+
+fn alpn(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|protocol| protocol.to_vec()).collect()
 }
 
 /// HTTP/2, in ALPN.

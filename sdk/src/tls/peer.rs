@@ -12,6 +12,7 @@ use super::{
     client::Expected,
     leaf::Leaf,
     state::{Trust, TrustState},
+    verified::{ChainKey, Proven},
 };
 
 /// A peer whose certificate passed the five checks when the connection was made.
@@ -32,7 +33,7 @@ struct Judged {
     /// Under the same trust, time alone changes nothing before this moment.
     good_until: UnixTime,
     outcome: Result<Verified<Workload>, PeerError>,
-    checks: Vec<CheckRecord>,
+    checks: Arc<[CheckRecord]>,
 }
 
 impl Peer {
@@ -70,10 +71,10 @@ impl Peer {
     /// The five checks as they were last made.
     #[must_use]
     pub fn checks(&self) -> Vec<CheckRecord> {
-        self.judged.load().checks.clone()
+        self.judged.load().checks.to_vec()
     }
 
-    /// When its certificate or a revocation list that speaks for it expires, if it passed: it is to be judged
+    /// When a certificate of its path or a revocation list that speaks for it expires, if it passed: it is to be judged
     /// again then, even if nothing else happens.
     #[must_use]
     pub fn good_until(&self) -> Option<UnixTime> {
@@ -120,30 +121,42 @@ fn judge(
     chain: &[CertificateDer<'static>],
     usage: Usage,
     expected: &Expected,
-    trust: &TrustState,
+    state: &TrustState,
     now: UnixTime,
 ) -> Judged {
-    let trust = trust.load();
+    let trust = state.load();
+    let generation = trust.generation();
     let expectation = match expected {
         Expected::AnyInBundle => Expectation::AnyInBundle,
         Expected::OneOf(ids) => Expectation::OneOf(ids),
         Expected::Thumbprint(pin) => Expectation::Thumbprint(pin),
     };
-    let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
-    Judged {
-        generation: trust.generation(),
-        good_until: verdict.outcome.as_ref().map_or(now, |workload| good_until(workload, &trust, now)),
-        checks: check_records(&verdict),
-        outcome: verdict.outcome,
+    let key = ChainKey::of(chain, usage);
+    // Whom we expect is no part of what is remembered: who is not expected is judged in full, for the record.
+    let admitted = |proven: &Arc<Proven>| {
+        chain.first().is_some_and(|leaf| expectation.admits(&proven.workload.id, leaf))
+    };
+    if let Some(proven) = trust.verified().find(key, now).filter(admitted) {
+        state.count_reused_chain();
+        let checks = Arc::clone(&proven.checks);
+        return Judged { generation, good_until: proven.until, outcome: Ok(proven.workload.clone()), checks };
     }
+    let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
+    let checks: Arc<[CheckRecord]> = check_records(&verdict).into();
+    let good_until = good_until(&verdict, &trust, now);
+    if let Ok(workload) = &verdict.outcome {
+        let (workload, checks) = (workload.clone(), Arc::clone(&checks));
+        trust.verified().keep(key, Proven { workload, checks, since: now, until: good_until }, now);
+    }
+    Judged { generation, good_until, outcome: verdict.outcome, checks }
 }
 
-/// The end of the certificate, or that of the first revocation list of its trust domain to expire.
-fn good_until(workload: &Workload, trust: &Trust, now: UnixTime) -> UnixTime {
+/// The end of the first certificate of the path, or that of the first revocation list of its trust domain to expire.
+fn good_until(verdict: &Verdict, trust: &Trust, now: UnixTime) -> UnixTime {
+    let Ok(workload) = &verdict.outcome else { return now };
     let bundle = trust.bundles().of(workload.id.trust_domain());
     let lists = bundle.into_iter().flat_map(|bundle| bundle.crls()).map(|crl| crl.next_update());
-    let not_after = workload.certificate.as_ref().map(|facts| facts.not_after);
-    lists.filter(|end| *end > now).chain(not_after).min().unwrap_or(now)
+    lists.filter(|end| *end > now).chain(verdict.path_ends).min().unwrap_or(now)
 }
 
 /// The five checks in the form in which the ledger keeps them.

@@ -3,13 +3,11 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_pki::verify::{CheckName, Usage};
 use rustls::{
@@ -27,8 +25,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    H2, HTTP_1_1,
+    H2, HTTP_1_1, alpn,
     client::{Expected, certificate_error},
+    judging::{self, Finding, Judging},
     observer::{
         ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,
     },
@@ -74,21 +73,54 @@ pub struct Acceptor {
     shown: Option<Arc<TrustState>>,
     auth: ClientAuth,
     expected: Expected,
+    protocols: &'static [&'static [u8]],
     observer: Arc<dyn HandshakeObserver>,
+    /// Shared by all clones that were not changed since.
+    configs: Arc<Configs>,
+}
+
+/// One configuration for each [`ClientAuth`], made again when either side of it changed.
+#[derive(Default)]
+struct Configs {
+    required: ArcSwapOption<Made>,
+    optional: ArcSwapOption<Made>,
+    never: ArcSwapOption<Made>,
+}
+
+/// A configuration, and the generations that it is made of.
+struct Made {
+    shown: u64,
+    judged: u64,
+    config: Arc<ServerConfig>,
 }
 
 impl Acceptor {
     /// Shows the identity of `trust` and judges clients by its bundles.
     #[must_use]
     pub fn new(trust: Arc<TrustState>, auth: ClientAuth) -> Self {
-        Self { trust, shown: None, auth, expected: Expected::AnyInBundle, observer: Arc::new(Unobserved) }
+        Self {
+            trust,
+            shown: None,
+            auth,
+            expected: Expected::AnyInBundle,
+            protocols: &[H2, HTTP_1_1],
+            observer: Arc::new(Unobserved),
+            configs: Arc::default(),
+        }
     }
 
     /// Shows the identity of another state, such as an edge certificate, and judges clients as before.
     #[must_use]
     pub fn showing(mut self, shown: Arc<TrustState>) -> Self {
         self.shown = Some(shown);
-        self
+        self.changed()
+    }
+
+    /// Accepts these application protocols (ALPN), the preferred one first. Without this, HTTP/2 and HTTP/1.1.
+    #[must_use]
+    pub fn speaking(mut self, protocols: &'static [&'static [u8]]) -> Self {
+        self.protocols = protocols;
+        self.changed()
     }
 
     /// Ends the handshake of everybody else: for listeners with few, known clients. Without this, everybody
@@ -96,6 +128,11 @@ impl Acceptor {
     #[must_use]
     pub fn expecting(mut self, expected: Expected) -> Self {
         self.expected = expected;
+        self.changed()
+    }
+
+    fn changed(mut self) -> Self {
+        self.configs = Arc::default();
         self
     }
 
@@ -139,15 +176,14 @@ impl Acceptor {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let started = Instant::now();
-        let judge = Arc::new(ClientJudge::new(Arc::clone(&self.trust), self.auth, self.expected.clone()));
-        let config = self.config(&judge)?;
-        let result = TlsAcceptor::from(Arc::new(config)).accept(io).await;
-        let peer = judge.peer();
-        let outcome = match (&result, &peer) {
+        let config = self.config()?;
+        let (result, finding) = Judging::new(TlsAcceptor::from(config).accept(io)).await;
+        let outcome = match (&result, &finding.peer) {
             (Ok(_), Some(_)) => HandshakeOutcome::Admitted,
             (Ok(_), None) => HandshakeOutcome::Anonymous,
-            (Err(error), peer) => HandshakeOutcome::Refused(refusal(error, peer.as_deref(), &judge)),
+            (Err(error), _) => HandshakeOutcome::Refused(refusal(error, &finding)),
         };
+        let peer = finding.peer;
         self.report(connection, address, peer.as_deref(), outcome.clone(), started.elapsed());
         match (result, outcome) {
             (_, HandshakeOutcome::Refused(refusal)) => Err(refusal.into()),
@@ -185,24 +221,49 @@ impl Acceptor {
         self.observer.handshake(&HandshakeReport { connection, address, claimed, checks, outcome, took });
     }
 
-    fn config(&self, judge: &Arc<ClientJudge>) -> Result<ServerConfig, HandshakeError> {
-        let shown = self.shown.as_ref().unwrap_or(&self.trust).load();
+    /// The configuration of the newest generations: made once, then shared.
+    fn config(&self) -> Result<Arc<ServerConfig>, HandshakeError> {
+        let slot = match self.auth {
+            ClientAuth::Required => &self.configs.required,
+            ClientAuth::Optional => &self.configs.optional,
+            ClientAuth::Never => &self.configs.never,
+        };
+        let shown = self.shown.as_ref().unwrap_or(&self.trust).generation();
+        let judged = self.trust.generation();
+        if let Some(made) = slot.load().as_ref().filter(|made| (made.shown, made.judged) == (shown, judged)) {
+            return Ok(Arc::clone(&made.config));
+        }
+        let made = self.make()?;
+        let config = Arc::clone(&made.config);
+        slot.store(Some(Arc::new(made)));
+        Ok(config)
+    }
+
+    fn make(&self) -> Result<Made, HandshakeError> {
+        let judged = self.trust.load();
+        let shown = self.shown.as_ref().map_or_else(|| Arc::clone(&judged), |shown| shown.load());
         let identity = shown.identity().ok_or(HandshakeError::NoIdentity)?;
-        let builder = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_provider(Arc::clone(shown.provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?;
+        let generations = (shown.generation(), judged.generation());
         let builder = match self.auth {
             ClientAuth::Never => builder.with_no_client_auth(),
-            _ => builder.with_client_cert_verifier(Arc::clone(judge) as Arc<dyn ClientCertVerifier>),
+            auth => builder.with_client_cert_verifier(Arc::new(ClientJudge {
+                state: Arc::clone(&self.trust),
+                trust: judged,
+                auth,
+                expected: self.expected.clone(),
+            })),
         };
-        let shown = SingleCertAndKey::from(Arc::clone(identity.certified()));
-        let mut config = builder.with_cert_resolver(Arc::new(shown));
-        config.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
+        let resolver = SingleCertAndKey::from(Arc::clone(identity.certified()));
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = alpn(self.protocols);
         // A resumed session would skip the client's certificate, and with it every revocation.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
-        Ok(config)
+        Ok(Made { shown: generations.0, judged: generations.1, config: Arc::new(config) })
     }
 }
 
@@ -212,36 +273,12 @@ impl fmt::Debug for Acceptor {
     }
 }
 
-/// Judges the one client of one connection, and remembers how it went.
+/// Judges the clients of one generation; each finding goes to its own connection.
 struct ClientJudge {
     state: Arc<TrustState>,
     trust: Arc<Trust>,
     auth: ClientAuth,
     expected: Expected,
-    peer: OnceLock<Arc<Peer>>,
-    possession_failed: AtomicBool,
-}
-
-impl ClientJudge {
-    fn new(state: Arc<TrustState>, auth: ClientAuth, expected: Expected) -> Self {
-        let trust = state.load();
-        Self {
-            state,
-            trust,
-            auth,
-            expected,
-            peer: OnceLock::new(),
-            possession_failed: AtomicBool::new(false),
-        }
-    }
-
-    fn peer(&self) -> Option<Arc<Peer>> {
-        self.peer.get().cloned()
-    }
-
-    fn possession_failed(&self) -> bool {
-        self.possession_failed.load(Ordering::Relaxed)
-    }
 }
 
 impl ClientCertVerifier for ClientJudge {
@@ -263,8 +300,9 @@ impl ClientCertVerifier for ClientJudge {
         let chain = owned(end_entity, intermediates);
         let state = Arc::clone(&self.state);
         let judged = Peer::judge(chain, Usage::Client, self.expected.clone(), state, clock::now());
-        let peer = self.peer.get_or_init(|| Arc::new(judged));
-        peer.outcome().map_err(|error| certificate_error(&error))?;
+        let outcome = judged.outcome();
+        judging::found(Arc::new(judged));
+        outcome.map_err(|error| certificate_error(&error))?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -284,9 +322,8 @@ impl ClientCertVerifier for ClientJudge {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms).inspect_err(|_| {
-            self.possession_failed.store(true, Ordering::Relaxed);
-        })
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
+            .inspect_err(|_| judging::possession_failed())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -308,11 +345,11 @@ pub(super) fn owned(
     std::iter::once(end_entity).chain(intermediates).map(owned).collect()
 }
 
-fn refusal(error: &io::Error, peer: Option<&Peer>, judge: &ClientJudge) -> HandshakeRefusal {
-    if let Some(Err(error)) = peer.map(Peer::outcome) {
+fn refusal(error: &io::Error, finding: &Finding) -> HandshakeRefusal {
+    if let Some(Err(error)) = finding.peer.as_deref().map(Peer::outcome) {
         return HandshakeRefusal::Peer(error);
     }
-    if judge.possession_failed() {
+    if finding.possession_failed {
         return HandshakeRefusal::NoPossession;
     }
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());

@@ -15,13 +15,14 @@ use countersign_keys::KeyPair;
 use countersign_pki::{bundle::BundleSet, verify::CrlPolicy};
 use rustls::{
     DistinguishedName, RootCertStore,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     sign::CertifiedKey,
 };
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::leaf::Leaf;
+use super::{groups::Groups, leaf::Leaf, provider, verified::VerifiedChains};
 
 /// A certificate chain with its private key, parsed once.
 pub struct Identity {
@@ -151,12 +152,15 @@ fn issuer_of(certificate: &CertificateDer<'_>) -> Result<DistinguishedName, Iden
 }
 
 /// One generation of what a process is and trusts; immutable.
+#[derive(Clone)]
 pub struct Trust {
     generation: u64,
     identities: Vec<Arc<Identity>>,
     bundles: Arc<BundleSet>,
     crl_policy: CrlPolicy,
     authorities: Arc<[DistinguishedName]>,
+    verified: Arc<VerifiedChains>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl Trust {
@@ -201,6 +205,16 @@ impl Trust {
         self.crl_policy
     }
 
+    /// What was verified under these bundles and revocation lists, and no others.
+    pub(super) const fn verified(&self) -> &Arc<VerifiedChains> {
+        &self.verified
+    }
+
+    /// The cryptography of its handshakes: groups in their order.
+    pub(super) const fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
     /// Subjects of all roots, as a server names them in its CertificateRequest.
     pub(crate) const fn authorities(&self) -> &Arc<[DistinguishedName]> {
         &self.authorities
@@ -213,6 +227,7 @@ pub struct TrustState {
     writing: Mutex<()>,
     generation: watch::Sender<u64>,
     identities_set: AtomicU64,
+    chains_reused: AtomicU64,
 }
 
 impl TrustState {
@@ -226,12 +241,15 @@ impl TrustState {
             bundles: Arc::new(bundles),
             crl_policy,
             authorities,
+            verified: VerifiedChains::new(),
+            provider: provider(),
         };
         Arc::new(Self {
             current: ArcSwap::from_pointee(trust),
             writing: Mutex::new(()),
             generation: watch::Sender::new(1),
             identities_set: AtomicU64::new(0),
+            chains_reused: AtomicU64::new(0),
         })
     }
 
@@ -268,24 +286,19 @@ impl TrustState {
     pub fn set_identities(&self, identities: Vec<Identity>) {
         let identities: Vec<_> = identities.into_iter().map(Arc::new).collect();
         self.identities_set.fetch_add(1, Ordering::Relaxed);
-        self.replace(|old| Trust {
-            generation: old.generation + 1,
-            identities,
-            bundles: Arc::clone(&old.bundles),
-            crl_policy: old.crl_policy,
-            authorities: Arc::clone(&old.authorities),
-        });
+        self.replace(|old| Trust { generation: old.generation + 1, identities, ..old.clone() });
     }
 
     /// From now on, these bundles and revocation lists count, for open connections too.
     pub fn set_bundles(&self, bundles: BundleSet) {
         let authorities = subjects(&bundles);
+        let (bundles, verified) = (Arc::new(bundles), VerifiedChains::new());
         self.replace(|old| Trust {
             generation: old.generation + 1,
-            identities: old.identities.clone(),
-            bundles: Arc::new(bundles),
-            crl_policy: old.crl_policy,
+            bundles,
             authorities,
+            verified,
+            ..old.clone()
         });
     }
 
@@ -293,13 +306,32 @@ impl TrustState {
     pub fn set(&self, identity: Identity, bundles: BundleSet) {
         let authorities = subjects(&bundles);
         self.identities_set.fetch_add(1, Ordering::Relaxed);
+        let (identities, bundles) = (vec![Arc::new(identity)], Arc::new(bundles));
+        let verified = VerifiedChains::new();
         self.replace(|old| Trust {
             generation: old.generation + 1,
-            identities: vec![Arc::new(identity)],
-            bundles: Arc::new(bundles),
-            crl_policy: old.crl_policy,
+            identities,
+            bundles,
             authorities,
+            verified,
+            ..old.clone()
         });
+    }
+
+    /// From the next handshake on, these groups are offered and accepted, the preferred one first.
+    pub fn set_groups(&self, groups: &Groups) {
+        let provider = groups.provider();
+        self.replace(|old| Trust { generation: old.generation + 1, provider, ..old.clone() });
+    }
+
+    /// How many presented chains were known already, byte for byte, and not verified again.
+    #[must_use]
+    pub fn chains_reused(&self) -> u64 {
+        self.chains_reused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_reused_chain(&self) {
+        self.chains_reused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often credentials were parsed and set: once per rotation, never per connection.

@@ -327,7 +327,7 @@ fn certified(leaf: &Leaf) -> CertifiedKey {
 }
 
 /// A client that checks nothing and would resume a session if it could.
-fn bare_config(shown: Option<CertifiedKey>) -> ClientConfig {
+pub(crate) fn bare_config(shown: Option<CertifiedKey>) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -363,7 +363,7 @@ async fn bare_tls(address: SocketAddr, shown: Option<CertifiedKey>) -> ClientStr
     connect(address, Arc::new(bare_config(shown))).await
 }
 
-async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> ClientStream {
+pub(crate) async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> ClientStream {
     let tcp = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("users.test").unwrap();
     TlsConnector::from(config).connect(name, tcp).await.unwrap()

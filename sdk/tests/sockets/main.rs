@@ -20,3 +20,4 @@ mod rotation;
 mod sts;
 mod user_context;
 mod users_at_the_door;
+mod warm;

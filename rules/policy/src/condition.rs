@@ -3,7 +3,7 @@
 //! Cedar takes tens of microseconds to build a question and evaluate one rule. Nearly all rules say the same few
 //! things: a role, an axis of the proof, a path. Those are read into a [`Condition`]; whatever is said in another way is
 //! not, and Cedar is asked. So is Cedar when an evaluation comes to something that is not there, for only Cedar says
-//! that a rule failed. `tests/equality.rs` holds the two against each other.
+//! that a rule failed. `decide/tests.rs` holds the two against each other.
 
 use cedar_policy::pst::{BinaryOp, Clause, EntityUID, Expr, Literal, PatternElem, UnaryOp, Var};
 
@@ -166,7 +166,7 @@ impl Condition {
             }
             Self::Equal(left, right) => left.of(facts)? == right.of(facts)?,
             Self::Like(text, pattern) => pattern.matches(text.of(facts)?),
-            Self::Contains(set, one) => set.of(facts)?.contains(&one.of(facts)?),
+            Self::Contains(set, one) => set.has(facts, one.of(facts)?)?,
             Self::ContainsAll(set, others) => {
                 let set = set.of(facts)?;
                 others.of(facts)?.iter().all(|other| set.contains(other))
@@ -232,6 +232,15 @@ impl Texts {
             "context.proof.binding" => Some(Self::Binding),
             _ => None,
         }
+    }
+
+    /// As `of(facts)?.contains(one)`, which is what most rules ask, without a list made for it.
+    fn has(&self, facts: &Facts<'_>, one: &str) -> Option<bool> {
+        Some(match self {
+            Self::Listed(_) => self.of(facts)?.contains(&one),
+            Self::Roles => facts.user?.roles.iter().any(|role| role == one),
+            Self::Binding => facts.proof.binding.iter().any(|bound| bound.as_str() == one),
+        })
     }
 
     fn of<'a>(&'a self, facts: &Facts<'a>) -> Option<Vec<&'a str>> {

@@ -151,7 +151,7 @@ pub fn decide_admin(policies: &AdminPolicies, ask: &AdminAsk<'_>) -> Result<Perm
     judge(&policies.model, &policies.file, &Facts::of_admin(ask))
 }
 
-pub(crate) fn judge(model: &Model, file: &PolicyFile, facts: &Facts<'_>) -> Result<Permit, Refusal> {
+fn judge(model: &Model, file: &PolicyFile, facts: &Facts<'_>) -> Result<Permit, Refusal> {
     if !model.has_action(facts.action) {
         return Err(Refusal::new(RefusalKind::UnknownAction, Vec::new(), None));
     }
@@ -224,3 +224,6 @@ fn failure(error: &AuthorizationError) -> (String, String) {
 fn unknown(unaskable: Unaskable) -> Refusal {
     Refusal::new(RefusalKind::UnknownAction, Vec::new(), Some(unaskable.detail))
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,8 +29,6 @@
 mod cache;
 mod condition;
 mod decide;
-#[cfg(test)]
-mod equality;
 mod explain;
 mod explainer;
 mod facts;

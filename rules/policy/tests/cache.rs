@@ -5,7 +5,7 @@ mod common;
 
 use std::num::NonZeroUsize;
 
-use common::{caller, stranger, user, workload};
+use common::{caller, named, stranger, user, workload};
 use countersign_identity::{Binding, Caller, Freshness, Possession, Proof, UserProof, WorkloadProof};
 use countersign_policy::{Ask, DecisionCache, PolicySet, RefusalKind, decide};
 use http::Method;
@@ -132,7 +132,7 @@ fn tells_apart_whatever_a_rule_can_read() {
             r#"context has user && context.user.roles.contains("seller")"#,
         ),
         (
-            who("gateway", Some(("u_alice", &["buyerseller"])), proof),
+            who("gateway", Some(("u_alice", &["buyers", "eller"])), proof),
             r#"context has user && context.user.roles.contains("seller")"#,
         ),
         (
@@ -160,7 +160,10 @@ fn tells_apart_whatever_a_rule_can_read() {
             r#"context.proof.freshness == "connection""#,
         ),
     ];
-    for (other, condition) in others {
+    let renamed = Some(named("u_alice", "Alice", &["buyer", "seller"]));
+    let renamed = Caller::new(Some(workload("gateway")), renamed, Vec::new(), proof);
+    let named = (renamed, r#"context has user && context.user.name == "Somebody""#);
+    for (other, condition) in others.into_iter().chain([named]) {
         let policies =
             load(&format!("@id(\"r\") permit (principal, action, resource) when {{ {condition} }};"));
         let mut cache = cache(8);

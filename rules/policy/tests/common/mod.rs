@@ -12,9 +12,13 @@ pub fn workload(name: &str) -> Verified<Workload> {
 }
 
 pub fn user(id: &str, roles: &[&str]) -> Verified<User> {
+    named(id, "Somebody", roles)
+}
+
+pub fn named(id: &str, name: &str, roles: &[&str]) -> Verified<User> {
     Verified::vouch(User {
         id: id.to_owned(),
-        name: "Somebody".to_owned(),
+        name: name.to_owned(),
         roles: roles.iter().map(ToString::to_string).collect(),
         txn: "t1".to_owned(),
         requested_by: None,

@@ -9,9 +9,9 @@ use std::{
 use cedar_policy::{AuthorizationError, Authorizer, Decision};
 use countersign_identity::{Binding, Bound, Freshness, Possession, Proof, UserProof, WorkloadProof};
 
+use super::judge;
 use crate::{
     PolicySet, RefusalKind,
-    decide::judge,
     facts::{Facts, Person, Principal, PrincipalKind, Resource, STRANGER},
     model::Model,
     parse::{PolicyFile, Rule},
@@ -61,7 +61,7 @@ const RESOURCES: [&str; 11] = [
 ];
 
 /// What conditions are made of. The second half is for Cedar alone.
-const ATOMS: [&str; 41] = [
+const ATOMS: [&str; 42] = [
     "true",
     "context has user",
     r#"(context has user && context.user.roles.contains("buyer"))"#,
@@ -84,6 +84,7 @@ const ATOMS: [&str; 41] = [
     r#"context.path like "/ads*""#,
     r#"context.path like "*/b*y""#,
     r#"context.path like "/ads/\*""#,
+    r#"context.path like "*/*/*y""#,
     r#"context.path == "/ads""#,
     "principal is Workload",
     r#"(principal is Workload && principal.trust_domain == "fleamarket.test")"#,
@@ -162,7 +163,7 @@ impl Random {
     }
 
     fn facts<'a>(&mut self, roles: &'a [Vec<String>]) -> Facts<'a> {
-        let user = [None, Some("u_alice"), Some("u_bob"), Some("Somebody")][self.below(4)];
+        let user = [None, Some("u_alice"), Some("u_bob"), Some("Somebody"), Some(ADS)][self.below(5)];
         let user = user.map(|id| Person { id, name: "Somebody", roles: &roles[self.below(roles.len())] });
         let principal = match (self.pick(&["gateway", "gateway", "ads", ""]), user) {
             ("", None) => Principal { kind: PrincipalKind::Stranger, id: STRANGER, trust_domain: None },

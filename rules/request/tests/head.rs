@@ -31,17 +31,17 @@ fn owned(
 }
 
 fn method() -> impl Strategy<Value = String> {
-    one_of("GET GET GET GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT get BREW")
+    one_of("GET GET GET GET GET GET GET GET GET GET GET GET GET GET GET GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT get BREW")
         .prop_map(str::to_owned)
 }
 
 fn version() -> impl Strategy<Value = Version> {
-    prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_11, Version::HTTP_09])
+    prop_oneof![12 => Just(Version::HTTP_11), 3 => Just(Version::HTTP_10), 1 => Just(Version::HTTP_09)]
 }
 
 fn target() -> impl Strategy<Value = String> {
     let start = one_of(
-        r"/ / / / / * http://flea.test HTTP://Flea.Test.:80/ https://[::1]:8443 ftp://flea.test/ flea.test:80
+        r"/ / / / / / / / / / / / / / / / * http://flea.test HTTP://Flea.Test.:80/ https://[::1]:8443 ftp://flea.test/ flea.test:80
         http:/flea.test http:// http://user@flea.test/ ://flea.test/ http://flea.test:0/ a/http://b
         http://a_b.test/ http://a,b/ http://flea.test? http://[::g]/",
     );
@@ -76,7 +76,7 @@ fn lines() -> impl Strategy<Value = Vec<Line>> {
     let plain =
         (plain, one_of("a b,c x-mine,close websocket Flea.test").prop_map(|text| text.as_bytes().to_vec()));
     let hostile = (name, value);
-    let line = prop_oneof![1 => hostile, 3 => plain];
+    let line = prop_oneof![1 => hostile, 9 => plain];
     prop::collection::vec(line, 0..7)
 }
 
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn the_borrowed_head_accepts_what_the_owned_request_accepts_and_gives_the_same_parts(
-        method in method(), target in target(), version in version(), host in any::<bool>(), lines in lines(),
+        method in method(), target in target(), version in version(), host in prop::bool::weighted(0.9), lines in lines(),
     ) {
         let lines = with_host(host, lines);
         let fields = fields(&lines);
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn what_goes_on_is_what_stripping_the_owned_headers_leaves(host in any::<bool>(), lines in lines()) {
+    fn what_goes_on_is_what_stripping_the_owned_headers_leaves(host in prop::bool::weighted(0.9), lines in lines()) {
         let lines = with_host(host, lines);
         let fields = fields(&lines);
         let Ok(head) = CanonicalHead::read("GET", "/", Version::HTTP_11, &fields) else { return Ok(()) };

@@ -94,8 +94,7 @@ impl RequestDecoder {
         let (skipped, bytes) = without_empty_line(buffer);
         let Some(length) = self.end.find(bytes, self.limits.head_bytes_max)? else { return Ok(None) };
         let bytes = bytes.get(..length).unwrap_or(bytes);
-        let head = read(bytes, slots, self.limits.header_count_max)?;
-        Ok(Some(RequestHead { bytes: length.saturating_add(skipped), ..head }))
+        read(bytes, skipped, slots, self.limits.header_count_max).map(Some)
     }
 }
 
@@ -106,6 +105,7 @@ fn without_empty_line(buffer: &[u8]) -> (usize, &[u8]) {
 
 fn read<'a, 'b: 'a>(
     bytes: &'b [u8],
+    skipped: usize,
     slots: &'a mut Slots<'b>,
     header_count_max: usize,
 ) -> Result<RequestHead<'a>, RequestHeadError> {
@@ -132,7 +132,7 @@ fn read<'a, 'b: 'a>(
         target,
         version,
         body,
-        bytes: bytes.len(),
+        bytes: bytes.len().saturating_add(skipped),
         keep_alive: connection.keep_alive,
         expects_continue: connection.expects_continue,
         upgrade: connection.upgrade,

@@ -109,6 +109,12 @@ impl<'a> AuthorityRef<'a> {
         self.port
     }
 
+    /// The same, without a copy.
+    #[must_use]
+    pub fn reborrow(&self) -> AuthorityRef<'_> {
+        AuthorityRef { host: Cow::Borrowed(&self.host), port: self.port }
+    }
+
     /// The same, to keep.
     #[must_use]
     pub fn into_owned(self) -> Authority {

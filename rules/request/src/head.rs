@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, Method, Version};
 
 use crate::canonical::{RequestError, check_scheme, check_version};
-use crate::headers::{self, HEADER_COUNT_MAX};
+use crate::headers;
 use crate::names;
 use crate::{AuthorityRef, authority, path, query};
 
@@ -72,7 +72,8 @@ impl<'a> CanonicalHead<'a> {
         let authority = authority::of_request(target.authority, hosts.map(|field| field.value))?;
         let path = path::canonical(target.path)?;
         let query = target.query.map(query::canonical).transpose()?;
-        let ends_here = ending_here(fields, found.connection);
+        let ends_here =
+            if found.connection { found.ends_here | listed_by_connection(fields) } else { found.ends_here };
         Ok(Self { method, authority, path, query, fields, ends_here })
     }
 
@@ -101,7 +102,7 @@ impl Head for CanonicalHead<'_> {
     }
 
     fn authority(&self) -> AuthorityRef<'_> {
-        self.authority.clone()
+        self.authority.reborrow()
     }
 
     fn path(&self) -> &str {
@@ -118,29 +119,19 @@ impl Head for CanonicalHead<'_> {
     }
 }
 
-/// One bit for each field that ends here. There are never more fields than bits.
-fn ending_here(fields: &[Field<'_>], connection: bool) -> u128 {
-    const { assert!(HEADER_COUNT_MAX <= 128) };
+/// One bit for each field that ends here because `Connection` lists its name.
+fn listed_by_connection(fields: &[Field<'_>]) -> u128 {
     let mut ending = 0;
-    for (place, field) in fields.iter().enumerate() {
-        if ends(field, fields, connection) {
-            ending |= 1 << place;
+    let connections = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+    for listed in connections.flat_map(|field| headers::listed_names(field.value)) {
+        for (place, field) in fields.iter().enumerate() {
+            let name = field.name.as_bytes();
+            if name.eq_ignore_ascii_case(listed) && headers::ends_when_listed(names::traits(name)) {
+                ending |= 1 << place;
+            }
         }
     }
     ending
-}
-
-fn ends(field: &Field<'_>, all: &[Field<'_>], connection: bool) -> bool {
-    let name = field.name.as_bytes();
-    let traits = names::traits(name);
-    let rewritten = ["host", "content-length", "expect"];
-    let ours = traits.single != 0 && rewritten.iter().any(|own| field.name.eq_ignore_ascii_case(own));
-    if traits.identity || traits.hop_by_hop || ours {
-        return true;
-    }
-    let lists = |field: &&Field<'_>| field.name.eq_ignore_ascii_case("connection");
-    let mut listed = all.iter().filter(lists).flat_map(|connection| headers::listed_names(connection.value));
-    connection && headers::ends_when_listed(traits) && listed.any(|other| other.eq_ignore_ascii_case(name))
 }
 
 struct Target<'a> {

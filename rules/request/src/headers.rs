@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, header::CONNECTION};
 use thiserror::Error;
 
+use crate::bytes::TOKEN;
 use crate::names::{self, Traits};
 
 /// Most header lines of a request.
@@ -13,6 +14,9 @@ pub const HEADER_NAME_BYTES_MAX: usize = 128;
 pub const HEADER_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// Names and values together, in bytes.
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
+
+/// Most names that the `Connection` headers of a request list: each is looked for among all headers.
+pub const CONNECTION_NAMES_MAX: usize = 32;
 
 /// Carries the internal token of the user, from the gateway to every hop
 /// (draft-ietf-oauth-transaction-tokens section 7).
@@ -174,6 +178,12 @@ pub enum HeaderError {
     /// `X_Forwarded_User` and the like: some readers take `_` or `.` for `-`.
     #[error("header {0} is another spelling of a protected header: leave it out")]
     Alias(String),
+    /// Over [`CONNECTION_NAMES_MAX`].
+    #[error("connection lists {names} names: at most {CONNECTION_NAMES_MAX} are allowed")]
+    TooManyListed {
+        /// How many there are.
+        names: usize,
+    },
     /// Not a plain number.
     #[error("content-length is not a plain number")]
     BadContentLength,
@@ -183,41 +193,59 @@ pub enum HeaderError {
 }
 
 /// What the check of all headers found out on its way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
-    /// One bit for each name that counts once.
-    single: u32,
+    /// All traits of all headers.
+    traits: Traits,
+    transfer_encoding: bool,
     /// Is there a `Connection` header?
     pub(crate) connection: bool,
-    transfer_encoding: bool,
+    /// One bit for each header that ends here whatever `Connection` says: those that may carry an identity, those about
+    /// one connection, and those that whoever writes the next request states himself.
+    pub(crate) ends_here: u128,
 }
 
 /// Checks every limit and everything that readers of headers disagree on. Names may have any case.
 pub(crate) fn check<'a>(
     headers: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<Found, HeaderError> {
+    const { assert!(HEADER_COUNT_MAX <= 128) };
     if headers.len() > HEADER_COUNT_MAX {
         return Err(HeaderError::TooMany { count: headers.len() });
     }
     let mut found = Found::default();
-    let mut bytes: usize = 0;
-    for (name, value) in headers {
+    let (mut bytes, mut listed): (usize, usize) = (0, 0);
+    for (place, (name, value)) in headers.enumerate() {
         let traits = check_name(name)?;
         check_value(name, value)?;
-        check_once(name, traits, &mut found)?;
-        if traits.hop_by_hop {
-            found.connection |= name.eq_ignore_ascii_case("connection");
+        bytes = bytes.saturating_add(name.len()).saturating_add(value.len());
+        if traits.is_none() {
+            continue;
+        }
+        // Host is judged with the authority, where a second one has its own error.
+        if !traits.singles().shared(found.traits).without(HOST).is_none() {
+            return Err(named(name, HeaderError::Duplicate));
+        }
+        if traits.any(Traits::HOP_BY_HOP) {
+            if name.eq_ignore_ascii_case("connection") {
+                found.connection = true;
+                listed = listed.saturating_add(listed_names(value).count());
+            }
             found.transfer_encoding |= name.eq_ignore_ascii_case("transfer-encoding");
         }
-        if traits.single & CONTENT_LENGTH != 0 {
-            check_content_length(value)?;
+        if traits.any(CONTENT_LENGTH) && content_length(value).is_none() {
+            return Err(HeaderError::BadContentLength);
         }
-        bytes = bytes.saturating_add(name.len()).saturating_add(value.len());
+        found.traits = found.traits.and(traits);
+        found.ends_here |= u128::from(traits.any(ENDS_HERE)) << place;
     }
     if bytes > HEADERS_BYTES_MAX {
         return Err(HeaderError::TooLong { bytes });
     }
-    if found.transfer_encoding && found.single & CONTENT_LENGTH != 0 {
+    if listed > CONNECTION_NAMES_MAX {
+        return Err(HeaderError::TooManyListed { names: listed });
+    }
+    if found.transfer_encoding && found.traits.any(CONTENT_LENGTH) {
         return Err(HeaderError::TwoLengths);
     }
     Ok(found)
@@ -234,19 +262,19 @@ pub(crate) fn lines(headers: &HeaderMap) -> impl ExactSizeIterator<Item = (&str,
 /// Whether this header may carry an identity, in whatever case and spelling.
 #[must_use]
 pub fn is_identity_header(name: impl AsRef<[u8]>) -> bool {
-    names::traits(name.as_ref()).identity
+    names::traits(name.as_ref()).any(Traits::IDENTITY)
 }
 
 /// Whether this header is about one connection (RFC 9110 section 7.6.1), in whatever case and spelling.
 #[must_use]
 pub fn is_hop_by_hop(name: impl AsRef<[u8]>) -> bool {
-    names::traits(name.as_ref()).hop_by_hop
+    names::traits(name.as_ref()).any(Traits::HOP_BY_HOP)
 }
 
 /// Whether this header loses its meaning when it comes twice, in whatever case and spelling.
 #[must_use]
 pub fn counts_once(name: impl AsRef<[u8]>) -> bool {
-    names::traits(name.as_ref()).single != 0
+    names::traits(name.as_ref()).any(Traits::SINGLE_VALUED)
 }
 
 /// Removes every header that may carry an identity, in whatever spelling. What is proven is in the
@@ -278,7 +306,7 @@ pub(crate) fn listed_names(connection: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// May a `Connection` header that lists this name delete it?
 pub(crate) const fn ends_when_listed(traits: Traits) -> bool {
-    !traits.identity && !traits.end_to_end
+    !traits.any(Traits::IDENTITY.and(Traits::END_TO_END))
 }
 
 fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
@@ -295,11 +323,11 @@ fn check_name(name: &str) -> Result<Traits, HeaderError> {
     if name.len() > HEADER_NAME_BYTES_MAX {
         return Err(HeaderError::NameTooLong { bytes: name.len() });
     }
-    if !names::is_token(name.as_bytes()) {
+    if !TOKEN.has_all(name.as_bytes()) {
         return Err(HeaderError::BadName);
     }
     let traits = names::traits(name.as_bytes());
-    if traits.protected() && names::has_alias(name.as_bytes()) {
+    if traits.any(Traits::PROTECTED) && names::has_alias(name.as_bytes()) {
         return Err(HeaderError::Alias(name.to_ascii_lowercase()));
     }
     Ok(traits)
@@ -319,19 +347,6 @@ fn check_value(name: &str, bytes: &[u8]) -> Result<(), HeaderError> {
         return Err(named(name, HeaderError::NotText));
     }
     Ok(())
-}
-
-fn check_once(name: &str, traits: Traits, found: &mut Found) -> Result<(), HeaderError> {
-    // Host is judged with the authority, where a second one has its own error.
-    if traits.single & found.single & !HOST != 0 {
-        return Err(named(name, HeaderError::Duplicate));
-    }
-    found.single |= traits.single;
-    Ok(())
-}
-
-fn check_content_length(value: &[u8]) -> Result<(), HeaderError> {
-    content_length(value).map(drop).ok_or(HeaderError::BadContentLength)
 }
 
 /// The number that a `Content-Length` states: digits alone, and no more than fit (RFC 9110 section 8.6).
@@ -372,21 +387,13 @@ impl<I: Iterator> Iterator for Lines<I> {
 
 impl<I: Iterator> ExactSizeIterator for Lines<I> {}
 
-const CONTENT_LENGTH: u32 = single_valued("content-length");
-const HOST: u32 = single_valued("host");
-
-/// The bit of a name that counts once.
-#[allow(
-    clippy::indexing_slicing,
-    reason = "evaluated by the compiler: an index out of range does not compile"
-)]
-const fn single_valued(name: &str) -> u32 {
-    let mut place = 0;
-    while !SINGLE_VALUED[place].eq_ignore_ascii_case(name) {
-        place += 1;
-    }
-    1 << place
-}
+const CONTENT_LENGTH: Traits = Traits::single_valued("content-length");
+const HOST: Traits = Traits::single_valued("host");
+const ENDS_HERE: Traits = Traits::IDENTITY
+    .and(Traits::HOP_BY_HOP)
+    .and(HOST)
+    .and(CONTENT_LENGTH)
+    .and(Traits::single_valued("expect"));
 
 #[cfg(test)]
 mod tests {
@@ -497,6 +504,14 @@ mod tests {
         for byte in (0..32).chain([127]).filter(|byte| *byte != b'\t') {
             assert!(check_value("x-thing", &[b'a', byte]).is_err(), "{byte}");
         }
+    }
+
+    #[test]
+    fn accepts_as_many_names_in_connection_as_the_limit_and_rejects_one_more() {
+        let listing = |names: usize| headers(&[("connection", &vec!["a"; names].join(","))]);
+        assert_eq!(check_map(&listing(CONNECTION_NAMES_MAX)), Ok(()));
+        let refused = check_map(&listing(CONNECTION_NAMES_MAX + 1));
+        assert_eq!(refused, Err(HeaderError::TooManyListed { names: 33 }));
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! ```
 
 mod authority;
+mod bytes;
 mod canonical;
 mod head;
 mod headers;
@@ -33,9 +34,9 @@ pub use authority::{AUTHORITY_BYTES_MAX, Authority, AuthorityError, AuthorityRef
 pub use canonical::{CanonicalRequest, RequestError};
 pub use head::{CanonicalHead, Field, Head};
 pub use headers::{
-    DPOP, HEADER_COUNT_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_BYTES_MAX, HeaderError,
-    IDENTITY_HEADER_PREFIXES, IDENTITY_HEADERS, SIGNING_CHAIN, TXN_TOKEN, USER_TOKEN,
-    WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN, content_length, counts_once, is_hop_by_hop,
+    CONNECTION_NAMES_MAX, DPOP, HEADER_COUNT_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX,
+    HEADERS_BYTES_MAX, HeaderError, IDENTITY_HEADER_PREFIXES, IDENTITY_HEADERS, SIGNING_CHAIN, TXN_TOKEN,
+    USER_TOKEN, WORKLOAD_IDENTITY_TOKEN, WORKLOAD_PROOF_TOKEN, content_length, counts_once, is_hop_by_hop,
     is_identity_header, strip_hop_by_hop, strip_identity_headers,
 };
 pub use path::{PATH_BYTES_MAX, PATH_SEGMENTS_MAX, PathError};

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+use crate::bytes::SEGMENT;
+
 /// Longest path, in bytes, as it was sent.
 pub const PATH_BYTES_MAX: usize = 2048;
 /// Most segments of a path.
@@ -91,7 +93,7 @@ fn is_canonical(raw: &[u8]) -> bool {
             b'/' if at > 0 && dots <= 2 => return false,
             b'/' => (segments, dots) = (segments + 1, 0),
             b'.' => dots += 1,
-            byte if is_among(PLAIN, byte) => dots = OTHER,
+            byte if SEGMENT.has(byte) => dots = OTHER,
             _ => return false,
         }
     }
@@ -100,24 +102,6 @@ fn is_canonical(raw: &[u8]) -> bool {
 
 /// More dots than a path can have.
 const OTHER: usize = PATH_BYTES_MAX * 2;
-
-/// Is an ASCII byte in this set?
-pub(crate) const fn is_among(set: u128, byte: u8) -> bool {
-    byte.is_ascii() && set >> (byte & 0x7f) & 1 == 1
-}
-
-/// The set of these ASCII bytes.
-pub(crate) const fn bits(mut bytes: &[u8]) -> u128 {
-    let mut bits = 0;
-    while let [byte, rest @ ..] = bytes {
-        bits |= 1 << *byte;
-        bytes = rest;
-    }
-    bits
-}
-
-/// Bytes that may stand for themselves in a segment.
-const PLAIN: u128 = bits(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@");
 
 /// The segments of a path that begins with `/`.
 pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> + Clone {
@@ -139,7 +123,7 @@ fn write_segment(segment: &str, path: &mut String) -> Result<(), PathError> {
             rest = write_encoded_run(rest, path)?;
             continue;
         }
-        if !is_plain(c) && !is_delimiter(c) {
+        if !stands_for_itself(c) {
             return Err(PathError::BadCharacter(c));
         }
         path.push(c);
@@ -172,7 +156,7 @@ fn write_encoded_char(c: char, path: &mut String) -> Result<(), PathError> {
     if is_plain(c) {
         return Err(PathError::NeedlessEncoding(c));
     }
-    if is_delimiter(c) {
+    if stands_for_itself(c) {
         path.push(c);
         return Ok(());
     }
@@ -194,9 +178,8 @@ pub(crate) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~')
 }
 
-/// Reserved characters that stand for themselves in a segment (RFC 3986 section 3.3), save `;`.
-pub(crate) fn is_delimiter(c: char) -> bool {
-    matches!(c, '!' | '$' | '&' | '\'' | '(' | ')' | '*' | '+' | ',' | '=' | ':' | '@')
+fn stands_for_itself(c: char) -> bool {
+    u8::try_from(c).is_ok_and(|byte| SEGMENT.has(byte))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::path::{decode_hex, is_delimiter, is_plain};
+use crate::bytes::QUERY;
+use crate::path::decode_hex;
 
 /// Longest query, in bytes.
 pub const QUERY_BYTES_MAX: usize = 4096;
@@ -45,7 +46,7 @@ pub(crate) fn canonical(raw: &str) -> Result<Cow<'_, str>, QueryError> {
     if raw.len() > QUERY_BYTES_MAX {
         return Err(QueryError::TooLong { bytes: raw.len() });
     }
-    if raw.bytes().all(is_literal) {
+    if QUERY.has_all(raw.as_bytes()) {
         // Nothing is encoded: each name and value decodes to itself.
         return if pairs(raw).any(carries_token) { Err(QueryError::Token) } else { Ok(Cow::Borrowed(raw)) };
     }
@@ -79,12 +80,6 @@ fn carries_token((name, value): (&str, Option<&str>)) -> bool {
     TOKEN_PARAMETERS.iter().any(|token| name.eq_ignore_ascii_case(token)) || value.is_some_and(is_token)
 }
 
-/// May the byte stand for itself in a query?
-fn is_literal(byte: u8) -> bool {
-    let c = char::from(byte);
-    is_plain(c) || is_delimiter(c) || matches!(c, '/' | '?')
-}
-
 /// Does it look like a token of any kind of ours? A compact JWS (RFC 7515 section 7.1) or JWE (RFC 7516 section 7.1)
 /// begins with an encoded `{"`; a bearer token with its prefix for scanners.
 fn is_token(value: &str) -> bool {
@@ -106,7 +101,7 @@ fn write_canonical(text: &str, query: &mut String) -> Result<String, QueryError>
             query.push('%');
             query.push_str(&digits.to_ascii_uppercase());
             rest = after;
-        } else if let Some(byte) = u8::try_from(c).ok().filter(|byte| is_literal(*byte)) {
+        } else if let Some(byte) = u8::try_from(c).ok().filter(|byte| QUERY.has(*byte)) {
             decoded.push(byte);
             query.push(c);
         } else {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
-use crate::path;
 use crate::route::Segment;
 
 /// Leads from a path to the place of its template in a list.
@@ -16,7 +15,7 @@ pub(crate) struct RouteTree {
 #[derive(Clone, Debug, Default)]
 struct Node {
     /// The hash is not keyed: only our own configuration fills the table.
-    literals: HashMap<Box<str>, Node, FixedState>,
+    literals: HashMap<Box<[u8]>, Node, FixedState>,
     hole: Option<Box<Node>>,
     /// The template that ends here with `*`.
     rest: Option<usize>,
@@ -30,7 +29,7 @@ impl RouteTree {
         let mut node = &mut self.root;
         for segment in segments {
             node = match segment {
-                Segment::Literal(text) => node.literals.entry(text.as_str().into()).or_default(),
+                Segment::Literal(text) => node.literals.entry(text.as_bytes().into()).or_default(),
                 Segment::Hole => node.hole.get_or_insert_default(),
                 Segment::Rest => return node.rest = Some(place),
             };
@@ -40,18 +39,24 @@ impl RouteTree {
 
     /// The place of the most exact template that matches a canonical path.
     pub(crate) fn find(&self, path: &str) -> Option<usize> {
-        self.root.find(path::segments(path))
+        self.root.find(Some(path.strip_prefix('/').unwrap_or(path).as_bytes()))
     }
 }
 
 impl Node {
+    /// `path`: what follows a slash, if there was one more.
+    ///
     /// Each node is visited at most once, so that no path costs more than all templates; and never deeper than a template.
-    fn find<'a>(&self, mut path: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
-        let Some(segment) = path.next() else { return self.end };
-        let literal = self.literals.get(segment).and_then(|node| node.find(path.clone()));
+    fn find(&self, path: Option<&[u8]>) -> Option<usize> {
+        let Some(path) = path else { return self.end };
+        // Segments are too short for anything cleverer.
+        let end = path.iter().position(|b| *b == b'/').unwrap_or(path.len());
+        let (segment, rest) = path.split_at_checked(end)?;
+        let rest = rest.split_first().map(|(_, rest)| rest);
+        let literal = self.literals.get(segment).and_then(|node| node.find(rest));
         if literal.is_some() || segment.is_empty() {
             return literal;
         }
-        self.hole.as_ref().and_then(|node| node.find(path)).or(self.rest)
+        self.hole.as_ref().and_then(|node| node.find(rest)).or(self.rest)
     }
 }

@@ -1,0 +1,60 @@
+//! Sets of bytes, as tables: what a byte is, is one look.
+
+/// A set of bytes.
+pub(crate) struct Set([bool; 256]);
+
+impl Set {
+    /// These bytes.
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "evaluated by the compiler: an index out of range does not compile"
+    )]
+    pub(crate) const fn of(mut bytes: &[u8]) -> Self {
+        let mut set = [false; 256];
+        while let [byte, rest @ ..] = bytes {
+            set[*byte as usize] = true;
+            bytes = rest;
+        }
+        Self(set)
+    }
+
+    /// Is the byte one of them?
+    pub(crate) fn has(&self, byte: u8) -> bool {
+        self.0.get(usize::from(byte)).is_some_and(|has| *has)
+    }
+
+    /// Are all of these? Looks at every byte, because it nearly always has to.
+    pub(crate) fn has_all(&self, bytes: &[u8]) -> bool {
+        bytes.iter().fold(true, |all, byte| all & self.has(*byte))
+    }
+}
+
+/// Characters of a token (RFC 9110 section 5.6.2), of which names of headers are made.
+pub(crate) static TOKEN: Set =
+    Set::of(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~");
+
+/// Characters that stand for themselves in a segment of a path (RFC 3986 section 3.3), save `;`, whose parameters some
+/// readers drop.
+pub(crate) static SEGMENT: Set =
+    Set::of(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@");
+
+/// Characters that stand for themselves in a query (RFC 3986 section 3.4), save `;`, which some readers take for `&`.
+pub(crate) static QUERY: Set =
+    Set::of(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@/?");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_has_its_bytes_and_no_others() {
+        for byte in 0..=u8::MAX {
+            let c = char::from(byte);
+            let segment = c.is_ascii_alphanumeric() || "-._~!$&'()*+,=:@".contains(c);
+            assert_eq!(SEGMENT.has(byte), segment, "{c:?}");
+            assert_eq!(QUERY.has(byte), segment || "/?".contains(c), "{c:?}");
+            assert_eq!(TOKEN.has(byte), http::HeaderName::from_bytes(&[byte]).is_ok(), "{c:?}");
+        }
+        assert!(TOKEN.has_all(b"x-token") && !TOKEN.has_all(b"x token"));
+    }
+}

@@ -26,11 +26,13 @@ const TOOLS: &[(&str, &[&str])] = &[
 /// One run of cargo, so that dependencies are compiled once for all benchmarks.
 const BENCHES: &[&str] = &[
     "bench",
+    "--package=countersign-http1",
     "--package=countersign-pki",
     "--package=countersign-token",
     "--package=countersign-policy",
     "--package=countersign-sdk",
     "--package=countersign",
+    "--bench=codec",
     "--bench=issue",
     "--bench=tokens",
     "--bench=decide",

@@ -5,6 +5,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::bytes::split_once;
+
 /// Longest authority, in bytes: a DNS name of 255 and a port.
 pub const AUTHORITY_BYTES_MAX: usize = 261;
 
@@ -89,7 +91,7 @@ impl<'a> AuthorityRef<'a> {
         if text.len() > AUTHORITY_BYTES_MAX {
             return Err(AuthorityError::TooLong { bytes: text.len() });
         }
-        if text.contains('@') {
+        if text.bytes().any(|b| b == b'@') {
             return Err(AuthorityError::UserInfo);
         }
         let (host, port) = split_port(text)?;
@@ -169,7 +171,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), AuthorityError> {
             None => Err(AuthorityError::BadHost),
         };
     }
-    match text.split_once(':') {
+    match split_once(text, b':') {
         Some((host, port)) => Ok((host, Some(port))),
         None => Ok((text, None)),
     }

@@ -29,6 +29,14 @@ impl Set {
     }
 }
 
+/// The text before the first such byte, and the text after it. For what is short: nothing is prepared before the search.
+pub(crate) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
+    debug_assert!(at.is_ascii());
+    let end = text.bytes().position(|b| b == at)?;
+    let (before, after) = text.split_at_checked(end)?;
+    Some((before, after.get(1..)?))
+}
+
 /// Characters of a token (RFC 9110 section 5.6.2), of which names of headers are made.
 pub(crate) static TOKEN: Set =
     Set::of(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~");

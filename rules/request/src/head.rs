@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderName, Method, Version};
 
+use crate::bytes::split_once;
 use crate::canonical::{RequestError, check_scheme, check_version};
 use crate::headers;
 use crate::names;
@@ -142,19 +143,20 @@ struct Target<'a> {
 
 /// Splits a target in origin form or absolute form; the other two forms have no path, and so are refused with it.
 fn split_target(target: &str) -> Result<Target<'_>, RequestError> {
-    let (authority, rest) = match target.split_once("://") {
-        Some((scheme, rest)) if !target.starts_with('/') => {
-            check_scheme(scheme)?;
-            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            let (authority, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
-            (Some(authority), rest)
-        }
-        _ => (None, target),
-    };
-    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    let (authority, rest) = if target.starts_with('/') { (None, target) } else { split_absolute(target)? };
+    let (path, query) = split_once(rest, b'?').map_or((rest, None), |(path, query)| (path, Some(query)));
     // Absolute form without a path means "/" (RFC 9112 section 3.2.2).
     let path = if authority.is_some() && path.is_empty() { "/" } else { path };
     Ok(Target { authority, path, query })
+}
+
+/// The authority of a target in absolute form, and what follows it.
+fn split_absolute(target: &str) -> Result<(Option<&str>, &str), RequestError> {
+    let Some((scheme, rest)) = target.split_once("://") else { return Ok((None, target)) };
+    check_scheme(scheme)?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
+    Ok((Some(authority), rest))
 }
 
 fn known_method(name: &str) -> Result<Method, RequestError> {

@@ -340,10 +340,12 @@ fn check_value(name: &str, bytes: &[u8]) -> Result<(), HeaderError> {
         return Err(named(name, |name| HeaderError::ValueTooLong { name, bytes: bytes.len() }));
     }
     // Without an early end, so that it takes many bytes at a time.
-    if bytes.iter().fold(false, |bad, b| bad | (b.is_ascii_control() & (*b != b'\t'))) {
+    let control = |b: u8| b.is_ascii_control() & (b != b'\t');
+    let (bad, all) = bytes.iter().fold((false, 0), |(bad, all), b| (bad | control(*b), all | *b));
+    if bad {
         return Err(named(name, HeaderError::ControlByte));
     }
-    if std::str::from_utf8(bytes).is_err() {
+    if !all.is_ascii() && std::str::from_utf8(bytes).is_err() {
         return Err(named(name, HeaderError::NotText));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::bytes::QUERY;
+use crate::bytes::{QUERY, split_once};
 use crate::path::decode_hex;
 
 /// Longest query, in bytes.
@@ -83,10 +83,10 @@ fn carries_token((name, value): (&str, Option<&str>)) -> bool {
 /// Does it look like a token of any kind of ours? A compact JWS (RFC 7515 section 7.1) or JWE (RFC 7516 section 7.1)
 /// begins with an encoded `{"`; a bearer token with its prefix for scanners.
 fn is_token(value: &str) -> bool {
-    let parts = value.split('.').count();
+    let parts = || value.split('.').count();
     let encoded = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let compact = value.starts_with("eyJ") && matches!(parts, 3 | 5) && value.chars().all(encoded);
-    compact || value.starts_with("csb_")
+    let compact = || matches!(parts(), 3 | 5) && value.chars().all(encoded);
+    value.starts_with("csb_") || (value.starts_with("eyJ") && compact())
 }
 
 /// Writes a name or a value, and returns what it decodes to.

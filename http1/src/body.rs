@@ -56,8 +56,8 @@ pub enum BodyError {
         /// Limit in bytes.
         limit: usize,
     },
-    /// A control byte, or a byte that is not ASCII, in a chunk extension.
-    #[error("chunk extension holds a byte that is no text")]
+    /// Not `;name`, `;name=value` or `;name="value"` (RFC 9112 section 7.1.1).
+    #[error("chunk extension is not a name, or a name and a value")]
     Extension,
     /// A chunk is longer than its size.
     #[error("chunk does not end where its size says")]
@@ -228,7 +228,7 @@ impl BodyDecoder {
         if !extensions.starts_with(b";") {
             return Err(BodyError::ChunkSize);
         }
-        if !extensions.iter().all(|b| matches!(b, b'\t' | b' '..=b'~')) {
+        if !are_extensions(extensions) {
             return Err(BodyError::Extension);
         }
         self.extension_bytes = self.extension_bytes.saturating_add(extensions.len());
@@ -237,6 +237,43 @@ impl BodyDecoder {
             return Err(BodyError::ExtensionsTooLong { limit });
         }
         Ok(())
+    }
+}
+
+/// Any number of `;name`, `;name=value` and `;name="value"`, without the spaces that nobody may send any more.
+fn are_extensions(mut rest: &[u8]) -> bool {
+    while let [b';', after @ ..] = rest {
+        let Some(after) = after_token(after) else { return false };
+        rest = match after {
+            [b'=', b'"', quoted @ ..] => match after_quoted(quoted) {
+                Some(after) => after,
+                None => return false,
+            },
+            [b'=', value @ ..] => match after_token(value) {
+                Some(after) => after,
+                None => return false,
+            },
+            after => after,
+        };
+    }
+    rest.is_empty()
+}
+
+/// What follows a token of at least one character (RFC 9110 section 5.6.2).
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let is_token = |b: &&u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    let (token, rest) = text.split_at_checked(text.iter().take_while(is_token).count())?;
+    (!token.is_empty()).then_some(rest)
+}
+
+/// What follows the quotation mark that ends a quoted string (RFC 9110 section 5.6.4).
+fn after_quoted(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        text = match text {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', b'\t' | b' '..=b'~', rest @ ..] | [b'\t' | b' '..=b'[' | b']'..=b'~', rest @ ..] => rest,
+            _ => return None,
+        }
     }
 }
 

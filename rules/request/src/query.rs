@@ -70,9 +70,14 @@ pub(crate) fn canonical(raw: &str) -> Result<Cow<'_, str>, QueryError> {
 
 /// Names and values, still encoded. A name may stand alone.
 fn pairs(query: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    query
-        .split('&')
-        .map(|pair| pair.split_once('=').map_or((pair, None), |(name, value)| (name, Some(value))))
+    let mut rest = Some(query);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (pair, others) =
+            split_once(text, b'&').map_or((text, None), |(pair, others)| (pair, Some(others)));
+        rest = others;
+        Some(split_once(pair, b'=').map_or((pair, None), |(name, value)| (name, Some(value))))
+    })
 }
 
 /// Would this parameter, decoded, put a credential into logs?

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use countersign_identity::TrustDomain;
+use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
+use countersign_sdk::workload::{FileIdentity, FileService};
 use serde::Deserialize;
 
 use crate::error::CliError;
@@ -18,10 +19,15 @@ const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The trust domain that this deployment serves.
-    pub trust_domain: TrustDomain,
+    /// The trust domain that this deployment serves. With `[identity]` it may be left out: the certificate names it.
+    #[serde(default)]
+    pub trust_domain: Option<TrustDomain>,
     /// Absolute directory of all state; mode 0700.
+    #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// Who a gateway or sidecar is, where certificates come from elsewhere and no agent runs.
+    #[serde(default)]
+    pub identity: Option<IdentityTable>,
     /// The control plane.
     #[serde(default)]
     pub authority: Option<countersign_authority::Settings>,
@@ -43,6 +49,39 @@ pub struct Config {
     /// The flea market of `countersign up`.
     #[serde(default)]
     pub demo: Option<DemoTable>,
+}
+
+/// `[identity]`: plain PEM files, which are watched.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityTable {
+    /// The chain, leaf first; the leaf names one SPIFFE ID.
+    pub cert: PathBuf,
+    /// The leaf's P-256 key, PKCS#8.
+    pub key: PathBuf,
+    /// Roots: whom we believe.
+    pub ca: PathBuf,
+    /// Revocation lists. Without them nobody is revoked.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
+    /// The name under which policies speak of us; by default the last segment of the SPIFFE ID.
+    #[serde(default)]
+    pub name: Option<ServiceName>,
+    /// Whom we call by name.
+    #[serde(default, rename = "service")]
+    pub services: Vec<IdentityService>,
+}
+
+/// `[[identity.service]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityService {
+    /// Its short name.
+    pub name: ServiceName,
+    /// Whom we expect there.
+    pub spiffe_id: SpiffeId,
+    /// `host:port`.
+    pub address: String,
 }
 
 /// `[policy]`
@@ -106,6 +145,36 @@ impl Config {
         })
     }
 
+    /// The trust domain, for roles that cannot run without one.
+    ///
+    /// # Errors
+    /// Exit 2 where the file names none.
+    pub fn trust_domain(&self) -> Result<TrustDomain, CliError> {
+        self.trust_domain.clone().ok_or_else(|| {
+            CliError::usage(
+                "the configuration has no trust_domain",
+                "only a gateway or sidecar with [identity] takes it from its certificate",
+                "add trust_domain = \"example.org\" as its first line",
+            )
+        })
+    }
+
+    /// The identity that `[identity]` describes, if there is one.
+    #[must_use]
+    pub fn file_identity(&self) -> Option<FileIdentity> {
+        let table = self.identity.clone()?;
+        let policy_dir = self.policy.as_ref().map(|policy| policy.dir.clone());
+        let service =
+            |s: IdentityService| FileService { name: s.name, spiffe_id: s.spiffe_id, address: s.address };
+        Some(FileIdentity {
+            crl: table.crl,
+            name: table.name,
+            policy_dir,
+            services: table.services.into_iter().map(service).collect(),
+            ..FileIdentity::new(table.cert, table.key, table.ca, self.state_dir.clone())
+        })
+    }
+
     /// The table of a role that is asked to run.
     ///
     /// # Errors
@@ -119,6 +188,10 @@ impl Config {
             )
         })
     }
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/countersign")
 }
 
 /// `:line:column`, both from 1.

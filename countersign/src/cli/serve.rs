@@ -12,7 +12,8 @@ use axum::routing::get;
 use clap::{Args, ValueEnum};
 use countersign_gateway::sidecar::Sidecar;
 use countersign_identity::SpiffeId;
-use countersign_sdk::workload::Workload;
+use countersign_sdk::outbound::CallLimits;
+use countersign_sdk::workload::{FileIdentity, Workload};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -92,7 +93,7 @@ async fn authority(
 ) -> Result<(), CliError> {
     let settings = config.table(&config.authority, "authority")?;
     let deployment = countersign_authority::Deployment {
-        trust_domain: config.trust_domain,
+        trust_domain: config.trust_domain()?,
         state_dir: config.state_dir,
         services: config.service,
         policy_dir: config.policy.map(|p| p.dir),
@@ -107,7 +108,7 @@ async fn authority(
 async fn agent(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
     let settings = config.table(&config.agent, "agent")?;
     let deployment = countersign_agent::Deployment {
-        trust_domain: config.trust_domain,
+        trust_domain: config.trust_domain()?,
         state_dir: config.state_dir,
         metrics: Arc::new(move || metrics.render()),
     };
@@ -118,11 +119,10 @@ async fn agent(config: Config, metrics: PrometheusHandle, stop: CancellationToke
 
 async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
     let settings = config.table(&config.gateway, "gateway")?;
-    let agent = config.table(&config.agent, "agent")?;
-    let id = format!("spiffe://{}/countersign/gateway/edge", config.trust_domain);
-    become_service(&agent.socket, &id).await?;
-    let connecting = Workload::builder(agent.socket.clone()).call_limits(settings.call_limits()).connect();
-    let workload = connecting.await.map_err(|e| no_identity(&agent.socket, &e))?;
+    let workload = workload(&config, settings.call_limits(), || {
+        Ok(format!("spiffe://{}/countersign/gateway/edge", config.trust_domain()?))
+    })
+    .await?;
     let served =
         countersign_gateway::run(settings, workload.clone(), Arc::new(move || metrics.render()), stop).await;
     workload.close().await;
@@ -132,12 +132,31 @@ async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationTo
     })
 }
 
+/// The identity of a proxy: from the files of `[identity]`, else from the agent, for the registered `entry`.
+async fn workload(
+    config: &Config,
+    calls: CallLimits,
+    entry: impl FnOnce() -> Result<String, CliError>,
+) -> Result<Workload, CliError> {
+    if let Some(files) = config.file_identity() {
+        let files = FileIdentity { calls, ..files };
+        return Workload::from_files(files).await.map_err(|e| {
+            CliError::usage(
+                "there is no identity in the files of [identity]",
+                e,
+                "mend the files, or their names",
+            )
+        });
+    }
+    let socket = config.table(&config.agent, "agent")?.socket;
+    become_service(&socket, &entry()?).await?;
+    let connecting = Workload::builder(socket.clone()).call_limits(calls).connect();
+    connecting.await.map_err(|e| no_identity(&socket, &e))
+}
+
 async fn sidecar(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
     let settings = config.table(&config.sidecar, "sidecar")?;
-    let socket = config.table(&config.agent, "agent")?.socket;
-    become_service(&socket, &settings.service).await?;
-    let connecting = Workload::builder(socket.clone()).call_limits(settings.call_limits()).connect();
-    let workload = connecting.await.map_err(|e| no_identity(&socket, &e))?;
+    let workload = workload(&config, settings.call_limits(), || Ok(settings.service.clone())).await?;
     let render = Arc::new(move || metrics.render());
     let served = match Sidecar::bind(settings, workload.clone(), render).await {
         Ok(sidecar) => sidecar.run(stop).await,

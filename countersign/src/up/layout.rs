@@ -142,7 +142,7 @@ impl Layout {
              app      = {app}\n\
              outbound = {outbound}\n\
              admin    = \"{admin}\"\n",
-            trust_domain = config.trust_domain,
+            trust_domain = config.trust_domain()?,
             state = quoted(&self.state_dir),
             node = agent.authority_node,
             socket = quoted(&agent.socket),
@@ -169,10 +169,10 @@ impl Layout {
         }
         let config = Config::read(&self.config_file())?;
         if let Some(wanted) = trust_domain
-            && *wanted != config.trust_domain
+            && *wanted != config.trust_domain()?
         {
             return Err(CliError::usage(
-                format!("{} serves {}, not {wanted}", self.state_dir.display(), config.trust_domain),
+                format!("{} serves {}, not {wanted}", self.state_dir.display(), config.trust_domain()?),
                 "a trust domain is for life: every name and key hangs on it",
                 "use another --state-dir",
             ));

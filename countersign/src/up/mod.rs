@@ -171,7 +171,7 @@ fn ready_line(layout: &Layout, config: &Config, took: Duration) -> Result<Ready,
     };
     Ok(Ready {
         ready_s: (took.as_secs_f64() * 1000.0).round() / 1000.0,
-        trust_domain: config.trust_domain.to_string(),
+        trust_domain: config.trust_domain()?.to_string(),
         gateway: format!("http://{}", gateway.listen.ok_or_else(|| missing("listen"))?),
         gateway_tls: format!("https://{}", gateway.listen_tls.ok_or_else(|| missing("listen_tls"))?),
         authority: format!("https://{}", authority.listen),

@@ -22,6 +22,7 @@ mod openssl;
 mod revocation;
 mod services;
 mod sidecars;
+mod standalone;
 mod switching;
 mod tokens;
 mod world;

@@ -381,6 +381,10 @@ impl Pipeline {
 
     /// Makes the key of the internal tokens known, and again whenever a snapshot has lost it.
     pub(crate) async fn publish_key(&self, shutdown: CancellationToken) {
+        // Without an authority there is nobody who could tell others of it.
+        if !self.workload.has_agent() {
+            return;
+        }
         let mut changes = self.workload.live_cell().subscribe();
         let mut renewed = tokio::time::Instant::now();
         loop {
@@ -407,8 +411,10 @@ impl Pipeline {
             missing: self.workload.ready().err().map(|error| error.to_string()),
         };
         let unpublished = || "other services do not know our key yet: is the authority reachable?".to_owned();
-        let key =
-            ReadyCheck { name: "internal-token-key", missing: (!self.key_is_published()).then(unpublished) };
+        let key = ReadyCheck {
+            name: "internal-token-key",
+            missing: (self.workload.has_agent() && !self.key_is_published()).then(unpublished),
+        };
         let live = self.workload.live();
         let services = self.routes.services();
         let unknown: Vec<&str> = services

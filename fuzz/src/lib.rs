@@ -1,11 +1,12 @@
-//! Fuzz targets: one for every kind of token, and one for each parser below them.
+//! Fuzz targets: one for every kind of token, one for each parser below them, and one for each side of HTTP/1.
 //!
 //! A target takes any bytes and panics when a rule is broken:
 //!
 //! - no parser panics, whatever it reads;
 //! - a good token with anything changed is never accepted (the samples of the benchmarks);
 //! - claims of any form, properly signed, are judged without a panic;
-//! - whatever a macaroon's readers accept is written back as the same macaroon.
+//! - whatever a macaroon's readers accept is written back as the same macaroon;
+//! - whatever is read as a request or a response is written as exactly one message that is read as the same.
 //!
 //! Two drivers run them. `cargo test -p countersign-fuzz` changes good tokens in a few thousand ways, the same ones each time.
 //! `cargo xtask fuzz TARGET` lets libFuzzer look for new ones, guided by which branches they reach; it needs a C++ compiler and
@@ -21,6 +22,7 @@ use countersign_token::macaroon::{
 };
 use countersign_token::{TokenKind, jws};
 
+mod http1;
 #[path = "../../rules/token/tests/common/samples.rs"]
 mod samples;
 
@@ -58,6 +60,8 @@ pub static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
         parser("jws", seeds_of("service-token"), compact_jws),
         parser("macaroon-format", macaroons(), macaroon_format),
         parser("macaroon-caveat", caveats(), caveat),
+        parser("http1-request", http1::requests(), http1::request),
+        parser("http1-response", http1::responses(), http1::response),
     ];
     targets.extend(parsers);
     targets

@@ -40,6 +40,8 @@ fn every_kind_of_token_has_a_target_and_starts_from_a_good_one() {
         "jws",
         "macaroon-format",
         "macaroon-caveat",
+        "http1-request",
+        "http1-response",
     ];
     assert_eq!(names, expected);
     assert!(TARGETS.iter().all(|target| !target.seeds.is_empty()));

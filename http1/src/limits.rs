@@ -21,16 +21,21 @@ pub struct Limits {
     pub trailer_count_max: usize,
 }
 
+impl Limits {
+    /// What no ordinary client comes near.
+    pub const DEFAULT: Self = Self {
+        head_bytes_max: 40 * 1024,
+        header_count_max: HEADER_COUNT_MAX,
+        chunk_line_bytes_max: 256,
+        chunk_extension_bytes_max: 4 * 1024,
+        trailer_bytes_max: 4 * 1024,
+        trailer_count_max: 16,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            head_bytes_max: 40 * 1024,
-            header_count_max: HEADER_COUNT_MAX,
-            chunk_line_bytes_max: 256,
-            chunk_extension_bytes_max: 4 * 1024,
-            trailer_bytes_max: 4 * 1024,
-            trailer_count_max: 16,
-        }
+        Self::DEFAULT
     }
 }
 

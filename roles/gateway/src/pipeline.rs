@@ -21,13 +21,15 @@ use countersign_ledger::{Event, pseudonym};
 use countersign_policy::{Ask, Explainer, Permit, decide};
 use countersign_request::{CanonicalRequest, DPOP};
 use countersign_sdk::accept::RequestBody;
-use countersign_sdk::authenticate::{AccessCredential, Evidence, access_credential, authenticate};
+use countersign_sdk::authenticate::{
+    AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
+};
 use countersign_sdk::clock;
 use countersign_sdk::inbound::{DecisionDraft, TraceId};
 use countersign_sdk::live::{Freshness, Live};
 use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
-use countersign_token::DpopProof;
+use countersign_token::{DpopProof, ForeignTokenError};
 use http::{HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -37,7 +39,7 @@ use crate::admin::ReadyCheck;
 use crate::body::{BodyError, BodyFault, BodyLimits};
 use crate::forward::{self, EdgeBody};
 use crate::headers::Rules;
-use crate::issuer::Issuers;
+use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
 use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
 use crate::proof::{DPOP_NONCE, Proofs};
@@ -139,7 +141,13 @@ impl Pipeline {
         }
         trace.pass(Check::Route, format!("{} to {}", route.template, route.lead));
         let live = self.live()?;
-        let session = self.authenticate(route, &request, arrival, &live, trace)?;
+        let session = match self.authenticate(route, &request, arrival, &live, trace) {
+            // The issuer may have a new key since it was asked last.
+            Err(refusal) if self.has_newer_keys(&refusal).await? => {
+                self.authenticate(route, &request, arrival, &live, trace)?
+            }
+            authenticated => authenticated?,
+        };
         let user = session.as_deref().and_then(|session| session.caller.user()).map(|user| user.id.as_str());
         let target = route.lead.choose(&request, user).ok_or(NoRoute::Unknown)?;
         target.as_str().clone_into(&mut trace.callee);
@@ -200,6 +208,21 @@ impl Pipeline {
         let bound = session.caller.proof().user_possession == Possession::Key;
         trace.pass(Check::Token, if bound { "access token, and its key" } else { "access token" });
         Ok(Some(session))
+    }
+
+    /// Could a token be refused only because its issuer was not asked for its keys lately? Asks, if it may.
+    async fn has_newer_keys(&self, refusal: &Refusal) -> Result<bool, Refusal> {
+        let (Refusal::Evidence(evidence) | Refusal::HeldEvidence(evidence)) = refusal else {
+            return Ok(false);
+        };
+        let EvidenceError::ForeignToken(ForeignTokenError::UnknownKey { issuer, .. }) = evidence else {
+            return Ok(false);
+        };
+        match self.issuers.refetch(issuer).await {
+            Refetched::New => Ok(true),
+            Refetched::Nothing => Ok(false),
+            Refetched::NoKeys => Err(Refusal::IssuerUnreachable { issuer: issuer.clone() }),
+        }
     }
 
     /// The coarse rule. The service behind has a finer one of its own; neither relies on the other.

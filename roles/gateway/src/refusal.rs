@@ -56,6 +56,8 @@ pub(crate) enum Refusal {
     /// The access token beside a proof of its key.
     #[error(transparent)]
     HeldEvidence(EvidenceError),
+    #[error("no keys of {issuer} are at hand that are young enough")]
+    IssuerUnreachable { issuer: String },
     #[error(transparent)]
     Proof(#[from] ProofError),
     #[error("{refusal}")]
@@ -139,6 +141,7 @@ impl Refusal {
             Refusal::NoRoute(NoRoute::Method { .. }) | Refusal::LoginMethod => Code::MethodNotAllowed,
             Refusal::PolicyBroken(_) => Code::PolicyError,
             Refusal::Stale => Code::SnapshotStale,
+            Refusal::IssuerUnreachable { .. } => Code::IssuerUnreachable,
             Refusal::Cluster(error) => error.code(),
             Refusal::Body(BodyError::TooLong { .. }) => Code::BodyTooLarge,
             Refusal::Body(BodyError::Stalled { .. }) => Code::RequestTimeout,
@@ -231,6 +234,7 @@ impl Refusal {
             Refusal::LoginThrottled { retry_after_s } => Some((*retry_after_s).max(1)),
             Refusal::Cluster(error) => error.retry_after_s(),
             Refusal::Stale
+            | Refusal::IssuerUnreachable { .. }
             | Refusal::Upstream(CallError::Overloaded { .. } | CallError::Stale)
             | Refusal::Login(LoginError::Call(_)) => Some(1),
             _ => None,
@@ -344,6 +348,7 @@ mod tests {
             (Refusal::Mint(MintError::Random(RandomError::Unavailable)), 500),
             (Refusal::Mint(MintError::Token(TxnTokenError::Lifetime { seconds: 0 })), 500),
             (Refusal::Stale, 503),
+            (Refusal::IssuerUnreachable { issuer: "https://a.test".into() }, 503),
             (Refusal::Body(BodyError::TooLong { bytes_max: 1 }), 413),
             (Refusal::Body(BodyError::Stalled { after_ms: 1 }), 408),
             (Refusal::Body(BodyError::BrokenOff), 400),

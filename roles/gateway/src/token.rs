@@ -102,12 +102,12 @@ impl Tokens {
         if let Some(session) = &known
             && session.sequence == rules.sequence
             && session.user.not_after > now
-            && session.guest.is_none_or(|mark| rules.issuers.stand_by(mark))
+            && session.guest.is_none_or(|mark| rules.issuers.stand_by(mark, now))
         {
             return Ok(Arc::clone(session));
         }
         let evidence = Evidence { access_token: Some(token), proof, ..Evidence::default() };
-        let guesthouse = rules.issuers.of_token(token, &rules.keys.access_issuer);
+        let guesthouse = rules.issuers.of_token(token, &rules.keys.access_issuer, now);
         let caller = match &guesthouse {
             Some(house) => authenticate_guest(&evidence, house.trust(), &rules.keys.revoked, now),
             None => authenticate(&evidence, rules.keys, now).caller,

@@ -4,19 +4,25 @@
 //! them is named by is judged as a token of our own. The rules are `token/foreign_access_token`; here is where the keys
 //! come from, and that the last good ones stay in use until better ones come.
 
+mod fetch;
 mod file;
+mod published;
 pub(crate) mod settings;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use countersign_identity::UnixTime;
 use countersign_keys::{JwkSet, JwkSetError};
 use countersign_sdk::authenticate::ForeignTrust;
+use countersign_sdk::clock;
 use countersign_token::{ForeignIssuer, foreign_access_token::claimed_issuer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::file::KeyFile;
+use self::published::{Asked, Published};
 use self::settings::IssuerSettings;
 
 /// Why the issuers do not load.
@@ -54,11 +60,21 @@ pub enum IssuerError {
         /// How many were configured.
         count: usize,
     },
-    /// It is not said where its keys are.
-    #[error("issuer {issuer} has no keys; name a file with a JWK set in `jwks_file`")]
-    NoKeys {
+    /// Its keys would be asked for too often, or count for too long.
+    #[error(
+        "issuer {issuer}: refresh_s must be at least 30, and keys_age_max_s no less than that and at most a week"
+    )]
+    Ages {
         /// Which issuer.
         issuer: String,
+    },
+    /// There is nothing to check its certificate with.
+    #[error("issuer {issuer}: `ca`: {why}")]
+    Roots {
+        /// Which issuer.
+        issuer: String,
+        /// What is wrong.
+        why: String,
     },
     /// The file with its keys cannot be read.
     #[error("cannot read {path}: {why}")]
@@ -85,7 +101,13 @@ pub(crate) struct Issuers(Vec<Issuer>);
 struct Issuer {
     rules: ForeignIssuer,
     keys: ArcSwap<Keys>,
-    file: KeyFile,
+    source: Source,
+}
+
+/// Where its keys come from.
+enum Source {
+    File(KeyFile),
+    Published(Published),
 }
 
 /// What an issuer signs with, as far as we know.
@@ -94,6 +116,14 @@ struct Keys {
     set: JwkSet,
     /// Counts up with every set that differs from the last.
     generation: u64,
+    /// When they are too old to be believed, if they ever are. Before the first ones: always.
+    good_until: Option<UnixTime>,
+}
+
+impl Keys {
+    fn count_at(&self, now: UnixTime) -> bool {
+        self.good_until.is_none_or(|end| now < end)
+    }
 }
 
 /// An issuer with the keys that count now.
@@ -129,21 +159,37 @@ impl Issuers {
     }
 
     /// By whose rules a token is judged, if not by ours.
-    pub(crate) fn of_token(&self, token: &str, own_issuer: &str) -> Option<Guesthouse<'_>> {
+    pub(crate) fn of_token(&self, token: &str, own_issuer: &str, now: UnixTime) -> Option<Guesthouse<'_>> {
         if self.0.is_empty() {
             return None;
         }
         let claimed = claimed_issuer(token).filter(|claimed| claimed != own_issuer)?;
         let (issuer, found) =
             self.0.iter().enumerate().find(|(_, candidate)| candidate.rules.issuer == claimed)?;
-        let keys = found.keys.load_full();
+        let keys = found.keys_at(now);
         let mark = GuestMark { issuer, generation: keys.generation };
         Some(Guesthouse { rules: &found.rules, keys, mark })
     }
 
     /// Are the keys that something was verified by still the ones that count?
-    pub(crate) fn stand_by(&self, mark: GuestMark) -> bool {
-        self.0.get(mark.issuer).is_some_and(|issuer| issuer.keys.load().generation == mark.generation)
+    pub(crate) fn stand_by(&self, mark: GuestMark, now: UnixTime) -> bool {
+        self.0.get(mark.issuer).is_some_and(|issuer| {
+            let keys = issuer.keys.load();
+            keys.generation == mark.generation && keys.count_at(now)
+        })
+    }
+
+    /// Asks an issuer for its keys, because a token names one that is not known; no sooner than its settings say.
+    pub(crate) async fn refetch(&self, issuer: &str) -> Refetched {
+        let Some(issuer) = self.0.iter().find(|candidate| candidate.rules.issuer == issuer) else {
+            return Refetched::Nothing;
+        };
+        let may_be_others = issuer.refetch().await;
+        match (issuer.keys_at(clock::now()).set.is_empty(), may_be_others) {
+            (true, _) => Refetched::NoKeys,
+            (false, true) => Refetched::New,
+            (false, false) => Refetched::Nothing,
+        }
     }
 
     /// Keeps the keys new until `shutdown`.
@@ -153,7 +199,7 @@ impl Issuers {
             let (issuers, shutdown) = (Arc::clone(&self), shutdown.clone());
             watchers.spawn(async move {
                 if let Some(issuer) = issuers.0.get(at) {
-                    issuer.file.watch(|set| issuer.put(set), shutdown).await;
+                    issuer.watch(shutdown).await;
                 }
             });
         }
@@ -161,20 +207,83 @@ impl Issuers {
     }
 }
 
+/// What came of asking for keys again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refetched {
+    /// There may be others now: judge again.
+    New,
+    /// What is known is all that there is.
+    Nothing,
+    /// Nothing is known at all.
+    NoKeys,
+}
+
 impl Issuer {
     fn load(settings: &IssuerSettings) -> Result<Self, IssuerError> {
         let rules = settings.rules()?;
-        let no_keys = || IssuerError::NoKeys { issuer: rules.issuer.clone() };
-        let file = KeyFile::new(settings.jwks_file.as_deref().ok_or_else(no_keys)?);
-        let keys = ArcSwap::from_pointee(Keys { set: file.read()?, generation: 0 });
-        Ok(Issuer { rules, keys, file })
+        let (keys, source) = match &settings.jwks_file {
+            Some(path) => {
+                let file = KeyFile::new(path);
+                let keys = Keys { set: file.read()?, generation: 0, good_until: None };
+                (keys, Source::File(file))
+            }
+            None => {
+                let keys = Keys { good_until: Some(UnixTime::from_secs(0)), ..Keys::default() };
+                (keys, Source::Published(Published::new(settings)?))
+            }
+        };
+        Ok(Issuer { rules, keys: ArcSwap::from_pointee(keys), source })
     }
 
-    fn put(&self, set: JwkSet) {
+    /// The keys that count: none, if they are too old.
+    fn keys_at(&self, now: UnixTime) -> Arc<Keys> {
+        let keys = self.keys.load_full();
+        if keys.count_at(now) {
+            return keys;
+        }
+        Arc::new(Keys { generation: keys.generation, ..Keys::default() })
+    }
+
+    async fn watch(&self, shutdown: CancellationToken) {
+        match &self.source {
+            Source::File(file) => file.watch(|set| self.put(set, None), shutdown).await,
+            Source::Published(published) => {
+                let mut pause = Duration::ZERO;
+                while shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                    pause = if self.refetch().await { published.refresh } else { published.pause };
+                }
+            }
+        }
+    }
+
+    /// Asks for the keys, or waits for somebody who does. Whether there may be others now.
+    async fn refetch(&self) -> bool {
+        let Source::Published(published) = &self.source else { return false };
+        match published.ask().await {
+            Asked::Got(set) => {
+                self.put(set, Some(clock::now().saturating_add(published.age_max)));
+                true
+            }
+            Asked::ByAnother => true,
+            Asked::TooSoon => false,
+            Asked::Failed(error) => {
+                let left_s = self.keys.load().good_until.map_or(0, |end| end.since(clock::now()).as_secs());
+                tracing::error!(issuer = self.rules.issuer, %error, left_s, "keys of an issuer not fetched, the last ones stay in use");
+                metrics::counter!("countersign_issuer_fetch_failures_total").increment(1);
+                false
+            }
+        }
+    }
+
+    fn put(&self, set: JwkSet, good_until: Option<UnixTime>) {
         let old = self.keys.load();
-        if old.set != set {
+        let is_new = old.set != set;
+        if is_new {
             tracing::info!(issuer = self.rules.issuer, keys = set.len(), "keys of the issuer are new");
-            self.keys.store(Arc::new(Keys { set, generation: old.generation + 1 }));
+        }
+        if is_new || old.good_until != good_until {
+            let generation = old.generation + u64::from(is_new);
+            self.keys.store(Arc::new(Keys { set, generation, good_until }));
         }
     }
 }
@@ -195,6 +304,8 @@ mod tests {
     use countersign_testkit::{TempDir, temp_dir};
 
     use super::*;
+
+    const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 
     fn jwks(kid: &str) -> String {
         let key = KeyPair::generate(&SystemRandom::new()).unwrap();
@@ -223,10 +334,10 @@ mod tests {
         let issuers = load(&one("issuer = \"https://a.test\"\ntyp = [\"JWT\", \"absent\"]")).unwrap();
         // {"iss":"https://a.test"}
         let token = "e30.eyJpc3MiOiJodHRwczovL2EudGVzdCJ9.";
-        assert!(issuers.of_token(token, "https://ours.test").is_some());
-        assert!(issuers.of_token(token, "https://a.test").is_none(), "our own rules come first");
-        assert!(issuers.of_token("e30.e30.", "https://ours.test").is_none());
-        assert!(Issuers(Vec::new()).of_token(token, "").is_none());
+        assert!(issuers.of_token(token, "https://ours.test", NOW).is_some());
+        assert!(issuers.of_token(token, "https://a.test", NOW).is_none(), "our own rules come first");
+        assert!(issuers.of_token("e30.e30.", "https://ours.test", NOW).is_none());
+        assert!(Issuers(Vec::new()).of_token(token, "", NOW).is_none());
     }
 
     #[test]
@@ -264,9 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_an_issuer_whose_keys_are_nowhere_unreadable_or_none() {
-        let refused = load("[[issuer]]\nissuer = \"https://a.test\"\naudience = \"b\"").err();
-        assert_eq!(refused, Some(IssuerError::NoKeys { issuer: "https://a.test".into() }));
+    fn rejects_an_issuer_whose_keys_are_unreadable_or_none() {
         let missing =
             load("[[issuer]]\nissuer = \"https://a.test\"\naudience = \"b\"\njwks_file = \"/nowhere\"");
         assert!(matches!(missing.err(), Some(IssuerError::Unreadable { .. })));
@@ -282,9 +391,36 @@ mod tests {
         let issuers = load(&one("issuer = \"https://a.test\"")).unwrap();
         let issuer = issuers.0.first().unwrap();
         let mark = GuestMark { issuer: 0, generation: issuer.keys.load().generation };
-        issuer.put(issuer.keys.load().set.clone());
-        assert!(issuers.stand_by(mark), "the same keys again");
-        issuer.put(JwkSet::read(jwks("k2").as_bytes()).unwrap());
-        assert!(!issuers.stand_by(mark));
+        issuer.put(issuer.keys.load().set.clone(), None);
+        assert!(issuers.stand_by(mark, NOW), "the same keys again");
+        issuer.put(JwkSet::read(jwks("k2").as_bytes()).unwrap(), None);
+        assert!(!issuers.stand_by(mark, NOW));
+    }
+
+    #[test]
+    fn the_last_keys_that_were_fetched_count_until_they_are_too_old() {
+        let toml = "[[issuer]]\nissuer = \"http://127.0.0.1:1\"\naudience = \"b\"\ninsecure_http_issuer_on_loopback = true";
+        let issuers = load(toml).unwrap();
+        let issuer = issuers.0.first().unwrap();
+        assert!(issuer.keys_at(NOW).set.is_empty(), "before the first ones there are none");
+        issuer.put(JwkSet::read(jwks("k1").as_bytes()).unwrap(), Some(NOW));
+        let before = NOW.saturating_sub(Duration::from_secs(1));
+        let mark = GuestMark { issuer: 0, generation: 1 };
+        assert!(issuers.stand_by(mark, before) && !issuer.keys_at(before).set.is_empty());
+        assert!(!issuers.stand_by(mark, NOW) && issuer.keys_at(NOW).set.is_empty());
+    }
+
+    #[test]
+    fn rejects_keys_that_are_asked_for_too_often_or_count_for_too_long() {
+        let entry =
+            |lines: &str| format!("[[issuer]]\nissuer = \"https://a.test\"\naudience = \"b\"\n{lines}");
+        for lines in ["refresh_s = 29", "refresh_s = 600\nkeys_age_max_s = 599", "keys_age_max_s = 604801"] {
+            let refused = load(&entry(lines)).err();
+            assert_eq!(refused, Some(IssuerError::Ages { issuer: "https://a.test".into() }), "{lines}");
+        }
+        for ca in ["/nowhere", "FILE"] {
+            let refused = load(&entry(&format!("ca = {ca:?}"))).err();
+            assert!(matches!(refused, Some(IssuerError::Roots { .. })), "{refused:?}");
+        }
     }
 }

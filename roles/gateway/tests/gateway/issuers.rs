@@ -1,12 +1,20 @@
-//! End users of other issuers: their keys from a file, their people as guests.
+//! End users of other issuers: their keys from a file or by discovery, their people as guests.
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::{Json, Router};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_keys::{KeyPair, SystemRandom};
+use countersign_sdk::accept::{Limits, Transport, serve};
 use countersign_sdk::clock;
+use countersign_sdk::tls::{Acceptor, ClientAuth, Identity, TrustState};
 use countersign_token::TxnToken;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::rig::client::{Answer, bearer, get};
 use crate::rig::echo::{self, Seen};
@@ -159,4 +167,150 @@ async fn new_keys_in_the_file_count_and_old_ones_no_longer_even_for_tokens_seen_
     }
     assert_eq!(status, 200);
     assert_eq!(ask(&edge, "/ads", &token).await.status, 401);
+}
+
+/// The provider's own server: its metadata names `issuer`, and its keys are whatever `jwks` holds now.
+#[derive(Clone)]
+struct Site {
+    issuer: Arc<Mutex<String>>,
+    jwks: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+    place: String,
+}
+
+impl Site {
+    fn router(&self) -> Router {
+        let (metadata, keys) = (self.clone(), self.clone());
+        Router::new()
+            .route(
+                "/.well-known/openid-configuration",
+                axum::routing::get(move || async move {
+                    let jwks_uri = format!("{}/keys", metadata.place);
+                    Json(
+                        json!({ "issuer": *metadata.issuer.lock().unwrap(), "jwks_uri": jwks_uri, "x": [1] }),
+                    )
+                }),
+            )
+            .route(
+                "/keys",
+                axum::routing::get(move || async move {
+                    keys.asked.fetch_add(1, Ordering::SeqCst);
+                    keys.jwks.lock().unwrap().clone()
+                }),
+            )
+    }
+
+    fn new(place: String, provider: &Provider) -> Self {
+        let issuer = Arc::new(Mutex::new(place.clone()));
+        Site { issuer, jwks: Arc::new(Mutex::new(provider.jwks())), asked: Arc::default(), place }
+    }
+
+    /// Over plain HTTP.
+    async fn open(provider: &Provider) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let site = Site::new(format!("http://{}", listener.local_addr().unwrap()), provider);
+        let router = site.router();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        site
+    }
+}
+
+async fn discovering(rig: &Rig, seen: &Seen, issuer: &str, further: &str) -> Running {
+    rig.policy("gateway", EDGE_RULES);
+    rig.open_service("ads", echo::router(&["/ads", "/sell"], seen)).await;
+    rig.gateway(&format!(
+        "[[issuer]]\nissuer = \"{issuer}\"\naudience = \"backend\"\ntyp = \"JWT\"\n{further}\n{ROUTES}"
+    ))
+    .await
+}
+
+const PLAIN: &str = "insecure_http_issuer_on_loopback = true";
+
+async fn eventually_answers(edge: &Running, token: &str, status: u16) {
+    let mut last = 0;
+    for _ in 0..200 {
+        last = ask(edge, "/ads", token).await.status;
+        if last == status {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(last, status);
+}
+
+#[tokio::test]
+async fn the_keys_of_an_issuer_are_found_by_discovery_over_https() {
+    let (rig, seen, provider) = (Rig::new(), Seen::default(), Provider::new("k1"));
+    let (certificate, key, root) = rig.edge_certificate(&["localhost"], "provider");
+    let ca = rig.dir.path().join("provider-ca.pem");
+    std::fs::write(&ca, crate::rig::pem("CERTIFICATE", &root)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let site = Site::new(format!("https://localhost:{port}"), &provider);
+    let shown =
+        TrustState::new(countersign_pki::BundleSet::new(), countersign_pki::verify::CrlPolicy::Require);
+    let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
+    let key = PrivatePkcs8KeyDer::from_pem_file(&key).unwrap();
+    let key = KeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap();
+    shown.set_identity(Identity::edge(chain, &key).unwrap());
+    let acceptor = Acceptor::new(shown, ClientAuth::Never);
+    let (router, shutdown) = (site.router(), rig.shutdown.clone());
+    tokio::spawn(async move {
+        serve(listener, Transport::Tls(acceptor), router, Limits::default(), shutdown).await
+    });
+    let edge = discovering(&rig, &seen, &site.place, &format!("ca = {ca:?}")).await;
+    eventually_answers(&edge, &provider.token(&site.place, |_| {}), 200).await;
+    // Whoever is not below that root is not believed, whatever it publishes.
+    let (rig, seen) = (Rig::new(), Seen::default());
+    let other = rig.edge_certificate(&["localhost"], "other").2;
+    let ca = rig.dir.path().join("other-ca.pem");
+    std::fs::write(&ca, crate::rig::pem("CERTIFICATE", &other)).unwrap();
+    let edge = discovering(&rig, &seen, &site.place, &format!("ca = {ca:?}")).await;
+    let answer = ask(&edge, "/ads", &provider.token(&site.place, |_| {})).await;
+    assert_eq!((answer.problem(503), seen.count()), ("unavailable".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_asked_for_and_old_ones_are_forgotten() {
+    let (rig, seen, old) = (Rig::new(), Seen::default(), Provider::new("k1"));
+    let site = Site::open(&old).await;
+    let edge = discovering(&rig, &seen, &site.place, &format!("{PLAIN}\nunknown_key_pause_s = 1")).await;
+    let token = old.token(&site.place, |_| {});
+    eventually_answers(&edge, &token, 200).await;
+    let new = Provider::new("k2");
+    *site.jwks.lock().unwrap() = new.jwks();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    // The first request with the new key is the one that asks, and it is served.
+    assert_eq!(ask(&edge, "/ads", &new.token(&site.place, |_| {})).await.status, 200);
+    assert_eq!(ask(&edge, "/ads", &token).await.status, 401);
+}
+
+#[tokio::test]
+async fn strangers_who_invent_names_of_keys_do_not_make_the_gateway_ask_again_and_again() {
+    let (rig, seen, provider) = (Rig::new(), Seen::default(), Provider::new("k1"));
+    let site = Site::open(&provider).await;
+    let edge = discovering(&rig, &seen, &site.place, PLAIN).await;
+    eventually_answers(&edge, &provider.token(&site.place, |_| {}), 200).await;
+    let asked = site.asked.load(Ordering::SeqCst);
+    for n in 0..20 {
+        let stranger = Provider::new(&format!("x{n}"));
+        assert_eq!(ask(&edge, "/ads", &stranger.token(&site.place, |_| {})).await.status, 401);
+    }
+    assert_eq!(site.asked.load(Ordering::SeqCst), asked);
+}
+
+#[tokio::test]
+async fn metadata_of_another_issuer_and_an_issuer_that_goes_away_change_nothing() {
+    let (rig, seen, provider) = (Rig::new(), Seen::default(), Provider::new("k1"));
+    let site = Site::open(&provider).await;
+    let edge = discovering(&rig, &seen, &site.place, &format!("{PLAIN}\nunknown_key_pause_s = 1")).await;
+    let token = provider.token(&site.place, |_| {});
+    eventually_answers(&edge, &token, 200).await;
+    // Byte for byte: a slash more is another issuer.
+    let liar = Provider::new("k2");
+    *site.issuer.lock().unwrap() = format!("{}/", site.place);
+    *site.jwks.lock().unwrap() = liar.jwks();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ask(&edge, "/ads", &liar.token(&site.place, |_| {})).await.status, 401);
+    assert_eq!(ask(&edge, "/ads", &token).await.status, 200, "the last good keys stay");
 }

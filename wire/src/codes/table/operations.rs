@@ -121,6 +121,10 @@ macro_rules! operations {
             "something did not start in time"
             "every wait has a limit"
             "look at the log that is named";
+        6016 IssuerUnreachable (System, Unavailable, later, Unreachable)
+            "the keys of a token's issuer are not known"
+            "its tokens can be verified only by the keys that it publishes, and those at hand are too old or none"
+            "see the gateway's log for what the issuer answered, and whether it can be reached from there";
 
         // --- store and keys ----------------------------------------------------------------------------------
         7001 MasterKeyMissing (System, InternalError, never, Usage)

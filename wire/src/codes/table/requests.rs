@@ -71,6 +71,18 @@ macro_rules! requests {
             "the request asks to leave HTTP"
             "bytes after an upgrade are not requests, so nobody could decide about them"
             "send the request without Upgrade";
+        1018 AddressRefused (Request, AccessDenied, never, Denied)
+            "requests from this address are not served here"
+            "a list of networks or countries says who may knock at all"
+            "look at allow, deny and countries in [gateway.access] and in the route";
+        1019 OriginRefused (Request, AccessDenied, never, Denied)
+            "pages of this origin may not send this request"
+            "a browser asks first, and only listed origins, methods and headers are let through"
+            "list the origin in [gateway.cors], or in the cors of the route";
+        1020 PuzzleNeeded (Quota, TooManyRequests, later, Denied)
+            "too many logins from this address failed, so the next one has to cost something"
+            "guessing passwords must be dearer than knowing one"
+            "solve the puzzle in Countersign-Puzzle and send the solution along: docs/gateway.md";
         // Of the token service.
         1101 GrantUnsupported (Request, UnsupportedGrantType, never, Usage)
             "the token service does not know this grant"

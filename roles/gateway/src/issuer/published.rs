@@ -1,0 +1,112 @@
+//! Keys that an issuer publishes where its metadata says (OpenID Connect Discovery 1.0 section 4).
+
+use std::path::Path;
+use std::time::Duration;
+
+use countersign_keys::JwkSet;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::IssuerError;
+use super::fetch::{FetchError, Fetcher};
+use super::settings::IssuerSettings;
+
+/// Where an issuer's keys are found, and how often that is asked.
+pub(super) struct Published {
+    issuer: String,
+    fetcher: Fetcher,
+    /// Keys are asked for again after this long.
+    pub(super) refresh: Duration,
+    /// Keys that could not be asked for again count for this long.
+    pub(super) age_max: Duration,
+    /// Between two questions, whoever wants them asked: strangers invent names of keys.
+    pub(super) pause: Duration,
+    /// When it was asked last. Held while asking, so that a crowd asks once.
+    last_try: Mutex<Option<Instant>>,
+}
+
+/// What became of a wish for newer keys.
+pub(super) enum Asked {
+    /// They are here.
+    Got(JwkSet),
+    /// Somebody else asked in the meantime.
+    ByAnother,
+    /// It was asked a moment ago.
+    TooSoon,
+    /// There was no answer that could be used.
+    Failed(FetchError),
+}
+
+/// The members that count here.
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Published {
+    pub(super) fn new(settings: &IssuerSettings) -> Result<Self, IssuerError> {
+        let issuer = settings.issuer.clone();
+        let ages = settings.refresh_s..=settings.keys_age_max_s;
+        if *ages.start() < REFRESH_S_MIN || ages.is_empty() || *ages.end() > AGE_MAX_S {
+            return Err(IssuerError::Ages { issuer });
+        }
+        let roots = |why| IssuerError::Roots { issuer: issuer.clone(), why };
+        let believed = match &settings.ca {
+            Some(path) => read_roots(path).map_err(roots)?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        let fetcher = Fetcher::new(&believed, settings.insecure_http_issuer_on_loopback).map_err(roots)?;
+        Ok(Published {
+            issuer,
+            fetcher,
+            refresh: Duration::from_secs(settings.refresh_s),
+            age_max: Duration::from_secs(settings.keys_age_max_s),
+            pause: Duration::from_secs(settings.unknown_key_pause_s.get().into()),
+            last_try: Mutex::default(),
+        })
+    }
+
+    /// Asks for the keys, unless somebody just did.
+    pub(super) async fn ask(&self) -> Asked {
+        let mut last = match self.last_try.try_lock() {
+            Ok(last) => last,
+            Err(_) => {
+                // Whoever waited for another's answer has it now.
+                drop(self.last_try.lock().await);
+                return Asked::ByAnother;
+            }
+        };
+        if last.is_some_and(|last| last.elapsed() < self.pause) {
+            return Asked::TooSoon;
+        }
+        *last = Some(Instant::now());
+        self.keys().await.map_or_else(Asked::Failed, Asked::Got)
+    }
+
+    async fn keys(&self) -> Result<JwkSet, FetchError> {
+        let url = format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'));
+        let metadata: Metadata = serde_json::from_slice(&self.fetcher.get(&url).await?)
+            .map_err(|error| FetchError::Metadata { url: url.clone(), why: error.to_string() })?;
+        // Byte for byte (section 4.3): else one provider could speak for another.
+        if metadata.issuer != self.issuer {
+            return Err(FetchError::OtherIssuer { url, got: metadata.issuer });
+        }
+        let url = metadata.jwks_uri;
+        let set = JwkSet::read(&self.fetcher.get(&url).await?);
+        set.map_err(|source| FetchError::Keys { url, source })
+    }
+}
+
+fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |why: String| format!("{}: {why}", path.display());
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))
+}
+
+const REFRESH_S_MIN: u64 = 30;
+/// A week.
+const AGE_MAX_S: u64 = 7 * 24 * 3600;

@@ -91,9 +91,13 @@ impl<'a> AuthorityRef<'a> {
         if text.len() > AUTHORITY_BYTES_MAX {
             return Err(AuthorityError::TooLong { bytes: text.len() });
         }
-        if text.bytes().any(|b| b == b'@') {
-            return Err(AuthorityError::UserInfo);
-        }
+        Self::parse_host_and_port(text).map_err(|why| {
+            // No host and no port can hold one, so that only what is refused anyway is searched for it.
+            if text.contains('@') { AuthorityError::UserInfo } else { why }
+        })
+    }
+
+    fn parse_host_and_port(text: &'a str) -> Result<Self, AuthorityError> {
         let (host, port) = split_port(text)?;
         let port = port.map(parse_port).transpose()?;
         Ok(Self { host: canonical_host(host)?, port })

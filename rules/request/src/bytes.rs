@@ -29,6 +29,20 @@ impl Set {
     }
 }
 
+/// Is every byte one that ASCII prints, from space to `~`? Eight at a time: values of headers are the most of a head.
+pub(crate) fn is_printable(bytes: &[u8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES * 0x80;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let odd = words.iter().fold(0, |odd, word| {
+        let word = u64::from_le_bytes(*word);
+        let deletes = word ^ (ONES * 0x7f);
+        // The high bit of a byte: it is below space; it is DEL; it is not ASCII.
+        odd | (word.wrapping_sub(ONES * 0x20) & !word) | (deletes.wrapping_sub(ONES) & !deletes) | word
+    });
+    odd & HIGH == 0 && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// The text before the first such byte, and the text after it. For what is short: nothing is prepared before the search.
 pub(crate) fn split_once(text: &str, at: u8) -> Option<(&str, &str)> {
     debug_assert!(at.is_ascii());
@@ -52,7 +66,22 @@ pub(crate) static QUERY: Set =
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use super::*;
+
+    #[test]
+    fn every_byte_that_does_not_print_is_found_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            for neighbour in [b' ', b'a', b'~'] {
+                for place in 0..19 {
+                    let mut bytes = [neighbour; 19];
+                    bytes[place] = byte;
+                    assert_eq!(is_printable(&bytes), (b' '..=b'~').contains(&byte), "{byte} at {place}");
+                }
+            }
+        }
+        assert!(is_printable(b""));
+    }
 
     #[test]
     fn a_set_has_its_bytes_and_no_others() {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, header::CONNECTION};
 use thiserror::Error;
 
-use crate::bytes::TOKEN;
+use crate::bytes::{TOKEN, is_printable};
 use crate::names::{self, Traits};
 
 /// Most header lines of a request.
@@ -339,13 +339,13 @@ fn check_value(name: &str, bytes: &[u8]) -> Result<(), HeaderError> {
     if bytes.len() > HEADER_VALUE_BYTES_MAX {
         return Err(named(name, |name| HeaderError::ValueTooLong { name, bytes: bytes.len() }));
     }
-    // Without an early end, so that it takes many bytes at a time.
-    let control = |b: u8| b.is_ascii_control() & (b != b'\t');
-    let (bad, all) = bytes.iter().fold((false, 0), |(bad, all), b| (bad | control(*b), all | *b));
-    if bad {
+    if is_printable(bytes) {
+        return Ok(());
+    }
+    if bytes.iter().any(|b| b.is_ascii_control() && *b != b'\t') {
         return Err(named(name, HeaderError::ControlByte));
     }
-    if !all.is_ascii() && std::str::from_utf8(bytes).is_err() {
+    if std::str::from_utf8(bytes).is_err() {
         return Err(named(name, HeaderError::NotText));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Heads of responses, as a client reads them.
 
-use countersign_request::{Field, is_hop_by_hop};
+use countersign_request::{CONNECTION_NAMES_MAX, Field, HEADER_COUNT_MAX, is_hop_by_hop};
 use http::{Method, StatusCode, Version};
 use thiserror::Error;
 
@@ -49,6 +49,8 @@ pub struct ResponseHead<'a> {
     pub bytes: usize,
     /// May the connection be used for another request once the body has ended?
     pub keep_alive: bool,
+    /// One bit for each field that ends here.
+    ends_here: u128,
 }
 
 /// Why a head is refused. The connection is of no use afterwards.
@@ -77,6 +79,12 @@ pub enum ResponseHeadError {
     TooManyHeaders {
         /// Limit.
         limit: usize,
+    },
+    /// `Connection` lists more names than [`CONNECTION_NAMES_MAX`].
+    #[error("connection lists {names} names: at most {CONNECTION_NAMES_MAX} are allowed")]
+    TooManyListed {
+        /// How many there are.
+        names: usize,
     },
     /// See [`FramingError`].
     #[error(transparent)]
@@ -117,8 +125,12 @@ impl<'a> ResponseHead<'a> {
     /// The header lines that go on to the client: none about this connection (those that `Connection` lists included), and
     /// no `Content-Length`, which whoever writes the next response states himself.
     pub fn onward(&self) -> impl Iterator<Item = &'a Field<'a>> + use<'a> {
-        let all = self.fields;
-        all.iter().filter(|field| !ends_here(field, all))
+        let mut ends_here = self.ends_here;
+        self.fields.iter().filter(move |_| {
+            let goes_on = ends_here & 1 == 0;
+            ends_here >>= 1;
+            goes_on
+        })
     }
 }
 
@@ -151,8 +163,18 @@ fn read<'a, 'b: 'a>(
     }
     let stated = stated_length(fields, version)?;
     let body = body_length(status, stated, asked)?;
-    let keep_alive = body != BodyLength::UntilClose && keeps_alive(fields, version);
-    Ok(ResponseHead { status, version, fields, body, stated, bytes: bytes.len(), keep_alive })
+    let connection = Connection::read(fields)?;
+    let kept = !connection.close && (version == Version::HTTP_11 || connection.keep_alive);
+    Ok(ResponseHead {
+        status,
+        version,
+        fields,
+        body,
+        stated,
+        bytes: bytes.len(),
+        keep_alive: kept && body != BodyLength::UntilClose,
+        ends_here: connection.ends_here,
+    })
 }
 
 fn fault(why: httparse::Error, limit: usize) -> ResponseHeadError {
@@ -177,21 +199,42 @@ fn body_length(status: StatusCode, stated: BodyLength, asked: Asked) -> Result<B
     }
 }
 
-fn keeps_alive(fields: &[Field<'_>], version: Version) -> bool {
-    let lists = |option: &str| listed(fields).any(|name| name.eq_ignore_ascii_case(option.as_bytes()));
-    !lists("close") && (version == Version::HTTP_11 || lists("keep-alive"))
+/// What a response says about its connection.
+#[derive(Default)]
+struct Connection {
+    close: bool,
+    keep_alive: bool,
+    ends_here: u128,
 }
 
-fn ends_here(field: &Field<'_>, all: &[Field<'_>]) -> bool {
-    is_hop_by_hop(field.name)
-        || field.name.eq_ignore_ascii_case("content-length")
-        || listed(all).any(|name| name.eq_ignore_ascii_case(field.name.as_bytes()))
-}
+impl Connection {
+    fn read(fields: &[Field<'_>]) -> Result<Self, ResponseHeadError> {
+        const { assert!(HEADER_COUNT_MAX <= 128) };
+        let (mut connection, mut names) = (Self::default(), 0);
+        for (place, field) in fields.iter().enumerate() {
+            let ends = is_hop_by_hop(field.name) || field.name.eq_ignore_ascii_case("content-length");
+            connection.ends_here |= u128::from(ends) << place;
+            if ends && field.name.eq_ignore_ascii_case("connection") {
+                for name in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    names += 1;
+                    if names <= CONNECTION_NAMES_MAX {
+                        connection.list(name, fields);
+                    }
+                }
+            }
+        }
+        if names > CONNECTION_NAMES_MAX {
+            return Err(ResponseHeadError::TooManyListed { names });
+        }
+        Ok(connection)
+    }
 
-/// The names that `Connection` lists.
-fn listed<'a>(fields: &'a [Field<'a>]) -> impl Iterator<Item = &'a [u8]> {
-    fields
-        .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("connection"))
-        .flat_map(|field| field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii))
+    /// An option, or the name of fields that end here.
+    fn list(&mut self, name: &[u8], fields: &[Field<'_>]) {
+        self.close |= name.eq_ignore_ascii_case(b"close");
+        self.keep_alive |= name.eq_ignore_ascii_case(b"keep-alive");
+        for (place, field) in fields.iter().enumerate() {
+            self.ends_here |= u128::from(field.name.as_bytes().eq_ignore_ascii_case(name)) << place;
+        }
+    }
 }

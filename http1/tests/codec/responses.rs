@@ -71,6 +71,14 @@ fn rejects_heads_that_could_be_two() {
 }
 
 #[test]
+fn accepts_as_many_names_in_connection_as_the_limit_and_rejects_one_more() {
+    let listing =
+        |names: usize| format!("Content-Length: 0\r\nConnection: {}\r\n", vec!["a"; names].join(","));
+    assert_eq!(framing(&listing(32)), Ok((BodyLength::Exact(0), true)));
+    assert_eq!(framing(&listing(33)), Err(ResponseHeadError::TooManyListed { names: 33 }));
+}
+
+#[test]
 fn a_body_follows_only_where_one_may() {
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
     assert_eq!(read(ok, Asked::by(&Method::GET)), Ok((BodyLength::Exact(5), true)));

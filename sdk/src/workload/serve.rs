@@ -47,6 +47,20 @@ impl Workload {
     }
 }
 
+impl Workload {
+    /// How connections come in for us in every mode that the newest snapshot accepts, for accept loops of others.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        let floor = Floor::of(&self.0.target, Arc::clone(&self.0.live));
+        Transport::ByFloor(self.acceptor(ClientAuth::Required), floor)
+    }
+
+    fn acceptor(&self, auth: ClientAuth) -> Acceptor {
+        let recorder = HandshakeRecorder::new(self.0.target.clone(), Arc::clone(&self.0.spool));
+        Acceptor::new(Arc::clone(&self.0.trust), auth).observed_by(Arc::new(recorder))
+    }
+}
+
 impl<L, S> Serve<L, S> {
     /// Drains when `signal` comes, then returns.
     pub fn with_graceful_shutdown(self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -85,13 +99,9 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let inner = &self.workload.0;
-            let recorder = HandshakeRecorder::new(inner.target.clone(), Arc::clone(&inner.spool));
-            let auth = self.auth.unwrap_or(ClientAuth::Required);
-            let acceptor = Acceptor::new(Arc::clone(&inner.trust), auth).observed_by(Arc::new(recorder));
             let transport = match self.auth {
-                Some(_) => Transport::Tls(acceptor),
-                None => Transport::ByFloor(acceptor, Floor::of(&inner.target, Arc::clone(&inner.live))),
+                Some(auth) => Transport::Tls(self.workload.acceptor(auth)),
+                None => self.workload.transport(),
             };
             accept::serve(self.listener, transport, self.service, self.limits, self.shutdown).await
         })

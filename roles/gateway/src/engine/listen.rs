@@ -16,7 +16,6 @@ pub(crate) enum Sockets {
     /// One for each worker.
     Tcp(Vec<std::net::TcpListener>),
     /// One for all.
-    #[expect(dead_code, reason = "what a sidecar's application calls")]
     Unix(std::os::unix::net::UnixListener),
 }
 

@@ -5,21 +5,86 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use countersign_http1::RequestHeadError;
 use countersign_keys::SystemRandom;
 use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
-use countersign_sdk::accept::RequestBody;
+use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, ContextKey};
-use countersign_sdk::inbound::{Caller, Denial};
+use countersign_sdk::inbound::{Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, TraceId};
+use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use http_body_util::BodyExt as _;
+use tower::{Layer as _, Service as _};
 
 use super::app::App;
 use super::headers;
 use super::settings::Settings;
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
+use crate::engine::{Answering, Answers};
 use crate::forward::EdgeBody;
+use crate::refusal::Refusal;
+
+/// What other services meet: the SDK's layer, and the service behind it.
+pub(super) struct Inbound {
+    guarded: Guarded<ToApp>,
+    workload: Workload,
+}
+
+impl Inbound {
+    /// # Errors
+    /// The routes in the settings are none, or two are the same.
+    pub(super) fn new(
+        workload: &Workload,
+        app: App,
+        contexts: Arc<ContextKey>,
+        settings: &Settings,
+    ) -> Result<Self, InboundError> {
+        let limits = DoorLimits {
+            body_bytes_max: settings.body_bytes_max,
+            answer: settings.request_timeout(),
+            ..DoorLimits::default()
+        };
+        let mut layer = workload.require().routes_of_policies().limits(limits);
+        if !settings.routes.is_empty() {
+            layer = layer.routes(settings.routes.iter().map(String::as_str))?;
+        }
+        let guarded = layer.layer(ToApp::new(app, contexts, settings));
+        Ok(Self { guarded, workload: workload.clone() })
+    }
+}
+
+impl Answers for Inbound {
+    fn answer(&self, request: Request<RequestBody>) -> Answering {
+        let answering = self.guarded.clone().call(request);
+        Box::pin(async move {
+            let answer = answering.await.unwrap_or_else(|never| match never {});
+            answer.map(|body| body.map_err(of_body).boxed_unsync())
+        })
+    }
+
+    fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
+        refuse_unread(&self.workload, error, connection)
+    }
+}
+
+/// Answers, and records, what could not be read in one way.
+pub(super) fn refuse_unread(
+    workload: &Workload,
+    error: &RequestHeadError,
+    connection: &Connection,
+) -> Answering {
+    let denial = Refusal::from(error).denial();
+    let mut draft = DecisionDraft::begin(workload.target(), TraceId::random());
+    draft.came_over(connection);
+    draft.denied(&denial);
+    draft.answered(denial.status());
+    let address = connection.address().map(|address| address.ip());
+    workload.spool().record_refused_stranger(address, draft.record().clone(), denial.code);
+    let answer = denial.response(draft.id()).map(|body| body.map_err(|never| match never {}).boxed_unsync());
+    Box::pin(std::future::ready(answer))
+}
 
 /// The innermost service of a sidecar: behind the SDK's layer, which put a [`Caller`] into each request.
 #[derive(Clone)]
@@ -119,6 +184,11 @@ impl Inner {
         headers.insert(CONTEXT, sealed);
         Ok(headers)
     }
+}
+
+/// A body is the service's, with errors of ours, or a refusal, which has none.
+fn of_body(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
+    error.downcast::<BodyError>().map_or(BodyError::BrokenOff, |error| *error)
 }
 
 fn path(request: &CanonicalRequest) -> Result<Uri, Denial> {

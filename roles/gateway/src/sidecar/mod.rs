@@ -20,25 +20,28 @@ mod outbound;
 mod settings;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
 use countersign_keys::{RandomError, SystemRandom};
 use countersign_sdk::accept::{Limits as AcceptLimits, Transport, bind_unix, serve};
 use countersign_sdk::context::ContextKey;
-use countersign_sdk::inbound::{DoorLimits, InboundError};
+use countersign_sdk::inbound::InboundError;
 use countersign_sdk::workload::Workload;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tower::Layer as _;
 
 pub use app::AppError;
 pub use settings::{Settings, UnixAddress, UnixAddressError};
 
 use self::app::App;
-use self::inbound::ToApp;
+use self::inbound::Inbound;
 use self::outbound::FromApp;
 use crate::admin::{self, MetricsText, ReadyCheck};
+use crate::engine::{self, Port, Sockets};
+use crate::tell_drained;
+use crate::throttle::AddressCount;
 
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
@@ -92,16 +95,11 @@ pub struct Sidecar {
     workload: Workload,
     settings: Settings,
     contexts: Arc<ContextKey>,
-    inbound: Option<(TcpListener, App)>,
-    outbound: Option<Own>,
+    workers: NonZeroUsize,
+    inbound: Option<(Sockets, App)>,
+    outbound: Option<Sockets>,
     admin: Option<TcpListener>,
     metrics: MetricsText,
-}
-
-/// Where the service's own calls come in.
-enum Own {
-    Unix(UnixListener),
-    Tcp(TcpListener),
 }
 
 impl Sidecar {
@@ -125,27 +123,31 @@ impl Sidecar {
                 return Err(SidecarError::Exposed { setting, address });
             }
         }
+        let workers = engine::workers(settings.workers);
         let inbound = match settings.inbound {
-            Some(address) => Some((tcp(address).await?, App::of(&settings).ok_or(SidecarError::NoApp)?)),
+            Some(address) => {
+                let app = App::of(&settings).ok_or(SidecarError::NoApp)?;
+                Some((tcp(address, workers)?, app))
+            }
             None => None,
         };
         let outbound = match (&settings.outbound, settings.outbound_on_loopback_port_insecure) {
             (Some(_), Some(_)) => return Err(SidecarError::TwoOutbound),
-            (Some(socket), None) => Some(Own::Unix(unix(socket.path()).await?)),
-            (None, Some(address)) => Some(Own::Tcp(tcp(address).await?)),
+            (Some(socket), None) => Some(unix(socket.path()).await?),
+            (None, Some(address)) => Some(tcp(address, workers)?),
             (None, None) => None,
         };
         let admin = match settings.admin {
-            Some(address) => Some(tcp(address).await?),
+            Some(address) => Some(TcpListener::bind(address).await.map_err(|e| listen_error(&address, e))?),
             None => None,
         };
         let contexts = Arc::new(ContextKey::generate(workload.id(), &SystemRandom::new())?);
-        Ok(Self { workload, settings, contexts, inbound, outbound, admin, metrics })
+        Ok(Self { workload, settings, contexts, workers, inbound, outbound, admin, metrics })
     }
 
     /// Where other services reach this one.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.inbound.as_ref()?.0.local_addr().ok()
+        self.inbound.as_ref()?.0.address()
     }
 
     /// The address of the admin listener.
@@ -161,33 +163,20 @@ impl Sidecar {
         let mut tasks = tokio::task::JoinSet::new();
         let limits = AcceptLimits::default();
         let readiness = readiness(self.workload.clone(), self.inbound.as_ref().map(|(_, app)| app.clone()));
-        if let Some((listener, app)) = self.inbound {
-            let door = DoorLimits {
-                body_bytes_max: self.settings.body_bytes_max,
-                answer: self.settings.request_timeout(),
-                ..DoorLimits::default()
-            };
-            let mut layer = self.workload.require().routes_of_policies().limits(door);
-            if !self.settings.routes.is_empty() {
-                layer = layer.routes(self.settings.routes.iter().map(String::as_str))?;
-            }
-            let guarded = layer.layer(ToApp::new(app, Arc::clone(&self.contexts), &self.settings));
-            let serving = self.workload.serve(listener, guarded).limits(limits);
-            let stop = shutdown.clone();
-            tasks.spawn(async move {
-                serving.with_graceful_shutdown(stop.cancelled_owned()).await;
-            });
+        let mut ports = Vec::new();
+        if let Some((sockets, app)) = self.inbound {
+            let answers = Inbound::new(&self.workload, app, Arc::clone(&self.contexts), &self.settings)?;
+            ports.push(Port { sockets, transport: self.workload.transport(), answers: Arc::new(answers) });
         }
-        if let Some(own) = self.outbound {
-            let calls = FromApp::new(self.workload.clone(), self.contexts, &self.settings);
-            let stop = shutdown.clone();
-            tasks.spawn(async move {
-                match own {
-                    Own::Unix(listener) => serve(listener, Transport::Plain, calls, limits, stop).await,
-                    Own::Tcp(listener) => serve(listener, Transport::Plain, calls, limits, stop).await,
-                };
-            });
+        if let Some(sockets) = self.outbound {
+            let answers = Arc::new(FromApp::new(self.workload.clone(), self.contexts, &self.settings));
+            ports.push(Port { sockets, transport: Transport::Plain, answers });
         }
+        let seats = AddressCount::new(limits.connections_max);
+        let (workers, stop) = (self.workers, shutdown.clone());
+        tasks.spawn(async move {
+            tell_drained(engine::run(ports, workers, limits, seats, stop).await);
+        });
         if let Some(listener) = self.admin {
             let router = admin::router(readiness, self.metrics);
             tasks.spawn(async move {
@@ -211,15 +200,17 @@ fn readiness(workload: Workload, app: Option<App>) -> admin::Readiness {
     })
 }
 
-async fn tcp(address: SocketAddr) -> Result<TcpListener, SidecarError> {
-    let listening = TcpListener::bind(address).await;
-    listening.map_err(|source| SidecarError::Listen { place: address.to_string(), source })
+fn tcp(address: SocketAddr, workers: NonZeroUsize) -> Result<Sockets, SidecarError> {
+    engine::bind(address, workers.get()).map_err(|error| listen_error(&address, error))
 }
 
-async fn unix(path: &std::path::Path) -> Result<UnixListener, SidecarError> {
-    let listening = bind_unix(path, OWNER_ALONE).await;
-    listening
-        .map_err(|source| SidecarError::Listen { place: PathBuf::from(path).display().to_string(), source })
+async fn unix(path: &Path) -> Result<Sockets, SidecarError> {
+    let listening = bind_unix(path, OWNER_ALONE).await.and_then(UnixListener::into_std);
+    listening.map(Sockets::Unix).map_err(|error| listen_error(&path.display(), error))
+}
+
+fn listen_error(place: &dyn std::fmt::Display, source: std::io::Error) -> SidecarError {
+    SidecarError::Listen { place: place.to_string(), source }
 }
 
 /// Whoever can open the socket speaks in the name of the service.

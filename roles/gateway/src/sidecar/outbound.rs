@@ -1,15 +1,13 @@
 //! From the service to its callees: `Host` names one of them, and the sidecar proves who is calling.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
+use countersign_http1::RequestHeadError;
 use countersign_identity::ServiceName;
 use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
-use countersign_sdk::context::{CONTEXT, Context as UserContext, ContextError, ContextKey};
+use countersign_sdk::context::{CONTEXT, Context, ContextError, ContextKey};
 use countersign_sdk::inbound::{Denial, TraceId};
 use countersign_sdk::outbound::{Answer, CallError, Outgoing};
 use countersign_sdk::workload::Workload;
@@ -17,9 +15,10 @@ use countersign_wire::codes::Code;
 use http::{HeaderMap, Request, Response, Uri, Version, header};
 use http_body_util::BodyExt as _;
 
-use super::inbound::refused;
+use super::inbound::{refuse_unread, refused};
 use super::settings::Settings;
 use crate::body::{BodyFault, BodyLimits, BoundedBody};
+use crate::engine::{Answering, Answers};
 use crate::forward::EdgeBody;
 
 /// Takes the calls of the one service in whose name they are made.
@@ -40,23 +39,19 @@ impl FromApp {
     }
 }
 
-impl tower::Service<Request<RequestBody>> for FromApp {
-    type Response = Response<EdgeBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<EdgeBody>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+impl Answers for FromApp {
+    fn answer(&self, request: Request<RequestBody>) -> Answering {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            Ok(inner.pass_on(request).await.unwrap_or_else(|denial| {
+            inner.pass_on(request).await.unwrap_or_else(|denial| {
                 tracing::warn!(code = %denial.code, why = denial.reason, "a call of the service was not made");
                 refused(&denial, None)
-            }))
+            })
         })
+    }
+
+    fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
+        refuse_unread(&self.0.workload, error, connection)
     }
 }
 
@@ -83,7 +78,7 @@ impl Inner {
     }
 
     /// On whose behalf. A context that is there and does not hold is final: a call without the user is another call.
-    fn context(&self, headers: &HeaderMap) -> Result<Option<UserContext>, ContextError> {
+    fn context(&self, headers: &HeaderMap) -> Result<Option<Context>, ContextError> {
         let mut sent = headers.get_all(CONTEXT).iter();
         match (sent.next(), sent.next()) {
             (None, _) => Ok(None),

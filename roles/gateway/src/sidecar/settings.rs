@@ -1,6 +1,7 @@
 //! `[sidecar]`: one service, in front of which this process stands.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ pub struct Settings {
     /// It sends them to a loopback port instead: every process of this machine can call in the name of this service.
     #[serde(default)]
     pub outbound_on_loopback_port_insecure: Option<SocketAddr>,
+    /// Threads; one for each core by default.
+    #[serde(default)]
+    pub workers: Option<NonZeroUsize>,
     /// `/livez`, `/readyz`, `/metrics`; loopback.
     #[serde(default)]
     pub admin: Option<SocketAddr>,

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use countersign_identity::{CLOCK_SKEW, Possession, UnixTime, User, Verified};
+use countersign_identity::{CLOCK_SKEW, Possession, SpiffeId, UnixTime, User, Verified};
 use countersign_keys::{KeyPair, PublicKey};
 use serde::Serialize;
 
 use crate::{
+    actors,
     claims::{ClaimError, Claims},
     confirmation::{Confirmation, ConfirmationError, Shown},
-    jws::{self, JwsError, printable},
+    jws::{self, JwsError, Unverified, printable},
     revoked::TokenFacts,
     typ::TokenKind,
 };
@@ -44,6 +45,8 @@ pub struct AccessGrant {
     pub user: Verified<User>,
     /// For [`crate::revoked::Revoked::judge`], at every use.
     pub facts: TokenFacts,
+    /// Who alone may act with it; `None` where it does not say.
+    pub may_act: Option<SpiffeId>,
 }
 
 impl AccessToken {
@@ -98,7 +101,20 @@ impl AccessToken {
         let unverified = jws::parse_as(TokenKind::AccessToken, token)?;
         let key = key_of(&unverified.kid)
             .ok_or_else(|| AccessTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
-        let Read { token, audiences, issued_at } = read(unverified.verify(&key)?)?;
+        Self::verify_parsed(&unverified, &key, shown, issuer, audience, now)
+    }
+
+    /// Verifies as [`AccessToken::verify_shown`], with the `key` that the caller found for its `kid` among the keys that
+    /// sign access tokens: of the two kinds that share a type, the key says which one it is.
+    pub fn verify_parsed(
+        unverified: &Unverified<'_>,
+        key: &PublicKey,
+        shown: Shown<'_>,
+        issuer: &str,
+        audience: &str,
+        now: UnixTime,
+    ) -> Result<AccessGrant, AccessTokenError> {
+        let Read { token, audiences, issued_at, may_act } = read(unverified.verify(key)?)?;
         if token.issuer != issuer {
             return Err(AccessTokenError::WrongIssuer { got: printable(&token.issuer) });
         }
@@ -113,7 +129,7 @@ impl AccessToken {
         let facts = TokenFacts {
             ids: vec![token.jti.clone()],
             subject: token.user_id.clone(),
-            kid: unverified.kid,
+            kid: unverified.kid.clone(),
             issued_at,
             expires: token.expires,
         };
@@ -127,7 +143,7 @@ impl AccessToken {
             possession,
             not_after: token.expires,
         });
-        Ok(AccessGrant { user, facts })
+        Ok(AccessGrant { user, facts, may_act })
     }
 }
 
@@ -150,6 +166,7 @@ struct Read {
     token: AccessToken,
     audiences: Vec<String>,
     issued_at: UnixTime,
+    may_act: Option<SpiffeId>,
 }
 
 fn read(json: &[u8]) -> Result<Read, ClaimError> {
@@ -170,7 +187,7 @@ fn read(json: &[u8]) -> Result<Read, ClaimError> {
         expires: claims.time("exp")?,
         confirmation: Confirmation::read(&claims)?,
     };
-    Ok(Read { token, audiences, issued_at: claims.time("iat")? })
+    Ok(Read { token, audiences, issued_at: claims.time("iat")?, may_act: actors::may_act(&claims)? })
 }
 
 #[derive(Serialize)]

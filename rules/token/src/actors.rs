@@ -31,6 +31,15 @@ pub(crate) fn read(claims: &Claims) -> Result<Vec<SpiffeId>, ClaimError> {
     Ok(actors)
 }
 
+/// Who alone may act with a token (RFC 8693 section 4.4); `None` where it does not say. What cannot be read permits
+/// nobody.
+pub(crate) fn may_act(claims: &Claims<'_>) -> Result<Option<SpiffeId>, ClaimError> {
+    let Some(claim) = optional(claims.object("may_act"))? else { return Ok(None) };
+    let actor = claim.string("sub")?.parse();
+    let wrong = ClaimError::WrongType { name: "may_act", want: "an object whose sub is a SPIFFE ID" };
+    actor.map(Some).map_err(|_| wrong)
+}
+
 /// The longest chain of actors.
 pub const ACTORS_MAX: usize = 6;
 
@@ -65,6 +74,19 @@ mod tests {
         let values = ACTORS_MAX + 1;
         let longer = to_claim(&[longest, ids(&["b"])].concat()).unwrap();
         assert_eq!(parse(&longer), Err(ClaimError::TooMany { name: "act", values }));
+    }
+
+    #[test]
+    fn rejects_a_may_act_that_names_nobody_and_takes_none_for_no_limit() {
+        let read = |claims: Value| may_act(&Claims::parse(claims.to_string().as_bytes()).unwrap());
+        assert_eq!(read(json!({})), Ok(None));
+        let edge = ids(&["edge"]).remove(0);
+        assert_eq!(read(json!({ "may_act": { "sub": edge.as_str(), "iss": "i" } })), Ok(Some(edge)));
+        for wrong in
+            [json!(null), json!("spiffe://td/svc/a"), json!({}), json!({ "sub": 7 }), json!({ "sub": "u_1" })]
+        {
+            assert!(read(json!({ "may_act": wrong })).is_err(), "{wrong}");
+        }
     }
 
     #[test]

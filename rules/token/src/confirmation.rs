@@ -13,18 +13,24 @@ pub enum Confirmation {
     Certificate(String),
 }
 
-/// The keys that whoever shows a token proved to hold, on this connection and for this request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shown<'a> {
-    /// RFC 7638 thumbprints.
-    pub keys: &'a [String],
-    /// SHA-256 of the DER of certificates, in base64url.
-    pub certificates: &'a [String],
+/// In whose hands a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// In those of somebody who proved to hold these keys, on this connection and for this request.
+    Held {
+        /// RFC 7638 thumbprints.
+        keys: &'a [String],
+        /// SHA-256 of the DER of certificates, in base64url.
+        certificates: &'a [String],
+    },
+    /// Its holder showed it elsewhere, to the one whom it is for, who saw the key and now gives the token away or asks
+    /// what it is: for the token service alone, where the holder is not at hand.
+    Elsewhere,
 }
 
 impl Shown<'_> {
     /// Whoever shows the token proved to hold no key.
-    pub const NOTHING: Self = Self { keys: &[], certificates: &[] };
+    pub const NOTHING: Self = Self::Held { keys: &[], certificates: &[] };
 }
 
 /// The key of a token is not at hand.
@@ -41,9 +47,10 @@ pub enum ConfirmationError {
 impl Confirmation {
     /// Does whoever shows the token hold its key?
     pub fn judge(&self, shown: Shown<'_>) -> Result<(), ConfirmationError> {
+        let Shown::Held { keys, certificates } = shown else { return Ok(()) };
         let (held, wanted) = match self {
-            Self::Key(thumbprint) => (shown.keys, thumbprint),
-            Self::Certificate(hash) => (shown.certificates, hash),
+            Self::Key(thumbprint) => (keys, thumbprint),
+            Self::Certificate(hash) => (certificates, hash),
         };
         match held.contains(wanted) {
             true => Ok(()),
@@ -123,13 +130,14 @@ mod tests {
         let held = [HASH.to_owned()];
         let key = Confirmation::Key(HASH.into());
         let certificate = Confirmation::Certificate(HASH.into());
-        let by_key = Shown { keys: &held, certificates: &[] };
-        let by_certificate = Shown { keys: &[], certificates: &held };
+        let by_key = Shown::Held { keys: &held, certificates: &[] };
+        let by_certificate = Shown::Held { keys: &[], certificates: &held };
         assert_eq!(key.judge(by_key), Ok(()));
         assert_eq!(certificate.judge(by_certificate), Ok(()));
         // The same digits of the other method prove nothing.
         assert_eq!(key.judge(by_certificate), Err(ConfirmationError::NotHeld { method: "jkt" }));
         assert_eq!(certificate.judge(by_key), Err(ConfirmationError::NotHeld { method: "x5t#S256" }));
         assert_eq!(key.judge(Shown::NOTHING), Err(ConfirmationError::NotHeld { method: "jkt" }));
+        assert_eq!((key.judge(Shown::Elsewhere), certificate.judge(Shown::Elsewhere)), (Ok(()), Ok(())));
     }
 }

@@ -104,7 +104,7 @@ impl SubjectToken {
     /// The user's access token, verified at the edge; `scope` is what this deployment gives to users.
     #[must_use]
     pub fn of_access_token(grant: &AccessGrant, scope: Scope, is_revoked: bool) -> Self {
-        Self::of_user(SubjectKind::AccessToken, &grant.user, scope, is_revoked)
+        Self::of_user(SubjectKind::AccessToken, &grant.user, scope, grant.may_act.as_ref(), is_revoked)
     }
 
     /// A transaction's token of trust domain `audience`. Who requested it has acted for the user, and was the last.
@@ -114,7 +114,8 @@ impl SubjectToken {
         is_revoked: bool,
     ) -> Result<Self, ScopeError> {
         let kind = SubjectKind::TxnToken { audience: audience.clone() };
-        let mut subject = Self::of_user(kind, &grant.user, Scope::parse(&grant.scope)?, is_revoked);
+        let scope = Scope::parse(&grant.scope)?;
+        let mut subject = Self::of_user(kind, &grant.user, scope, grant.may_act.as_ref(), is_revoked);
         if let Some(requester) = &grant.user.requested_by
             && subject.actors.last() != Some(requester)
         {
@@ -127,7 +128,8 @@ impl SubjectToken {
     #[must_use]
     pub fn of_exchanged_token(token: &Verified<ExchangedToken>, is_revoked: bool) -> Self {
         let kind = SubjectKind::ExchangedToken { audience: token.audience.clone() };
-        Self::of_user(kind, &ExchangedToken::user(token), token.scope.clone(), is_revoked)
+        let (user, scope) = (ExchangedToken::user(token), token.scope.clone());
+        Self::of_user(kind, &user, scope, token.may_act.as_ref(), is_revoked)
     }
 
     /// A workload's own. It is a bearer's: whoever has a copy has it.
@@ -144,13 +146,19 @@ impl SubjectToken {
         }
     }
 
-    fn of_user(kind: SubjectKind, user: &Verified<User>, scope: Scope, is_revoked: bool) -> Self {
+    fn of_user(
+        kind: SubjectKind,
+        user: &Verified<User>,
+        scope: Scope,
+        may_act: Option<&SpiffeId>,
+        is_revoked: bool,
+    ) -> Self {
         Self {
             kind,
             scope,
             actors: user.actors.clone(),
             possession: user.possession,
-            may_act: None,
+            may_act: may_act.map(|actor| vec![actor.clone()]),
             expires: user.not_after,
             is_revoked,
         }

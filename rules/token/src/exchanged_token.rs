@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use countersign_identity::{Possession, SpiffeId, UnixTime, User, Verified};
 use countersign_keys::{KeyPair, PublicKey};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::{
     actors,
     claims::{ClaimError, Claims, optional},
     confirmation::{Confirmation, ConfirmationError, Shown},
-    jws::{self, JwsError, printable},
+    jws::{self, JwsError, Unverified, printable},
     revoked::TokenFacts,
     scope::{Scope, ScopeError},
     times::{self, TimeError},
@@ -44,6 +45,8 @@ pub struct ExchangedToken {
     pub confirmation: Option<Confirmation>,
     /// Whether the evidence that the user showed at first was bound to a key. No exchange makes it stronger.
     pub user_possession: Possession,
+    /// Who alone may act with it further on (RFC 8693 section 4.4); `None` is whomever it is for.
+    pub may_act: Option<SpiffeId>,
     /// When it was issued.
     pub issued_at: UnixTime,
     /// When it expires; at most [`EXCHANGED_TOKEN_LIFETIME_MAX`] later.
@@ -66,11 +69,11 @@ pub struct ExpectedToken<'a> {
 impl ExchangedToken {
     /// Signs it with a key of the token service for exchanged tokens, which signs nothing else.
     pub fn mint(&self, key: &KeyPair) -> Result<String, ExchangedTokenError> {
-        let claims = self.to_claims().to_string();
+        let claims = self.to_claims()?;
         // What we would not accept ourselves never leaves.
-        let read = Self::read(&Claims::parse(claims.as_bytes())?)?;
+        let read = Self::read(&Claims::parse(&claims)?)?;
         times::judge(read.issued_at, read.expires, EXCHANGED_TOKEN_LIFETIME_MAX, read.issued_at)?;
-        Ok(jws::sign_as(TokenKind::AccessToken, key, claims.as_bytes())?)
+        Ok(jws::sign_as(TokenKind::AccessToken, key, &claims)?)
     }
 
     /// Verifies a token that somebody shows. `key_of` finds the key of a `kid` among the keys of our token service
@@ -84,7 +87,18 @@ impl ExchangedToken {
         let unverified = jws::parse_as(TokenKind::AccessToken, token)?;
         let key = key_of(&unverified.kid)
             .ok_or_else(|| ExchangedTokenError::UnknownKey { kid: printable(&unverified.kid) })?;
-        let read = Self::read(&Claims::parse(unverified.verify(&key)?)?)?;
+        Self::verify_parsed(&unverified, &key, expected, now)
+    }
+
+    /// Verifies as [`ExchangedToken::verify`], with the `key` that the caller found for its `kid` among the keys for
+    /// exchanged tokens: of the two kinds that share a type, the key says which one it is.
+    pub fn verify_parsed(
+        unverified: &Unverified<'_>,
+        key: &PublicKey,
+        expected: &ExpectedToken<'_>,
+        now: UnixTime,
+    ) -> Result<Verified<Self>, ExchangedTokenError> {
+        let read = Self::read(&Claims::parse(unverified.verify(key)?)?)?;
         if read.issuer != expected.issuer {
             return Err(ExchangedTokenError::WrongIssuer { got: printable(&read.issuer) });
         }
@@ -136,25 +150,25 @@ impl ExchangedToken {
         }
     }
 
-    fn to_claims(&self) -> Value {
-        let known = [
-            ("iss", json!(self.issuer)),
-            ("aud", json!(self.audience.as_str())),
-            ("sub", json!(self.user_id)),
-            ("client_id", json!(self.actor().map(SpiffeId::as_str))),
-            ("iat", json!(self.issued_at.secs())),
-            ("exp", json!(self.expires.secs())),
-            ("jti", json!(self.jti)),
-            ("txn", json!(self.txn)),
-            ("name", json!(self.name)),
-            ("roles", json!(self.roles)),
-            ("scope", json!(self.scope.to_string())),
-            ("user_possession", json!(self.user_possession.as_str())),
-        ];
-        let act = actors::to_claim(&self.actors).map(|act| ("act", act));
-        let cnf = self.confirmation.as_ref().map(|confirmation| ("cnf", confirmation.to_claim()));
-        let all = known.into_iter().chain(act).chain(cnf);
-        Value::Object(all.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+    fn to_claims(&self) -> Result<Vec<u8>, ExchangedTokenError> {
+        let claims = WireClaims {
+            iss: &self.issuer,
+            aud: self.audience.as_str(),
+            sub: &self.user_id,
+            client_id: self.actor().map(SpiffeId::as_str),
+            iat: self.issued_at.secs(),
+            exp: self.expires.secs(),
+            jti: &self.jti,
+            txn: &self.txn,
+            name: &self.name,
+            roles: &self.roles,
+            scope: self.scope.to_string(),
+            user_possession: self.user_possession.as_str(),
+            act: actors::to_claim(&self.actors),
+            cnf: self.confirmation.as_ref().map(Confirmation::to_claim),
+            may_act: self.may_act.as_ref().map(|actor| json!({ "sub": actor.as_str() })),
+        };
+        serde_json::to_vec(&claims).map_err(|_| ClaimError::NotJson.into())
     }
 
     fn read(claims: &Claims) -> Result<Self, ExchangedTokenError> {
@@ -182,11 +196,34 @@ impl ExchangedToken {
             jti: claims.string("jti")?.to_owned(),
             confirmation: Confirmation::read(claims)?,
             user_possession: possession(claims)?,
+            may_act: actors::may_act(claims)?,
             issued_at: claims.time("iat")?,
             expires: claims.time("exp")?,
             actors,
         })
     }
+}
+
+#[derive(Serialize)]
+struct WireClaims<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    sub: &'a str,
+    client_id: Option<&'a str>,
+    iat: i64,
+    exp: i64,
+    jti: &'a str,
+    txn: &'a str,
+    name: &'a str,
+    roles: &'a [String],
+    scope: String,
+    user_possession: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    may_act: Option<Value>,
 }
 
 /// What a claim says of the user's possession: nothing said is the weakest.

@@ -8,7 +8,7 @@ use countersign_keys::{KeyPair, PublicKey};
 use serde::Serialize;
 
 use crate::{
-    actors::ACTORS_MAX,
+    actors::{self, ACTORS_MAX},
     claims::{ClaimError, Claims, optional},
     exchanged_token::possession,
     jws::{self, JwsError, printable},
@@ -49,6 +49,8 @@ pub struct TxnGrant {
     pub scope: String,
     /// For [`crate::revoked::Revoked::judge`], at every use.
     pub facts: TokenFacts,
+    /// Who alone may act with it; `None` where it does not say.
+    pub may_act: Option<SpiffeId>,
 }
 
 /// When a token that is minted `now` expires: as late as allowed, never later than the evidence behind it.
@@ -151,7 +153,7 @@ impl TxnToken {
             possession: read.token.possession,
             not_after: read.token.expires,
         });
-        Ok(TxnGrant { user, scope: read.token.scope, facts })
+        Ok(TxnGrant { user, scope: read.token.scope, facts, may_act: read.may_act })
     }
 }
 
@@ -193,6 +195,7 @@ struct Read {
     issuer: String,
     audience: String,
     issued_at: UnixTime,
+    may_act: Option<SpiffeId>,
 }
 
 fn read(json: &[u8]) -> Result<Read, TxnTokenError> {
@@ -222,6 +225,7 @@ fn read(json: &[u8]) -> Result<Read, TxnTokenError> {
         // A single string: a token for several domains would be replayed from one in another.
         audience: claims.string("aud")?.to_owned(),
         issued_at: claims.time("iat")?,
+        may_act: actors::may_act(&claims)?,
     })
 }
 

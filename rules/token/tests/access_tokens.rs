@@ -316,8 +316,8 @@ fn in_hands(confirmation: Option<Confirmation>, shown: Shown<'_>) -> Result<Poss
 #[test]
 fn accepts_a_bound_token_in_the_right_hands_and_says_that_a_key_was_proven() {
     let held = [key().public_key().thumbprint()];
-    let by_key = Shown { keys: &held, certificates: &[] };
-    let by_certificate = Shown { keys: &[], certificates: &held };
+    let by_key = Shown::Held { keys: &held, certificates: &[] };
+    let by_certificate = Shown::Held { keys: &[], certificates: &held };
     assert_eq!(in_hands(Some(Confirmation::Key(held[0].clone())), by_key), Ok(Possession::Key));
     assert_eq!(
         in_hands(Some(Confirmation::Certificate(held[0].clone())), by_certificate),
@@ -334,7 +334,7 @@ fn rejects_a_bound_token_in_any_other_hands() {
     {
         let refused = Err(AccessTokenError::Confirmation(ConfirmationError::NotHeld { method }));
         assert_eq!(in_hands(Some(bound.clone()), Shown::NOTHING), refused);
-        assert_eq!(in_hands(Some(bound), Shown { keys: &others, certificates: &others }), refused);
+        assert_eq!(in_hands(Some(bound), Shown::Held { keys: &others, certificates: &others }), refused);
     }
 }
 

@@ -8,8 +8,8 @@ use countersign_identity::{CLOCK_SKEW, Possession, SpiffeId, UnixTime, Verified}
 use countersign_keys::KeyPair;
 use countersign_token::{
     AccessToken, AccessTokenError, ClaimError, Confirmation, ConfirmationError, ExchangedToken,
-    ExchangedTokenError, ExpectedToken, JwsError, Scope, ScopeError, ServiceToken, Shown, Signer, TimeError,
-    TokenFacts, TokenKind,
+    ExchangedTokenError, ExpectedToken, JwsError, Scope, ScopeError, ServiceToken, Shown, Signer,
+    SubjectToken, TimeError, TokenFacts, TokenKind,
     service_token::{BodyBinding, SeenRequest, UserBinding},
 };
 use proptest::prelude::*;
@@ -77,6 +77,19 @@ fn rejects_whoever_does_not_hold_the_key_of_the_token() {
     let bound = ExchangedToken { confirmation: Some(certificate), ..token() }.mint(&key).unwrap();
     let refused = ExchangedTokenError::Confirmation(ConfirmationError::NotHeld { method: "x5t#S256" });
     assert_eq!(verify_by(&key, &bound, Some(&ads), JKT), Err(refused));
+}
+
+#[test]
+fn whom_alone_a_token_lets_act_is_read_with_its_claims_and_limits_the_exchange() {
+    let key = key();
+    let limited = ExchangedToken { may_act: Some(id("svc/chat")), ..token() }.mint(&key).unwrap();
+    assert_eq!(payload(&limited)["may_act"], json!({ "sub": "spiffe://fleamarket.test/svc/chat" }));
+    let subject = SubjectToken::of_exchanged_token(&verify(&key, &limited).unwrap(), false);
+    assert_eq!(subject.may_act, Some(vec![id("svc/chat")]));
+    let found =
+        verify(&key, &changed(&key, |claims| claims["may_act"] = json!("spiffe://fleamarket.test/svc/chat")));
+    let wrong = ClaimError::WrongType { name: "may_act", want: "an object" };
+    assert_eq!(found, Err(ExchangedTokenError::Claim(wrong)));
 }
 
 #[test]
@@ -282,6 +295,7 @@ fn token() -> ExchangedToken {
         actors: vec![id("countersign/gateway/edge"), id("svc/ads")],
         confirmation: Some(Confirmation::Key(JKT.into())),
         user_possession: Possession::Key,
+        may_act: None,
         issued_at: NOW,
         expires: at(300),
     }
@@ -311,7 +325,7 @@ fn verify_by(key: &KeyPair, token: &str, presenter: Option<&SpiffeId>, held: &st
 
 fn judge(key: &KeyPair, token: &str, presenter: Option<&SpiffeId>, held: &str, now: UnixTime) -> Verdict {
     let (audience, keys) = (id("svc/media"), [held.to_owned()]);
-    let shown = Shown { keys: &keys, certificates: &[] };
+    let shown = Shown::Held { keys: &keys, certificates: &[] };
     let expected = ExpectedToken { issuer: STS, audience: &audience, presenter, shown };
     ExchangedToken::verify(token, &expected, now, |kid| {
         (kid == key.public_key().thumbprint()).then(|| key.public_key().clone())

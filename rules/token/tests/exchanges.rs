@@ -289,7 +289,7 @@ fn a_subject_from_login_proved_what_it_proved_where_it_was_shown() {
         confirmation: Some(Confirmation::Key("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I".into())),
     };
     let held = ["0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I".to_owned()];
-    let shown = Shown { keys: &held, certificates: &[] };
+    let shown = Shown::Held { keys: &held, certificates: &[] };
     let login = login.mint(&sts, NOW).unwrap();
     let grant = AccessToken::verify_shown(&login, shown, "i", "a", NOW, key_of).unwrap();
     let subject = SubjectToken::of_access_token(&grant, scope("read"), false);
@@ -340,6 +340,7 @@ fn a_subject_of_a_hop_or_of_a_workload_is_for_whom_its_token_says() {
         actors: vec![authority],
         confirmation: None,
         user_possession: Possession::None,
+        may_act: None,
         issued_at: NOW,
         expires: at(90),
     };

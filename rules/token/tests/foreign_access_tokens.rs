@@ -272,7 +272,8 @@ fn rejects_a_bound_token_in_the_wrong_hands() {
     let refused = issuer().verify(&token, Shown::NOTHING, &set(&key), NOW);
     assert_eq!(refused, Err(ForeignTokenError::Confirmation(ConfirmationError::NotHeld { method: "jkt" })));
     let held = [HASH.to_owned()];
-    let grant = issuer().verify(&token, Shown { keys: &held, certificates: &[] }, &set(&key), NOW).unwrap();
+    let grant =
+        issuer().verify(&token, Shown::Held { keys: &held, certificates: &[] }, &set(&key), NOW).unwrap();
     assert_eq!(grant.user.get().possession, Possession::Key);
 }
 

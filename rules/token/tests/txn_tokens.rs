@@ -7,7 +7,7 @@ use common::{NOW, at, forge, header, key, payload, reissue};
 use countersign_identity::{CLOCK_SKEW, Possession, SpiffeId, TrustDomain, UnixTime, User, Verified};
 use countersign_keys::KeyPair;
 use countersign_token::{
-    ClaimError, JwsError, TokenKind, TxnGrant, TxnToken, TxnTokenError,
+    ClaimError, JwsError, SubjectToken, TokenKind, TxnGrant, TxnToken, TxnTokenError,
     actors::ACTORS_MAX,
     txn_token::{self, TXN_TOKEN_LIFETIME_MAX, TXN_TOKEN_TYP},
 };
@@ -175,6 +175,20 @@ fn rejects_a_token_of_the_authority_for_anybody_else() {
         let found = by_the_authority(workload);
         assert!(matches!(found, Err(TxnTokenError::NotRequester { .. })), "{workload}: {found:?}");
     }
+}
+
+#[test]
+fn whom_alone_a_token_lets_act_limits_the_exchange() {
+    let key = key();
+    let grant = |may_act: Value| {
+        let token = changed(&key, |claims| claims["may_act"] = may_act);
+        TxnToken::verify_grant(&token, &td(), NOW, |_| Some((key.public_key().clone(), gateway())))
+    };
+    let named = grant(json!({ "sub": gateway().as_str() })).unwrap();
+    let subject = SubjectToken::of_txn_token(&named, &td(), false).unwrap();
+    assert_eq!(subject.may_act, Some(vec![gateway()]));
+    let wrong = ClaimError::WrongType { name: "may_act", want: "an object whose sub is a SPIFFE ID" };
+    assert_eq!(grant(json!({ "sub": "u_1" })), Err(TxnTokenError::Claim(wrong)));
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn access(
     let certificate = peer.and_then(|peer| peer.thumbprint()).map(|sha256| URL_SAFE_NO_PAD.encode(sha256));
     let certificates: Vec<String> = certificate.into_iter().collect();
     let proven: Vec<String> = evidence.proof.map(|proof| proof.jkt().to_owned()).into_iter().collect();
-    let AccessGrant { user, facts } = verify(Shown { keys: &proven, certificates: &certificates })?;
+    let AccessGrant { user, facts, .. } = verify(Shown::Held { keys: &proven, certificates: &certificates })?;
     // Who sends a proof believes that the token is bound: a token that is not is another one than they think.
     if evidence.proof.is_some() && user.possession == Possession::None {
         return Err(EvidenceError::Combination(

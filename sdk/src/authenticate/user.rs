@@ -88,7 +88,7 @@ impl Authenticator {
     ) -> Result<Verified<User>, EvidenceError> {
         let certificates: Vec<_> =
             proven.certificates.iter().map(|hash| URL_SAFE_NO_PAD.encode(hash)).collect();
-        let shown = Shown { keys: &proven.keys, certificates: &certificates };
+        let shown = Shown::Held { keys: &proven.keys, certificates: &certificates };
         let presenter = proven.id();
         let mut inputs = vec![b"user-token".as_slice(), token.as_bytes()];
         inputs.push(presenter.map_or(b"", |id| id.as_str().as_bytes()));

@@ -36,6 +36,7 @@ fn hop(deployment: &Deployment, confirmation: Option<Confirmation>) -> Exchanged
         actors: vec![deployment.id("gateway"), deployment.id("ads")],
         confirmation,
         user_possession: Possession::None,
+        may_act: None,
         issued_at: now,
         expires: now.saturating_add(MINUTE),
     }

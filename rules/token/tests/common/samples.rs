@@ -107,6 +107,7 @@ fn exchanged_token() -> Sample {
         actors: vec![id("svc/ads")],
         confirmation: None,
         user_possession: countersign_identity::Possession::None,
+        may_act: None,
         issued_at: NOW,
         expires: UnixTime::from_secs(NOW.secs() + 300),
     };

@@ -237,6 +237,7 @@ impl Making<'_> {
             actors: self.grant.actors.clone(),
             confirmation: self.client.confirmation.clone(),
             user_possession: self.grant.possession,
+            may_act: None,
             issued_at: self.asked.now,
             expires: self.grant.expires,
         };

@@ -1,12 +1,8 @@
 //! The form of a request to an OAuth endpoint: read in exactly one way.
 
-use axum::{
-    Form as AxumForm,
-    body::Body,
-    extract::{FromRequest, Request},
-};
+use axum::body::Body;
 use countersign_wire::codes::Code;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::OAuthError;
@@ -22,10 +18,8 @@ pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
     /// Reads `application/x-www-form-urlencoded` of at most [`FORM_BYTES_MAX`].
-    pub(crate) async fn read(request: Request) -> Result<Self, OAuthError> {
-        let (parts, body) = request.into_parts();
-        let media_type =
-            parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Self, OAuthError> {
+        let media_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         let essence = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         if !essence.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
             return Err(OAuthError::form("the body must be application/x-www-form-urlencoded"));
@@ -36,11 +30,7 @@ impl Form {
             Some(_) => OAuthError::new(Code::BodyTooLarge, "the form is longer than 32 KiB"),
             None => OAuthError::form("the body ended before it was complete"),
         })?;
-        let request = Request::from_parts(parts, Body::from(bytes.to_bytes()));
-        let AxumForm(parameters) = AxumForm::<Vec<(String, String)>>::from_request(request, &())
-            .await
-            .map_err(|_| OAuthError::form("the body is not a form"))?;
-        Self::of(parameters)
+        Self::of(form_urlencoded::parse(&bytes.to_bytes()).into_owned().collect())
     }
 
     /// Takes parameters, of which only those that may occur more than once do so.

@@ -211,7 +211,7 @@ impl Door<'_> {
         draft.asks_for(&Method::POST, route);
         draft.comes_from(self.caller, None);
         let (head, body) = request.into_parts();
-        let form = Form::read(Request::from_parts(head.clone(), body)).await;
+        let form = Form::read(&head.headers, body).await;
         let acted = match form.and_then(|form| self.judge(&head, &form, &mut draft, judge)) {
             Ok(Act::Answer(response)) => Ok(response),
             Ok(Act::Remember(token, response)) => {

@@ -2,13 +2,13 @@
 
 use countersign_identity::{Possession, SpiffeId, TrustDomain, User, UserProof, Verified};
 use countersign_token::{
-    AccessToken, ExchangedToken, ExpectedToken, JwtSvid, Scope, SubjectKind, SubjectToken, TokenFacts,
+    AccessToken, ExchangedToken, ExpectedToken, JwtSvid, Scope, Shown, SubjectKind, SubjectToken, TokenFacts,
     TokenKind, TxnToken, jws,
 };
 use countersign_wire::codes::Code;
 use serde_json::Value;
 
-use super::{Asked, OAuthError, Presented, TokenType, said::Said};
+use super::{Asked, OAuthError, Presented, TokenType};
 
 /// A subject token that holds.
 #[derive(Clone, Debug)]
@@ -62,53 +62,44 @@ fn access(
 ) -> Result<Subject, String> {
     let unverified = jws::parse_as(TokenKind::AccessToken, token).map_err(|error| error.to_string())?;
     let keys = asked.live.tokens();
-    let said = Said::by(token)?;
-    if keys.access.contains_key(&unverified.kid) {
-        let key_of = |kid: &str| keys.access.get(kid).cloned();
-        let grant = AccessToken::verify_shown(
-            token,
-            said.shown(),
-            &keys.access_issuer,
-            &keys.access_audience,
-            asked.now,
-            key_of,
-        )
-        .map_err(|error| error.to_string())?;
+    // Whoever a bound token is for saw that its holder has the key: it cannot be shown a second time here.
+    let shown = Shown::Elsewhere;
+    if let Some(key) = keys.access.get(&unverified.kid) {
+        let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
+        let grant = AccessToken::verify_parsed(&unverified, key, shown, issuer, audience, asked.now);
+        let grant = grant.map_err(|error| error.to_string())?;
         let scope = asked_scope.cloned().unwrap_or_default();
         let token = SubjectToken::of_access_token(&grant, scope, is_revoked(asked, &grant.facts));
-        let token = SubjectToken { may_act: said.may_act()?, ..token };
         return Ok(Subject { user: Some(grant.user), proof: UserProof::AccessToken, token });
     }
     let of_domain = keys.exchange_authority(&unverified.kid);
-    let (trust_domain, authority) = of_domain.ok_or("no key for access tokens has its kid")?;
+    let (trust_domain, authority) = of_domain.ok_or(NO_KEY)?;
     let is_ours = *trust_domain == keys.trust_domain;
     let expected = ExpectedToken {
         issuer: &authority.issuer,
         // What another trust domain issues here is for our token service, and for nobody behind it.
         audience: if is_ours { client } else { &asked.authority.id },
         presenter: None,
-        shown: said.shown(),
+        shown,
     };
-    let key_of = |kid: &str| authority.exchange.get(kid).cloned();
-    let verified = ExchangedToken::verify(token, &expected, asked.now, key_of);
+    let key = authority.exchange.get(&unverified.kid).ok_or(NO_KEY)?;
+    let verified = ExchangedToken::verify_parsed(&unverified, key, &expected, asked.now);
     let verified = verified.map_err(|error| error.to_string())?;
     let revoked = is_revoked(asked, &verified.facts(&unverified.kid));
     let token = SubjectToken::of_exchanged_token(&verified, revoked);
-    let token = SubjectToken { may_act: said.may_act()?, ..token };
     let user = ExchangedToken::user(&verified);
     let user = if is_ours { user } else { guest(&user, trust_domain) };
     Ok(Subject { user: Some(user), proof: UserProof::HopToken, token })
 }
 
-fn txn(asked: &Asked<'_>, token_text: &str) -> Result<Subject, String> {
+fn txn(asked: &Asked<'_>, token: &str) -> Result<Subject, String> {
     let keys = asked.live.tokens();
     let key_of = |kid: &str| keys.internal.get(kid).cloned();
-    let grant = TxnToken::verify_grant(token_text, &keys.trust_domain, asked.now, key_of);
+    let grant = TxnToken::verify_grant(token, &keys.trust_domain, asked.now, key_of);
     let grant = grant.map_err(|error| error.to_string())?;
     let revoked = is_revoked(asked, &grant.facts);
     let token = SubjectToken::of_txn_token(&grant, &keys.trust_domain, revoked);
     let token = token.map_err(|error| error.to_string())?;
-    let token = SubjectToken { may_act: Said::by(token_text)?.may_act()?, ..token };
     Ok(Subject { user: Some(grant.user), proof: UserProof::InternalToken, token })
 }
 
@@ -118,13 +109,14 @@ fn is_revoked(asked: &Asked<'_>, facts: &TokenFacts) -> bool {
 
 /// A JWT-SVID for us, of our own or of a federated trust domain.
 fn svid(asked: &Asked<'_>, token: &str) -> Result<(Verified<JwtSvid>, TokenFacts), String> {
-    let unverified = jws::parse_as(TokenKind::JwtSvid, token).map_err(|error| error.to_string())?;
+    let mut signed_by = String::new();
     let key_of = |trust_domain: &TrustDomain, kid: &str| {
+        kid.clone_into(&mut signed_by);
         asked.live.tokens().authorities.get(trust_domain)?.jwt_svid.get(kid).cloned()
     };
     let verified = JwtSvid::verify(token, asked.authority.id.as_str(), asked.now, key_of);
     let verified = verified.map_err(|error| error.to_string())?;
-    let facts = verified.facts(&unverified.kid);
+    let facts = verified.facts(&signed_by);
     Ok((verified, facts))
 }
 
@@ -170,5 +162,6 @@ fn guest(user: &Verified<User>, trust_domain: &TrustDomain) -> Verified<User> {
     Verified::vouch(guest)
 }
 
+const NO_KEY: &str = "no key for access tokens has its kid";
 /// Bytes of a subject that is only stated.
 const STATED_BYTES_MAX: usize = 128;

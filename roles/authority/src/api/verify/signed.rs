@@ -72,7 +72,7 @@ impl Token<'_> {
         let Question { keys, token, now, .. } = self.question;
         let key_of = |kid: &str| keys.access.get(kid).cloned();
         let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
-        let grant = AccessToken::verify_shown(token, self.shown(), issuer, audience, *now, key_of);
+        let grant = AccessToken::verify_shown(token, Shown::Elsewhere, issuer, audience, *now, key_of);
         let steps = vec![
             Judged(FORM),
             Found(KEY, "one for access tokens from login".to_owned()),
@@ -97,7 +97,7 @@ impl Token<'_> {
             issuer: &authority.issuer,
             audience: callee.or(named.as_ref()).unwrap_or(&nobody),
             presenter: None,
-            shown: self.shown(),
+            shown: Shown::Elsewhere,
         };
         let mut signed_by = String::new();
         let verified = ExchangedToken::verify(token, &expected, *now, |kid| {
@@ -249,10 +249,6 @@ impl Token<'_> {
     }
 
     /// Whoever shows a bound token proves to hold its key; whoever examines it cannot.
-    fn shown(&self) -> Shown<'_> {
-        self.said.as_ref().map_or(Shown::NOTHING, Said::shown)
-    }
-
     fn possession(&self) -> Step {
         match self.said.as_ref().is_some_and(|said| said.claims.contains_key("cnf")) {
             true => Open(POSSESSION, "it is bound to a key, which whoever shows it has to prove".to_owned()),

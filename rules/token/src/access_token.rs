@@ -261,14 +261,7 @@ pub enum AccessTokenError {
     },
 }
 
-impl From<JwsError> for AccessTokenError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
-            other => Self::Jws(other),
-        }
-    }
-}
+jws::tells_other_kinds!(AccessTokenError);
 
 /// The `typ` of access tokens (RFC 9068 section 2.1).
 pub const ACCESS_TOKEN_TYP: &str = TokenKind::AccessToken.typ();

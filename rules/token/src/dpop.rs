@@ -310,14 +310,7 @@ pub enum NonceError {
     Old,
 }
 
-impl From<JwsError> for DpopError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
-            other => Self::Jws(other),
-        }
-    }
-}
+jws::tells_other_kinds!(DpopError);
 
 /// The `typ` of DPoP proofs (RFC 9449 section 4.2).
 pub const DPOP_TYP: &str = TokenKind::Dpop.typ();

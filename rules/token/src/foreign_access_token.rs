@@ -267,14 +267,7 @@ pub enum ForeignTokenError {
     Confirmation(#[from] ConfirmationError),
 }
 
-impl From<JwsError> for ForeignTokenError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
-            other => Self::Jws(other),
-        }
-    }
-}
+jws::tells_other_kinds!(ForeignTokenError);
 
 /// Bytes of a `sub` (OpenID Connect Core section 2).
 pub const SUBJECT_BYTES_MAX: usize = 255;

@@ -362,6 +362,22 @@ pub enum JwsError {
     Sign(#[from] SignError),
 }
 
+/// `From<JwsError>` for the error of a kind: a token of another kind is `WrongKind`, whose message says what belongs
+/// there instead, and everything else is `Jws`.
+macro_rules! tells_other_kinds {
+    ($error:ty) => {
+        impl From<$crate::jws::JwsError> for $error {
+            fn from(error: $crate::jws::JwsError) -> Self {
+                match error {
+                    $crate::jws::JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
+                    other => Self::Jws(other),
+                }
+            }
+        }
+    };
+}
+pub(crate) use tells_other_kinds;
+
 /// Longest token, in bytes of its compact form.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest `kid` and `typ`.

@@ -342,14 +342,7 @@ pub enum TxnTokenError {
     },
 }
 
-impl From<JwsError> for TxnTokenError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
-            other => Self::Jws(other),
-        }
-    }
-}
+jws::tells_other_kinds!(TxnTokenError);
 
 /// The `typ` of transaction tokens.
 pub const TXN_TOKEN_TYP: &str = TokenKind::TxnToken.typ();

@@ -358,14 +358,7 @@ pub enum WitError {
     Times(#[from] TimeError),
 }
 
-impl From<JwsError> for WitError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
-            other => Self::Jws(other),
-        }
-    }
-}
+jws::tells_other_kinds!(WitError);
 
 /// The draft that this file follows.
 pub const WIT_DRAFT: &str = "draft-ietf-wimse-workload-creds-03";

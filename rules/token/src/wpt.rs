@@ -269,14 +269,7 @@ pub enum WptError {
     },
 }
 
-impl From<JwsError> for WptError {
-    fn from(error: JwsError) -> Self {
-        match error {
-            JwsError::OtherKind { typ, .. } => Self::WrongKind { typ },
-            other => Self::Jws(other),
-        }
-    }
-}
+jws::tells_other_kinds!(WptError);
 
 /// The draft that this file follows.
 pub const WPT_DRAFT: &str = "draft-ietf-wimse-wpt-02";

@@ -65,7 +65,7 @@ pub use issuer::IssuerError;
 pub use login::LoginSettingsError;
 pub use route::{NoRoute, RewriteError, RouteError};
 pub use settings::Settings;
-pub use upstream::{EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
+pub use upstream::{DiscoveryError, EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
 
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};

@@ -39,6 +39,8 @@ pub(crate) struct Cluster {
     trouble: Mutex<String>,
     /// Wakes the keeper when an ejection has begun.
     pub(super) ejected: Notify,
+    /// Wakes the checks when there are other endpoints.
+    pub(super) changed: Notify,
     started: Instant,
 }
 
@@ -88,6 +90,7 @@ impl Cluster {
             changing: Mutex::default(),
             trouble: Mutex::new("discovery has not answered yet".to_owned()),
             ejected: Notify::new(),
+            changed: Notify::new(),
             started: Instant::now(),
         })
     }
@@ -196,6 +199,11 @@ impl Cluster {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
+    /// Every endpoint that discovery names now.
+    pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.roster.load().all.iter().map(|member| Arc::clone(&member.endpoint)).collect()
+    }
+
     /// From now on, there are these. Who was there before stays the same endpoint; who is no longer finishes its
     /// requests and gets no more.
     pub(super) fn set_endpoints(self: &Arc<Self>, found: Vec<Found>) {
@@ -214,6 +222,7 @@ impl Cluster {
             all.push(Member { endpoint, weight: found.weight.get(), priority: found.priority });
         }
         self.publish(Roster::new(all, self.panic_percent));
+        self.changed.notify_one();
         let new = self.roster.load();
         for member in &old.all {
             if !new.all.iter().any(|kept| Arc::ptr_eq(&kept.endpoint, &member.endpoint)) {
@@ -224,6 +233,13 @@ impl Cluster {
                 self.meter.retire(member.endpoint.begun());
             }
         }
+    }
+
+    /// What an active check has found.
+    pub(super) fn set_well(&self, endpoint: &Endpoint, well: bool) {
+        let _one_writer = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoint.health.unwell.store(!well, Ordering::Relaxed);
+        self.renew();
     }
 
     /// Leaves an endpoint alone for a while, unless too many are already.

@@ -71,7 +71,8 @@ pub enum UpstreamTlsError {
 pub(crate) struct Dialed {
     pub(crate) wire: Wire,
     pub(crate) proof: Option<Proof>,
-    pub(crate) seat: Seat,
+    /// Checks need none: they must get through where requests no longer do.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// What an open connection owes to the identities at its ends.
@@ -125,7 +126,11 @@ impl Dialer {
     ///
     /// # Errors
     /// Nobody is there in time, or not whom we expect.
-    pub(crate) async fn dial(&self, endpoint: &Endpoint, seat: Seat) -> Result<Dialed, UpstreamError> {
+    pub(crate) async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        seat: Option<Seat>,
+    ) -> Result<Dialed, UpstreamError> {
         match tokio::time::timeout(self.connect, self.connect(endpoint)).await {
             Ok(connected) => connected.map(|(wire, proof)| Dialed { wire, proof, seat }),
             Err(_) => Err(self.timed_out(endpoint)),
@@ -146,6 +151,10 @@ impl Dialer {
             why: error.to_string(),
         };
         let tcp = match endpoint.place() {
+            // A file may name a socket later on: it does not get around the TLS that is asked for.
+            Place::Unix(_) if !self.is_plain() => {
+                return Err(unreachable(io::Error::other("tls is for addresses, and this is a unix socket")));
+            }
             Place::Unix(path) => {
                 return Ok((Wire::Unix(UnixStream::connect(path).await.map_err(unreachable)?), None));
             }

@@ -3,6 +3,7 @@
 //! Everything that a request touches is an atomic of this one endpoint; nothing here is shared by all endpoints.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -75,7 +76,7 @@ impl Found {
 }
 
 impl Place {
-    fn parse(text: &str) -> Result<Self, EndpointError> {
+    pub(super) fn parse(text: &str) -> Result<Self, EndpointError> {
         let refused = || EndpointError::Address { text: text.to_owned() };
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(refused()) };
@@ -84,6 +85,10 @@ impl Place {
         let port = authority.port().filter(|port| *port != 0).ok_or_else(refused)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self::Tcp { host, port })
+    }
+
+    pub(super) fn of_address(address: IpAddr, port: u16) -> Self {
+        Self::Tcp { host: address.to_string(), port }
     }
 }
 

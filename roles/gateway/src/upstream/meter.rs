@@ -64,11 +64,56 @@ impl Meter {
             .increment(1);
     }
 
+    pub(super) fn checked(&self, well: bool) {
+        let result = if well { "pass" } else { "fail" };
+        metrics::counter!("countersign_upstream_health_checks_total", "upstream" => self.name.clone(),
+            "result" => result)
+        .increment(1);
+    }
+
     pub(super) fn endpoints(&self, roster: &Roster) {
         let well = roster.all.iter().filter(|member| member.endpoint.is_well()).count();
         for (state, count) in [("well", well), ("unwell", roster.all.len() - well)] {
             metrics::gauge!("countersign_upstream_endpoints", "upstream" => self.name.clone(), "state" => state)
                 .set(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn everything_is_counted_by_the_name_of_the_upstream_alone() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let meter = Meter::new("backend");
+            meter.requests(7);
+            meter.requests(5);
+            meter.failed();
+            meter.ejected();
+            meter.connected();
+            meter.retried();
+            meter.refused("requests_max");
+            meter.checked(false);
+            meter.endpoints(&Roster::default());
+        });
+        let text = shown.render();
+        for series in [
+            "requests_total{upstream=\"backend\"} 7",
+            "failures_total{upstream=\"backend\"} 1",
+            "ejections_total{upstream=\"backend\"} 1",
+            "connections_total{upstream=\"backend\"} 1",
+            "retries_total{upstream=\"backend\"} 1",
+            "refused_total{upstream=\"backend\",reason=\"requests_max\"} 1",
+            "health_checks_total{upstream=\"backend\",result=\"fail\"} 1",
+            "endpoints{upstream=\"backend\",state=\"well\"} 0",
+        ] {
+            assert!(text.contains(&format!("countersign_upstream_{series}")), "{series} is not in\n{text}");
         }
     }
 }

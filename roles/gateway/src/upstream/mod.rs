@@ -18,8 +18,10 @@
 mod body;
 mod cluster;
 mod dial;
+mod discovery;
 mod endpoint;
 mod error;
+mod health;
 mod keeper;
 mod meter;
 mod pool;
@@ -35,6 +37,7 @@ use countersign_identity::{ServiceName, ServiceNameError};
 use countersign_request::Authority;
 use countersign_sdk::tls::TrustState;
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +47,7 @@ pub(crate) use cluster::{Lease, Outcome};
 pub use dial::UpstreamTlsError;
 #[allow(unused_imports, reason = "for carriers with connections of their own")]
 pub(crate) use dial::{Dialed, Proof, Wire};
+pub use discovery::DiscoveryError;
 pub use endpoint::EndpointError;
 #[allow(unused_imports, reason = "for carriers with connections of their own")]
 pub(crate) use endpoint::{Endpoint, Seat};
@@ -51,13 +55,21 @@ pub use error::{Met, UpstreamError};
 
 use cluster::Parts;
 use dial::Dialer;
+use discovery::Source;
 use endpoint::{Found, Place};
-use settings::UpstreamSettings;
+use settings::{Health, UpstreamSettings};
 
 /// Every upstream of a gateway.
 #[derive(Default)]
 pub(crate) struct Upstreams {
-    clusters: BTreeMap<String, Arc<Cluster>>,
+    clusters: BTreeMap<String, Kept>,
+}
+
+/// One upstream, and what keeps it up to date.
+struct Kept {
+    cluster: Arc<Cluster>,
+    source: Source,
+    health: Option<Health>,
 }
 
 /// Why the upstreams do not load.
@@ -113,6 +125,34 @@ pub enum UpstreamSettingsError {
         /// How many were configured.
         count: usize,
     },
+    /// The file of endpoints cannot be used.
+    #[error("upstream {name}: file {source}")]
+    File {
+        /// Name of the upstream.
+        name: String,
+        /// What is wrong with it.
+        source: DiscoveryError,
+    },
+    /// `dns` or `srv` is no name.
+    #[error(
+        "upstream {name}: {setting} = \"{value}\"; write dns = \"name:port\" or srv = \"_http._tcp.name\""
+    )]
+    DnsName {
+        /// Name of the upstream.
+        name: String,
+        /// `dns` or `srv`.
+        setting: &'static str,
+        /// As configured.
+        value: String,
+    },
+    /// `health.path` is none.
+    #[error("upstream {name}: health.path = \"{path}\" is no path; write /healthz")]
+    HealthPath {
+        /// Name of the upstream.
+        name: String,
+        /// As configured.
+        path: String,
+    },
     /// TLS over a Unix socket.
     #[error("upstream {name}: tls is for addresses; a unix socket is guarded by its permissions")]
     TlsOverUnix {
@@ -160,8 +200,7 @@ impl Upstreams {
         }
         let mut clusters = BTreeMap::new();
         for upstream in settings {
-            let cluster = cluster(upstream, trust)?;
-            if clusters.insert(upstream.name.clone(), cluster).is_some() {
+            if clusters.insert(upstream.name.clone(), Kept::new(upstream, trust)?).is_some() {
                 return Err(UpstreamSettingsError::Twice { name: upstream.name.clone() });
             }
         }
@@ -170,7 +209,7 @@ impl Upstreams {
 
     /// The upstream of this name.
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<Cluster>> {
-        self.clusters.get(name)
+        self.clusters.get(name).map(|kept| &kept.cluster)
     }
 
     /// A name that a service has too, by `is_service`.
@@ -181,69 +220,109 @@ impl Upstreams {
 
     /// What each upstream that takes no request now lacks.
     pub(crate) fn troubles(&self) -> Vec<String> {
-        self.clusters.values().filter_map(|cluster| cluster.trouble()).collect()
+        self.clusters.values().filter_map(|kept| kept.cluster.trouble()).collect()
     }
 
     /// Keeps endpoints, their health and their connections up to date until `shutdown`.
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
-        for cluster in self.clusters.values() {
+        for Kept { cluster, source, health } in self.clusters.values() {
             tasks.spawn(keeper::keep(Arc::clone(cluster), shutdown.clone()));
+            if *source != Source::Static {
+                tasks.spawn(discovery::discover(Arc::clone(cluster), source.clone(), shutdown.clone()));
+            }
+            if let Some(health) = health {
+                tasks.spawn(health::check(Arc::clone(cluster), health.clone(), shutdown.clone()));
+            }
         }
         while tasks.join_next().await.is_some() {}
     }
 }
 
-fn cluster(
-    settings: &UpstreamSettings,
-    trust: &Arc<TrustState>,
-) -> Result<Arc<Cluster>, UpstreamSettingsError> {
-    let name = settings.name.clone();
-    ServiceName::parse(&name).map_err(|source| UpstreamSettingsError::Name { name: name.clone(), source })?;
-    check_numbers(settings)?;
-    let found = endpoints(settings)?;
-    let tls = settings.tls.as_ref();
-    let dialer = Dialer::new(&name, tls, settings.http2, settings.timeouts.connect(), trust)
-        .map_err(|source| UpstreamSettingsError::Tls { name: name.clone(), source })?;
-    let takes_user_token = settings.send_user_token || dialer.is_mesh();
-    let cluster = Cluster::new(Parts {
-        host: host(settings)?,
-        name,
-        takes_user_token,
-        dialer,
-        timeouts: settings.timeouts.clone(),
-        retry: settings.retry.clone(),
-        breaker: settings.breaker.clone(),
-        outlier: settings.outlier.clone(),
-        panic_percent: settings.panic_percent,
-    });
-    cluster.set_endpoints(found);
-    Ok(cluster)
+impl Kept {
+    fn new(settings: &UpstreamSettings, trust: &Arc<TrustState>) -> Result<Self, UpstreamSettingsError> {
+        let name = settings.name.clone();
+        ServiceName::parse(&name)
+            .map_err(|source| UpstreamSettingsError::Name { name: name.clone(), source })?;
+        check_numbers(settings)?;
+        check_health(settings)?;
+        let source = source(settings)?;
+        let found = known(settings, &source)?;
+        let tls = settings.tls.as_ref();
+        let dialer = Dialer::new(&name, tls, settings.http2, settings.timeouts.connect(), trust)
+            .map_err(|source| UpstreamSettingsError::Tls { name: name.clone(), source })?;
+        let takes_user_token = settings.send_user_token || dialer.is_mesh();
+        let cluster = Cluster::new(Parts {
+            host: host(settings)?,
+            name,
+            takes_user_token,
+            dialer,
+            timeouts: settings.timeouts.clone(),
+            retry: settings.retry.clone(),
+            breaker: settings.breaker.clone(),
+            outlier: settings.outlier.clone(),
+            panic_percent: settings.panic_percent,
+        });
+        if !found.is_empty() {
+            cluster.set_endpoints(found);
+        }
+        Ok(Kept { cluster, source, health: settings.health.clone() })
+    }
+}
+
+/// Exactly one of the four.
+fn source(settings: &UpstreamSettings) -> Result<Source, UpstreamSettingsError> {
+    let resolver = || settings.resolver.clone();
+    match (settings.endpoints.as_slice(), &settings.dns, &settings.srv, &settings.file) {
+        ([_, ..], None, None, None) => Ok(Source::Static),
+        ([], Some(dns), None, None) => match Place::parse(dns) {
+            Ok(Place::Tcp { host, port }) => Ok(Source::Dns { name: host, port, resolver: resolver() }),
+            _ => Err(dns_name(settings, "dns", dns)),
+        },
+        ([], None, Some(srv), None) if srv.starts_with('_') && srv.contains("._") => {
+            Ok(Source::Srv { name: srv.clone(), resolver: resolver() })
+        }
+        ([], None, Some(srv), None) => Err(dns_name(settings, "srv", srv)),
+        ([], None, None, Some(file)) => Ok(Source::File(file.clone())),
+        _ => Err(UpstreamSettingsError::Where { name: settings.name.clone() }),
+    }
+}
+
+fn dns_name(settings: &UpstreamSettings, setting: &'static str, value: &str) -> UpstreamSettingsError {
+    UpstreamSettingsError::DnsName { name: settings.name.clone(), setting, value: value.to_owned() }
 }
 
 /// What is known before anybody is asked.
-fn endpoints(settings: &UpstreamSettings) -> Result<Vec<Found>, UpstreamSettingsError> {
+fn known(settings: &UpstreamSettings, source: &Source) -> Result<Vec<Found>, UpstreamSettingsError> {
     let name = || settings.name.clone();
-    if settings.endpoints.is_empty() {
-        return Err(UpstreamSettingsError::Where { name: name() });
-    }
-    if settings.endpoints.len() > ENDPOINTS_MAX {
-        return Err(UpstreamSettingsError::TooManyEndpoints {
-            name: name(),
-            count: settings.endpoints.len(),
-        });
-    }
-    let found: Vec<Found> = settings
-        .endpoints
-        .iter()
-        .map(|text| Found::parse(text))
-        .collect::<Result<_, _>>()
-        .map_err(|source| UpstreamSettingsError::Endpoint { name: name(), source })?;
+    let found = match source {
+        Source::Static if settings.endpoints.len() > ENDPOINTS_MAX => {
+            let count = settings.endpoints.len();
+            return Err(UpstreamSettingsError::TooManyEndpoints { name: name(), count });
+        }
+        Source::Static => settings
+            .endpoints
+            .iter()
+            .map(|text| Found::parse(text))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| UpstreamSettingsError::Endpoint { name: name(), source })?,
+        Source::File(path) => discovery::read_file(path)
+            .map_err(|source| UpstreamSettingsError::File { name: name(), source })?,
+        Source::Dns { .. } | Source::Srv { .. } => Vec::new(),
+    };
     let over_unix = found.iter().any(|found| matches!(found.place, Place::Unix(_)));
     if over_unix && settings.tls.is_some() {
         return Err(UpstreamSettingsError::TlsOverUnix { name: name() });
     }
     Ok(found)
+}
+
+fn check_health(settings: &UpstreamSettings) -> Result<(), UpstreamSettingsError> {
+    let Some(health) = &settings.health else { return Ok(()) };
+    let is_path = health.path.starts_with('/') && health.path.parse::<PathAndQuery>().is_ok();
+    let refused =
+        || UpstreamSettingsError::HealthPath { name: settings.name.clone(), path: health.path.clone() };
+    if is_path { Ok(()) } else { Err(refused()) }
 }
 
 fn host(settings: &UpstreamSettings) -> Result<Option<HeaderValue>, UpstreamSettingsError> {
@@ -269,7 +348,12 @@ fn check_numbers(settings: &UpstreamSettings) -> Result<(), UpstreamSettingsErro
     millis("timeouts.body_idle_ms", settings.timeouts.body_idle_ms)?;
     millis("timeouts.whole_ms", settings.timeouts.whole_ms.unwrap_or(1))?;
     millis("timeouts.idle_ms", settings.timeouts.idle_ms)?;
-    millis("outlier.eject_ms", settings.outlier.eject_ms)
+    millis("outlier.eject_ms", settings.outlier.eject_ms)?;
+    millis("resolver.ttl_min_ms", settings.resolver.ttl_min_ms)?;
+    millis("resolver.timeout_ms", settings.resolver.timeout_ms)?;
+    let health = settings.health.as_ref();
+    millis("health.every_ms", health.map_or(1, |health| health.every_ms))?;
+    millis("health.timeout_ms", health.map_or(1, |health| health.timeout_ms))
 }
 
 const UPSTREAMS_MAX: usize = 10_000;

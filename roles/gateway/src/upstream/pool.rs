@@ -125,7 +125,7 @@ impl Http1 {
         let Dialed { wire, proof, seat } = dialed;
         let read = Arc::new(AtomicU64::new(0));
         let io = TokioIo::new(Counted { wire, read: Arc::clone(&read) });
-        let (send, connection) = http1::Builder::new().handshake(io).await?;
+        let (send, connection) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
         let watched = proof.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -246,7 +246,9 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// Headers of one answer, in bytes.
+/// What is read ahead of an HTTP/1.1 answer, and so the longest head of one, in bytes.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Headers of one HTTP/2 answer, in bytes.
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

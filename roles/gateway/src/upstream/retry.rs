@@ -56,3 +56,37 @@ pub(super) const fn is_idempotent(method: &Method) -> bool {
 }
 
 const WINDOW: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(percent: u32, min: u32) -> Budget {
+        Budget::new(&Retry { tries_max: 2, budget_percent: percent, budget_min: min })
+    }
+
+    fn taken(budget: &Budget, requests: u64, now: Instant) -> usize {
+        (0..1_000).filter(|_| budget.take(requests, now)).count()
+    }
+
+    #[test]
+    fn retries_are_a_share_of_the_requests_of_a_window() {
+        let (budget, now) = (budget(20, 3), Instant::now());
+        assert_eq!(taken(&budget, 5_000, now), 3, "requests before the window do not count");
+        assert_eq!(taken(&budget, 5_100, now), 20, "a fifth of a hundred, and three before");
+        assert_eq!(taken(&budget, 5_100, now + WINDOW / 2), 0);
+        assert_eq!(taken(&budget, 5_100, now + WINDOW), 3, "a new window begins with the minimum");
+    }
+
+    #[test]
+    fn without_a_share_and_a_minimum_nothing_is_repeated() {
+        assert_eq!(taken(&budget(0, 0), 1_000_000, Instant::now()), 0);
+    }
+
+    #[test]
+    fn only_what_may_be_done_twice_is_idempotent() {
+        let yes = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
+        assert!(yes.iter().all(is_idempotent));
+        assert!(![Method::POST, Method::PATCH].iter().any(is_idempotent));
+    }
+}

@@ -106,3 +106,104 @@ fn sums(usable: &[Member]) -> Vec<u64> {
 
 /// Loads of heavy endpoints differ by less than one request.
 const LOAD_SCALE: u64 = 65_536;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::collections::BTreeMap;
+    use std::sync::Weak;
+    use std::sync::atomic::Ordering;
+
+    use super::super::endpoint::Found;
+    use super::super::settings::Breaker;
+    use super::*;
+
+    fn member(port: u16, weight: u32, priority: u16) -> Member {
+        let place = Found::parse(&format!("10.0.0.1:{port}")).unwrap().place;
+        Member { endpoint: Endpoint::new(place, Weak::new(), &Breaker::default()), weight, priority }
+    }
+
+    fn unwell(member: &Member) {
+        member.endpoint.health.unwell.store(true, Ordering::Relaxed);
+    }
+
+    fn chosen(roster: &Roster, times: usize) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for _ in 0..times {
+            let member = roster.choose(rand::random()).unwrap();
+            *counts.entry(member.endpoint.place().to_string()).or_default() += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn of_two_the_one_with_less_to_do_is_taken() {
+        let roster = Roster::new(vec![member(1, 1, 0), member(2, 1, 0)], 25);
+        for _ in 0..3 {
+            assert!(roster.all[0].endpoint.begin());
+        }
+        assert_eq!(chosen(&roster, 500), BTreeMap::from([("10.0.0.1:2".to_owned(), 500)]));
+        for _ in 0..9 {
+            assert!(roster.all[1].endpoint.begin());
+        }
+        assert_eq!(chosen(&roster, 500), BTreeMap::from([("10.0.0.1:1".to_owned(), 500)]));
+    }
+
+    #[test]
+    fn equal_endpoints_get_equal_shares_and_the_most_loaded_of_many_gets_none() {
+        let roster = Roster::new((1..=4).map(|port| member(port, 1, 0)).collect(), 25);
+        let counts = chosen(&roster, 8_000);
+        // 2,000 each, with a standard deviation of 39.
+        assert!(counts.values().all(|count| (1_700..2_300).contains(count)), "{counts:?}");
+        assert!(roster.all[2].endpoint.begin());
+        assert_eq!(chosen(&roster, 2_000).get("10.0.0.1:3"), None);
+    }
+
+    #[test]
+    fn a_heavier_endpoint_gets_more_in_the_long_run() {
+        let roster = Roster::new(vec![member(1, 1, 0), member(2, 3, 0)], 25);
+        let mut counts = [0_u32; 2];
+        // Requests stay, as those of a busy hour do: what counts is load by weight.
+        for _ in 0..400 {
+            let endpoint = &roster.choose(rand::random()).unwrap().endpoint;
+            assert!(endpoint.begin());
+            counts[usize::from(endpoint.place().to_string().ends_with(":2"))] += 1;
+        }
+        assert!((280..320).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn who_is_not_well_gets_nothing_until_so_few_are_well_that_all_are_used() {
+        let all: Vec<Member> = (1..=4).map(|port| member(port, 1, 0)).collect();
+        unwell(&all[0]);
+        unwell(&all[1]);
+        unwell(&all[2]);
+        let one = Roster::new(all.clone(), 25);
+        assert!(!one.panicking, "a quarter is not less than a quarter");
+        assert_eq!(chosen(&one, 200).len(), 1);
+        assert!(Roster::new(all.clone(), 26).panicking);
+        assert_eq!(chosen(&Roster::new(all.clone(), 26), 2_000).len(), 4);
+        unwell(&all[3]);
+        assert_eq!(chosen(&Roster::new(all.clone(), 25), 2_000).len(), 4);
+        assert!(Roster::new(all, 0).choose(7).is_none(), "without a threshold nobody is asked");
+    }
+
+    #[test]
+    fn what_comes_second_is_used_only_when_nothing_that_comes_first_is_well() {
+        let all = vec![member(1, 1, 10), member(2, 1, 20), member(3, 1, 20)];
+        assert_eq!(chosen(&Roster::new(all.clone(), 25), 100).len(), 1);
+        unwell(&all[0]);
+        let second = chosen(&Roster::new(all, 25), 1_000);
+        assert_eq!(second.keys().collect::<Vec<_>>(), ["10.0.0.1:2", "10.0.0.1:3"]);
+    }
+
+    #[test]
+    fn a_second_try_goes_elsewhere_as_long_as_there_is_another() {
+        let roster = Roster::new(vec![member(1, 1, 0), member(2, 1, 0)], 25);
+        let ids: Vec<u32> = roster.all.iter().map(|member| member.endpoint.id()).collect();
+        let least = |avoid: &[u32]| roster.least(avoid, |_| true).unwrap().endpoint.id();
+        assert!(roster.all[1].endpoint.begin());
+        assert_eq!(least(&ids[..1]), ids[1]);
+        assert_eq!(least(&ids), ids[0]);
+    }
+}

@@ -193,7 +193,7 @@ impl Cluster {
                 }
             }
         };
-        let dialed = self.dialer.dial(endpoint, seat).await?;
+        let dialed = self.dialer.dial(endpoint, Some(seat)).await?;
         self.meter.connected();
         let line = Http1::open(dialed).await.map_err(|error| self.broken(endpoint, &error))?;
         Ok((Line::Http1(line), false))
@@ -229,7 +229,7 @@ impl Cluster {
             self.meter.refused("connections_max");
             return Err(self.full(endpoint, "connections_max", self.breaker().connections_max.get()));
         };
-        let dialed = self.dialer.dial(endpoint, seat).await?;
+        let dialed = self.dialer.dial(endpoint, Some(seat)).await?;
         self.meter.connected();
         let line = Http2::open(dialed).await.map_err(|error| self.not_http(endpoint, &error))?;
         pool.keep_http2(line.clone());

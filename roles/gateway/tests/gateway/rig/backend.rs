@@ -159,7 +159,10 @@ impl Parts {
                     let _ = stream.write_all(bytes.as_bytes()).await;
                     return;
                 }
-                Reply::Silence => std::future::pending().await,
+                Reply::Silence => {
+                    let _ = read_request(&mut stream).await;
+                    return;
+                }
                 Reply::Close => return,
             };
             if stream.write_all(bytes.as_bytes()).await.is_err() {

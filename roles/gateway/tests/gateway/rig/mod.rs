@@ -7,6 +7,7 @@
 mod agent;
 pub mod backend;
 pub mod client;
+pub mod dns;
 pub mod echo;
 
 use std::future::IntoFuture as _;

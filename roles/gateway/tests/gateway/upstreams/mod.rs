@@ -1,6 +1,11 @@
 //! Upstreams of the configuration, through real sockets.
 
+mod balance;
+mod breaker;
 mod connect;
+mod discovery;
+mod health;
+mod retries;
 mod routing;
 
 use crate::rig::backend::Backend;
@@ -25,4 +30,16 @@ fn endpoints(backends: &[&Backend]) -> String {
 
 async fn ask(edge: &Running) -> Answer {
     get(edge.plain, "/a", &[]).await
+}
+
+/// Asks until the answer fits, at most five seconds.
+async fn until(edge: &Running, fits: impl Fn(&Answer) -> bool) -> Answer {
+    for _ in 0..500 {
+        let answer = ask(edge).await;
+        if fits(&answer) {
+            return answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("no answer ever fitted");
 }

@@ -326,6 +326,7 @@ impl Facts {
         let verdict = match &event {
             Some(Event::Decision(decision)) => Some(decision.verdict.as_str()),
             Some(Event::AdminCall { verdict, .. }) => Some(verdict.as_str()),
+            Some(Event::AllowedCalls(_)) => Some(Verdict::Allow.as_str()),
             _ => None,
         };
         Facts { kind, decision, verdict }

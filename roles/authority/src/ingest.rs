@@ -203,22 +203,25 @@ async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, Ing
 fn is_theirs(record: &Record) -> bool {
     let Ok(entry) = record.entry() else { return true };
     let kind = record.writer.kind();
+    let was_called = |target: &str| {
+        target == record.writer.as_str()
+            || match kind {
+                IdKind::Service(name) => target == name,
+                IdKind::Gateway(_) => target == "gateway",
+                _ => false,
+            }
+    };
     match &entry.event {
         Event::WriterStarted { .. }
         | Event::RevocationReceived { .. }
         | Event::Refusals { .. }
         | Event::Dropped { .. }
+        | Event::EndedAbruptly { .. }
         | Event::ClockSteppedBack { .. } => true,
         Event::LedgerAlarm { .. } => matches!(kind, IdKind::Agent(_)),
         Event::TokenMinted { .. } => matches!(kind, IdKind::Gateway(_)),
-        Event::Decision(decision) => {
-            decision.target == record.writer.as_str()
-                || match kind {
-                    IdKind::Service(name) => decision.target == name,
-                    IdKind::Gateway(_) => decision.target == "gateway",
-                    _ => false,
-                }
-        }
+        Event::Decision(decision) => was_called(&decision.target),
+        Event::AllowedCalls(batch) => batch.edges().iter().all(|edge| was_called(&edge.target)),
         _ => false,
     }
 }

@@ -35,6 +35,12 @@ impl DecisionId {
         Self(bits)
     }
 
+    /// Its 80 bits.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 10] {
+        &self.0
+    }
+
     /// Reads an id as it is displayed; case does not count, because people type these.
     ///
     /// # Errors

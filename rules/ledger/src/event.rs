@@ -3,7 +3,7 @@
 use countersign_identity::{DecisionId, SpiffeId, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use crate::chain::BootId;
+use crate::{calls::CallBatch, chain::BootId};
 
 /// One event as it is written: its JSON bytes are what every hash covers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -295,6 +295,8 @@ pub enum Event {
     },
     /// A request was decided.
     Decision(Box<Decision>),
+    /// Requests were decided, all of them allowed: the [`Event::Decision`]s of up to a second, packed.
+    AllowedCalls(Box<CallBatch>),
     /// Refusals before authentication, counted; the first of each kind is a [`Event::Decision`] as well.
     Refusals {
         /// Address (IPv6: its /64), or `others` where the table was full.
@@ -329,6 +331,12 @@ pub enum Event {
         since: UnixTime,
         /// Time of the last.
         until: UnixTime,
+    },
+    /// An earlier start of the writer was killed. Calls that it allowed in the second before, after its last record,
+    /// may be missing. They have no sequence.
+    EndedAbruptly {
+        /// Which start.
+        boot: BootId,
     },
     /// The clock of the writer went back. Nothing that had expired is revived by it.
     ClockSteppedBack {
@@ -388,7 +396,7 @@ pub struct Decision {
 }
 
 /// One check of a decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CheckRecord {
     /// For example `usage`, `validity`, `chain`, `revocation`, `identity`, `token`, `policy`.
     pub name: String,
@@ -495,13 +503,34 @@ words!(LoginOutcome {
     Busy => "busy",
 });
 
+impl Entry {
+    /// The decisions about requests that it tells of, each with its time: one, those of a batch, or none.
+    pub fn decisions(&self) -> Vec<(UnixTime, Decision)> {
+        match &self.event {
+            Event::Decision(decision) => vec![(self.at, (**decision).clone())],
+            Event::AllowedCalls(batch) => batch.calls().map(|call| (call.at, call.decision())).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl From<CallBatch> for Event {
+    fn from(batch: CallBatch) -> Self {
+        Self::AllowedCalls(Box::new(batch))
+    }
+}
+
 impl Event {
     /// Must it be on disk before the answer leaves? Only allowed calls may wait for the next batch.
     pub fn is_durable_at_once(&self) -> bool {
-        !matches!(self, Self::Decision(decision) if decision.verdict == Verdict::Allow)
+        match self {
+            Self::Decision(decision) => decision.verdict == Verdict::Deny,
+            Self::AllowedCalls(_) => false,
+            _ => true,
+        }
     }
 
-    /// The decision id under which `explain` finds it.
+    /// The decision id under which `explain` finds it; those of [`Event::AllowedCalls`] are in its rows.
     pub fn decision(&self) -> Option<&DecisionId> {
         match self {
             Self::Decision(decision) => Some(&decision.id),

@@ -6,6 +6,7 @@
 //! older head outside can prove that the log was never rolled back, cut or rewritten. Without an outside
 //! head a log can only be called internally consistent, and [`log::Assurance`] says just that.
 //!
+//! Allowed calls are many: they share a record ([`calls`]), and each is found in it by its decision id.
 //! Strangers cannot fill a disk: their refusals are counted per address and minute ([`refusals`]). Users
 //! appear as keyed pseudonyms ([`pseudonym()`]), paths as route templates.
 //!
@@ -22,7 +23,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod calls;
 pub mod chain;
+mod connection;
 pub mod digest;
 pub mod event;
 pub mod head;
@@ -30,10 +33,12 @@ pub mod log;
 mod pseudonym;
 pub mod refusals;
 
+pub use calls::{Call, CallBatch, CallBatcher, CallConnection, CallEdge, NewCall};
 pub use chain::{BootId, Record, Writer, WriterVerifier};
+pub use connection::ConnectionId;
 pub use digest::Digest;
 pub use event::{CheckRecord, CheckResult, Decision, Entry, Event, Stage, Verdict};
 pub use head::{Head, SignedHead};
 pub use log::LogState;
-pub use pseudonym::{PseudonymKey, pseudonym};
+pub use pseudonym::{Pseudonym, PseudonymKey, pseudonym};
 pub use refusals::{KINDS_MAX, Refusals};

@@ -1,5 +1,7 @@
 //! Users in the ledger: the same person is recognised, nobody is named.
 
+use std::fmt;
+
 use countersign_keys::{Secret, domain, hash::hex, hmac_sha256};
 
 /// The deployment's key for pseudonyms. Who holds it can find the events of a user whose id they know;
@@ -14,11 +16,29 @@ impl PseudonymKey {
     }
 }
 
-/// `p_` and 20 hex digits of HMAC-SHA-256 over the opaque user id.
+/// A user as the ledger knows them; `p_` and 20 hex digits as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pseudonym([u8; PSEUDONYM_BYTES]);
+
+impl Pseudonym {
+    /// The beginning of HMAC-SHA-256 over the opaque user id.
+    pub fn of(key: &PseudonymKey, user_id: &str) -> Self {
+        let mac = hmac_sha256(key.0.expose(), &domain("pseudonym", user_id.as_bytes()));
+        let mut short = [0; PSEUDONYM_BYTES];
+        short.iter_mut().zip(mac).for_each(|(byte, of_mac)| *byte = of_mac);
+        Self(short)
+    }
+}
+
+impl fmt::Display for Pseudonym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p_{}", hex(&self.0))
+    }
+}
+
+/// The text of a [`Pseudonym`].
 pub fn pseudonym(key: &PseudonymKey, user_id: &str) -> String {
-    let mac = hmac_sha256(key.0.expose(), &domain("pseudonym", user_id.as_bytes()));
-    let short = mac.first_chunk::<PSEUDONYM_BYTES>().map_or(&mac[..], |head| &head[..]);
-    format!("p_{}", hex(short))
+    Pseudonym::of(key, user_id).to_string()
 }
 
 /// 80 bits: no two users of a deployment meet by accident.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Connection, Exporter, Limits, Origin, Transport, life::Belief, rewound::Rewound};
 use crate::{
     live::Floor,
-    tls::{Acceptor, ClientAuth, ConnectionId},
+    tls::{Acceptor, ClientAuth, new_connection_id},
 };
 
 /// A connection past its handshake, on which no HTTP was spoken yet.
@@ -58,7 +58,7 @@ where
 {
     let ends = Instant::now() + limits.handshake;
     let connection = Connection {
-        id: ConnectionId::random(),
+        id: new_connection_id(),
         origin,
         peer: None,
         server_name: None,

@@ -9,7 +9,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// 128 bits, never all zero; as text, 32 lower-case hexadecimal digits. A label, not a proof.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TraceId(u128);
+pub struct TraceId([u8; 16]);
 
 impl TraceId {
     /// Of the request's `traceparent` (W3C Trace Context section 3.2), or a new one.
@@ -22,7 +22,8 @@ impl TraceId {
     /// A new one.
     #[must_use]
     pub fn random() -> Self {
-        Self(random_bytes(&SystemRandom::new()).map_or(1, u128::from_be_bytes).max(1))
+        let random = random_bytes(&SystemRandom::new()).map_or(1, u128::from_be_bytes).max(1);
+        Self(random.to_be_bytes())
     }
 
     fn parse(traceparent: &str) -> Option<Self> {
@@ -33,15 +34,20 @@ impl TraceId {
         };
         let well_formed = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16);
         let id = u128::from_str_radix(trace, 16).ok()?;
-        (well_formed && id != 0).then_some(Self(id))
+        (well_formed && id != 0).then_some(Self(id.to_be_bytes()))
     }
 
     pub(crate) const fn to_bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
+        self.0
     }
 
     pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(u128::from_be_bytes(bytes))
+        Self(bytes)
+    }
+
+    /// Its number.
+    pub(crate) const fn number(self) -> u128 {
+        u128::from_be_bytes(self.0)
     }
 
     /// Sets `traceparent` for the next hop.
@@ -55,7 +61,7 @@ impl TraceId {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", self.number())
     }
 }
 

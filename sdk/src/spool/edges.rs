@@ -38,8 +38,9 @@ struct Key {
     policy: String,
 }
 
+/// Calls over one edge.
 #[derive(Clone, Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     requests: u64,
     denied: u64,
     latency_log2_us: [u64; BUCKETS],
@@ -48,14 +49,21 @@ struct Counts {
 impl Edges {
     /// Counts a call. Callers beyond [`EDGES_MAX`] are counted together as `others`.
     pub fn count(&self, call: EdgeCall<'_>) {
+        let mut counts = Counts::default();
+        counts.add(call.allowed, u64::try_from(call.latency.as_micros()).unwrap_or(u64::MAX));
+        self.add(&call, &counts);
+    }
+
+    /// Adds calls over the edge of `like` that were counted elsewhere.
+    pub(super) fn add(&self, like: &EdgeCall<'_>, counts: &Counts) {
         let key = Key {
-            source: call.source.to_owned(),
-            target: call.target.to_owned(),
-            mode: call.mode.to_owned(),
-            user: call.user.to_owned(),
-            policy: call.policy.to_owned(),
+            source: like.source.to_owned(),
+            target: like.target.to_owned(),
+            mode: like.mode.to_owned(),
+            user: like.user.to_owned(),
+            policy: like.policy.to_owned(),
         };
-        self.0.with(|counts| place(counts, key).add(&call));
+        self.0.with(|all| place(all, key).merge(counts));
     }
 
     /// Takes everything that was counted since the last time.
@@ -89,15 +97,19 @@ fn place(all: &mut HashMap<Key, Counts>, mut key: Key) -> &mut Counts {
 }
 
 impl Counts {
-    fn add(&mut self, call: &EdgeCall<'_>) {
+    /// Counts one that took so many microseconds.
+    pub(super) fn add(&mut self, allowed: bool, micros: u64) {
         self.requests += 1;
-        self.denied += u64::from(!call.allowed);
-        let micros = u64::try_from(call.latency.as_micros()).unwrap_or(u64::MAX);
+        self.denied += u64::from(!allowed);
         // Bucket i counts calls that took less than 2^i microseconds.
         let bucket = usize::try_from(u64::BITS - micros.leading_zeros()).unwrap_or(0).min(BUCKETS - 1);
         if let Some(count) = self.latency_log2_us.get_mut(bucket) {
             *count += 1;
         }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.requests == 0
     }
 
     fn merge(&mut self, other: &Self) {

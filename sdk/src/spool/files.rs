@@ -2,6 +2,9 @@
 //!
 //! A file belongs to one start of the writer and is named `BOOT-NUMBER.spool`. A last line without its
 //! newline was being written when the process died: it was never acknowledged, so it is left out.
+//!
+//! Beside them lies `BOOT.alive` for as long as that start runs: one that nobody holds any more is of a process that was
+//! killed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,6 +29,8 @@ pub(super) struct Files {
     files: VecDeque<SpoolFile>,
     open: Option<File>,
     next_number: u32,
+    /// The sign of life of this start, locked.
+    alive: Option<(PathBuf, File)>,
 }
 
 /// What happens when the disk budget is used up.
@@ -71,7 +76,27 @@ impl Files {
             .filter_map(|entry| left_behind(&entry.ok()?.path()))
             .collect();
         let files = in_order(left);
-        Ok(Self { directory, limits, when_full, files, open: None, next_number: 1 })
+        Ok(Self { directory, limits, when_full, files, open: None, next_number: 1, alive: None })
+    }
+
+    /// A start begins. Returns what is to be said of earlier ones that were killed.
+    pub(super) fn began(&mut self, boot: BootId) -> Result<Vec<Event>, SpoolError> {
+        let entries = fs::read_dir(&self.directory).map_err(|error| disk(&self.directory, &error))?;
+        let killed = entries.filter_map(|entry| killed(&entry.ok()?.path())).collect();
+        let path = self.directory.join(format!("{boot}{ALIVE}"));
+        let alive = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let alive = alive.map_err(|error| disk(&path, &error))?;
+        alive.try_lock().map_err(|error| disk(&path, &error.into()))?;
+        self.alive = Some((path, alive));
+        Ok(killed)
+    }
+
+    /// The start ends in good order: everything is on disk.
+    pub(super) fn ended(&mut self) {
+        let Some((path, _alive)) = self.alive.take() else { return };
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "the sign of life of the spool cannot be removed");
+        }
     }
 
     /// Bytes that wait for shipping.
@@ -261,9 +286,20 @@ fn left_behind(path: &Path) -> Option<(SystemTime, String, SpoolFile)> {
     Some((modified, number.to_owned(), file))
 }
 
+/// The start whose sign of life this is, if its process lives no more; the sign goes.
+fn killed(path: &Path) -> Option<Event> {
+    let boot = path.file_name()?.to_str()?.strip_suffix(ALIVE)?.parse().ok()?;
+    let alive = File::open(path).ok()?;
+    alive.try_lock().ok()?;
+    fs::remove_file(path).ok()?;
+    Some(Event::EndedAbruptly { boot })
+}
+
 fn disk(path: &Path, error: &std::io::Error) -> SpoolError {
     SpoolError::Disk { path: path.to_owned(), why: error.to_string() }
 }
+
+const ALIVE: &str = ".alive";
 
 #[cfg(test)]
 mod tests {

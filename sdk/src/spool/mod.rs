@@ -1,9 +1,10 @@
 //! The ledger's near end: what this process decided, on its own disk before anybody else has it.
 //!
 //! Refusals are durable one by one: [`Spool::record_durably`] returns once the record is on disk. Allowed
-//! calls wait in a buffer of the thread's own shard and follow in a batch, within a second. One thread
-//! owns the files; the hot path only touches its shard. Everything is bounded: what the disk does not take
-//! is counted instead of kept, and the count becomes an event of its own once there is room.
+//! calls wait as plain numbers in a ring of the thread's own ([`CallRing`]), and become one record with many others
+//! within a second. One thread owns the files; the hot path only touches its ring. Everything is bounded: what the
+//! disk does not take is counted instead of kept, and the count becomes an event of its own once there is room. What
+//! a process that was killed had not written yet is lost; its successor records that ([`Event::EndedAbruptly`]).
 //!
 //! A task ships records in order and deletes a file once the authority holds all of it. What a process
 //! that died left behind is shipped by its successor. Where there is no authority ([`Spool::open_local`]) records stay
@@ -11,6 +12,7 @@
 
 mod edges;
 mod files;
+mod ring;
 mod ship;
 mod strangers;
 mod writer;
@@ -18,7 +20,7 @@ mod writer;
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
     thread::JoinHandle,
     time::Duration,
 };
@@ -31,10 +33,12 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 pub use edges::{EDGES_MAX, EdgeCall, Edges};
+pub use ring::{CallRing, CallRow, EdgeFacts, EdgeIndex, RING_EDGES_MAX, RingError};
 pub use ship::Ship;
 
 use crate::{clock, shard::Sharded};
 use files::{Files, WhenFull};
+use ring::FarEnd;
 use strangers::Strangers;
 
 /// Limits of a spool. Each has a default.
@@ -45,7 +49,9 @@ pub struct SpoolLimits {
     pub bytes_max: u64,
     /// One file of it.
     pub file_bytes_max: u64,
-    /// Allowed calls that wait for the next batch, for each shard.
+    /// Allowed calls that wait in the ring of a thread until they are batched.
+    pub ring_rows: usize,
+    /// Calls that fit no batch and wait for the next write, for each shard.
     pub waiting_max: usize,
     /// Refusals that wait for the disk.
     pub urgent_max: usize,
@@ -53,7 +59,13 @@ pub struct SpoolLimits {
 
 impl Default for SpoolLimits {
     fn default() -> Self {
-        Self { bytes_max: 64 << 20, file_bytes_max: 1 << 20, waiting_max: 4096, urgent_max: 1024 }
+        Self {
+            bytes_max: 64 << 20,
+            file_bytes_max: 1 << 20,
+            ring_rows: 4096,
+            waiting_max: 4096,
+            urgent_max: 1024,
+        }
     }
 }
 
@@ -89,7 +101,8 @@ pub enum SpoolError {
 #[derive(Debug)]
 pub struct Spool {
     shared: Arc<Shared>,
-    edges: Edges,
+    /// Rings of threads that have none of their own.
+    rings: Sharded<Option<CallRing>>,
     writer: SpiffeId,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -98,12 +111,23 @@ pub struct Spool {
 struct Shared {
     limits: SpoolLimits,
     waiting: Sharded<Vec<(Event, UnixTime)>>,
-    urgent: Mutex<Option<std::sync::mpsc::SyncSender<Urgent>>>,
+    urgent: Mutex<Option<std::sync::mpsc::SyncSender<Errand>>>,
+    rings: Mutex<Vec<FarEnd>>,
+    edge_numbers: AtomicU32,
+    edges: Edges,
     dropped: Sharded<Dropped>,
     strangers: Mutex<Strangers>,
     files: Mutex<Files>,
     /// Grows whenever something new is on disk.
     written: watch::Sender<u64>,
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Errand {
+    Record(Urgent),
+    /// A ring is half full.
+    EmptyRings,
 }
 
 #[derive(Debug)]
@@ -149,13 +173,42 @@ impl Spool {
             limits,
             waiting: Sharded::default(),
             urgent: Mutex::new(Some(urgent)),
+            rings: Mutex::default(),
+            edge_numbers: AtomicU32::new(0),
+            edges: Edges::default(),
             dropped: Sharded::default(),
             strangers: Mutex::default(),
             files: Mutex::new(files),
             written: watch::Sender::new(0),
         });
         let thread = writer::spawn(Arc::clone(&shared), writer.clone(), inbox)?;
-        Ok(Arc::new(Self { shared, edges: Edges::default(), writer, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { shared, rings: Sharded::default(), writer, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// A ring for a thread that answers requests; one for each of them, for as long as it runs.
+    #[must_use]
+    pub fn ring(&self) -> CallRing {
+        let shared = Arc::clone(&self.shared);
+        let (near, far) = CallRing::new(shared, self.shared.limits.ring_rows, &self.shared.edge_numbers);
+        lock(&self.shared.rings).push(far);
+        near
+    }
+
+    /// Records an allowed call through the ring of this thread's shard, and counts it for its edge. `row` makes the
+    /// call with the index of its edge.
+    ///
+    /// # Errors
+    /// The ring is full, or has no number for the edge: the call is neither recorded nor counted.
+    pub fn record_call(
+        &self,
+        facts: &EdgeFacts,
+        row: impl FnOnce(EdgeIndex) -> CallRow,
+    ) -> Result<(), RingError> {
+        self.rings.with(|ring| {
+            let ring = ring.get_or_insert_with(|| self.ring());
+            let edge = ring.edge_index(facts).ok_or(RingError::UnknownEdge)?;
+            ring.push(row(edge))
+        })
     }
 
     /// Records an event with the next batch, within a second. Never waits.
@@ -194,7 +247,7 @@ impl Spool {
         let at = clock::now();
         let sender = lock(&self.shared.urgent).clone().ok_or(SpoolError::Closed);
         let sent = sender.and_then(|sender| {
-            sender.try_send(Urgent { event, at, done }).map_err(|error| match error {
+            sender.try_send(Errand::Record(Urgent { event, at, done })).map_err(|error| match error {
                 std::sync::mpsc::TrySendError::Full(_) => SpoolError::Busy(self.shared.limits.urgent_max),
                 std::sync::mpsc::TrySendError::Disconnected(_) => SpoolError::Closed,
             })
@@ -218,8 +271,8 @@ impl Spool {
 
     /// Counters of calls per edge; they travel with the records.
     #[must_use]
-    pub const fn edges(&self) -> &Edges {
-        &self.edges
+    pub fn edges(&self) -> &Edges {
+        &self.shared.edges
     }
 
     /// Bytes on disk that the authority does not hold yet.
@@ -252,7 +305,11 @@ impl Drop for Spool {
 
 impl Dropped {
     fn add(&mut self, now: UnixTime) {
-        self.count += 1;
+        self.add_many(1, now);
+    }
+
+    fn add_many(&mut self, count: usize, now: UnixTime) {
+        self.count = self.count.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         self.since.get_or_insert(now);
         self.until = Some(now);
     }

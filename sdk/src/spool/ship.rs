@@ -50,13 +50,13 @@ async fn ship_all(spool: &Spool, to: &impl Ship) -> Result<(), String> {
 }
 
 async fn ship_edges(spool: &Spool, to: &impl Ship) -> Result<(), String> {
-    let mut left = spool.edges.take();
+    let mut left = spool.shared.edges.take();
     while !left.is_empty() {
         let edges: Vec<_> = left.drain(..left.len().min(BATCH_EDGES_MAX)).collect();
         let report = ReportRequest { records: Vec::new(), edges: edges.clone() };
         if let Err(status) = to.ship(report).await {
-            spool.edges.put_back(edges);
-            spool.edges.put_back(left);
+            spool.shared.edges.put_back(edges);
+            spool.shared.edges.put_back(left);
             return Err(status.to_string());
         }
     }

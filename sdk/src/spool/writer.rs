@@ -11,22 +11,26 @@ use std::{
 
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{SystemRandom, random_bytes};
-use countersign_ledger::{BootId, Event, Writer};
+use countersign_ledger::{BootId, CallBatch, CallBatcher, Event, Writer};
 
-use super::{BATCH_INTERVAL, Dropped, Shared, SpoolError, Urgent, files, lock};
+use super::{BATCH_INTERVAL, Dropped, Errand, Shared, SpoolError, Urgent, files, lock};
 use crate::clock;
 
 pub(super) fn spawn(
     shared: Arc<Shared>,
     writer: SpiffeId,
-    inbox: Receiver<Urgent>,
+    inbox: Receiver<Errand>,
 ) -> Result<JoinHandle<()>, SpoolError> {
     let boot =
         random_bytes(&SystemRandom::new()).map_err(|error| SpoolError::Event { why: error.to_string() })?;
+    let boot = BootId::from_random(boot);
+    let own = lock(&shared.files).began(boot)?;
     let mut scribe = Scribe {
         shared,
-        writer: Writer::start(writer, BootId::from_random(boot)),
-        own: Vec::new(),
+        calls: CallBatcher::new(&writer),
+        batches: Vec::new(),
+        writer: Writer::start(writer, boot),
+        own,
         gaps: Vec::new(),
         dropped: Dropped::default(),
         clock_reported: false,
@@ -37,9 +41,20 @@ pub(super) fn spawn(
         .map_err(|error| SpoolError::Event { why: error.to_string() })
 }
 
+/// Has the rings emptied. Where the thread is too busy to be told, it will look at them soon.
+pub(super) fn wake(shared: &Shared) {
+    if let Some(inbox) = lock(&shared.urgent).as_ref() {
+        let _ = inbox.try_send(Errand::EmptyRings);
+    }
+}
+
 struct Scribe {
     shared: Arc<Shared>,
     writer: Writer,
+    /// Allowed calls from the rings.
+    calls: CallBatcher,
+    /// Those that filled a record and are not on disk.
+    batches: Vec<CallBatch>,
     /// What the spool itself has to say, until it is on disk.
     own: Vec<Event>,
     /// Records that made room for newer ones since [`Scribe::own`] was last written.
@@ -49,7 +64,7 @@ struct Scribe {
 }
 
 impl Scribe {
-    fn run(&mut self, inbox: &Receiver<Urgent>) {
+    fn run(&mut self, inbox: &Receiver<Errand>) {
         let mut next_batch = Instant::now() + BATCH_INTERVAL;
         loop {
             let left = next_batch.saturating_duration_since(Instant::now());
@@ -60,24 +75,58 @@ impl Scribe {
                 continue;
             }
             match inbox.recv_timeout(left) {
-                Ok(first) => self.write_urgent(first, inbox),
+                Ok(first) => self.run_errands(first, inbox),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     lock(&self.shared.strangers).close();
                     self.write_waiting();
+                    lock(&self.shared.files).ended();
                     return;
                 }
             }
         }
     }
 
+    fn run_errands(&mut self, first: Errand, inbox: &Receiver<Errand>) {
+        let mut urgent = Vec::new();
+        let mut rings_fill = false;
+        for errand in std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX)) {
+            match errand {
+                Errand::Record(event) => urgent.push(event),
+                Errand::EmptyRings => rings_fill = true,
+            }
+        }
+        self.write_urgent(urgent);
+        if rings_fill {
+            self.empty_rings();
+            if self.batches.len() >= BATCHES_MAX {
+                self.write_waiting();
+            }
+        }
+    }
+
+    /// Packs the calls that lie in the rings, and forgets rings whose threads are gone.
+    fn empty_rings(&mut self) {
+        let Self { shared, calls, batches, .. } = self;
+        lock(&shared.rings).retain_mut(|ring| {
+            ring.drain(&shared.edges, |call| {
+                if calls.push(call).is_err() {
+                    batches.extend(calls.take());
+                    if calls.push(call).is_err() {
+                        tracing::error!("a call is not recorded: it fits no batch");
+                    }
+                }
+            })
+        });
+    }
+
     /// Refusals that arrived while the disk was busy share one write: each is still durable before
     /// anybody is told so.
-    fn write_urgent(&mut self, first: Urgent, inbox: &Receiver<Urgent>) {
+    fn write_urgent(&mut self, urgent: Vec<Urgent>) {
         let (mut lines, mut told) = (Vec::new(), Vec::new());
         // Kept for the case that the disk refuses: then nothing was appended.
         let before = self.writer.clone();
-        for urgent in std::iter::once(first).chain(inbox.try_iter().take(GROUP_MAX)) {
+        for urgent in urgent {
             match self.append(&urgent.event, urgent.at, &mut lines) {
                 Ok(()) => told.push((urgent.done, urgent.at)),
                 Err(error) => {
@@ -103,7 +152,16 @@ impl Scribe {
         let before = self.writer.clone();
         let mut lines = Vec::new();
         self.append_own_events(&mut lines);
+        self.empty_rings();
+        self.batches.extend(self.calls.take());
+        let batches: Vec<_> = self.batches.drain(..).map(|b| (b.len(), Event::from(b))).collect();
         let mut unwritable = Dropped::default();
+        for (count, batch) in &batches {
+            if let Err(error) = self.append(batch, clock::now(), &mut lines) {
+                tracing::error!(%error, count, "allowed calls are not recorded");
+                unwritable.add_many(*count, clock::now());
+            }
+        }
         for (event, at) in &waiting {
             if let Err(error) = self.append(event, *at, &mut lines) {
                 tracing::error!(%error, "an event is not recorded");
@@ -111,11 +169,14 @@ impl Scribe {
             }
         }
         if lines.is_empty() {
+            self.dropped.merge(unwritable);
             return;
         }
         if let Err(error) = self.write(before, &lines, self.shared.limits.bytes_max) {
-            tracing::error!(%error, count = waiting.len(), "allowed calls are counted instead of recorded");
+            let count = waiting.len() + batches.iter().map(|(count, _)| count).sum::<usize>();
+            tracing::error!(%error, count, "allowed calls are counted instead of recorded");
             waiting.iter().for_each(|(_, at)| self.dropped.add(*at));
+            batches.iter().for_each(|(count, _)| self.dropped.add_many(*count, clock::now()));
         } else {
             self.own.clear();
             self.dropped = unwritable;
@@ -188,6 +249,9 @@ fn tell(done: tokio::sync::oneshot::Sender<Result<(), SpoolError>>, result: Resu
 /// Records that share one write to the disk.
 const GROUP_MAX: usize = 255;
 
+/// Full batches of allowed calls that wait for the disk: a quarter of a megabyte.
+const BATCHES_MAX: usize = 16;
+
 /// Events of the spool's own that wait for a disk that says no; older ones are counted as dropped.
 const OWN_EVENTS_MAX: usize = 4096;
 
@@ -198,12 +262,12 @@ mod tests {
     use crate::{
         shard::Sharded,
         spool::{
-            SpoolLimits,
+            Edges, SpoolLimits,
             files::{Files, WhenFull},
         },
     };
     use countersign_ledger::Stage;
-    use std::sync::Mutex;
+    use std::sync::{Mutex, atomic::AtomicU32};
 
     fn scribe(directory: &std::path::Path, limits: SpoolLimits, when_full: WhenFull) -> Scribe {
         Scribe {
@@ -211,11 +275,16 @@ mod tests {
                 limits,
                 waiting: Sharded::default(),
                 urgent: Mutex::new(None),
+                rings: Mutex::default(),
+                edge_numbers: AtomicU32::new(0),
+                edges: Edges::default(),
                 dropped: Sharded::default(),
                 strangers: Mutex::default(),
                 files: Mutex::new(Files::open(directory.to_owned(), limits, when_full).unwrap()),
                 written: tokio::sync::watch::Sender::new(0),
             }),
+            calls: CallBatcher::new(&"spiffe://td/svc/ads".parse().unwrap()),
+            batches: Vec::new(),
             writer: Writer::start("spiffe://td/svc/ads".parse().unwrap(), BootId::from_random([1; 16])),
             own: Vec::new(),
             gaps: Vec::new(),
@@ -239,7 +308,7 @@ mod tests {
         while Instant::now() < end {
             let (done, _) = tokio::sync::oneshot::channel();
             let event = Event::ClockSteppedBack { by_ms: 1 };
-            sender.send(Urgent { event, at: clock::now(), done }).unwrap();
+            sender.send(Errand::Record(Urgent { event, at: clock::now(), done })).unwrap();
         }
         let waits: usize = shared.waiting.take_all().map(|waiting| waiting.len()).sum();
         drop(sender);

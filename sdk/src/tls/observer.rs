@@ -1,37 +1,19 @@
 //! Who learns how a handshake went. A refusal inside the handshake never reaches a handler, so this
 //! is the only way into the ledger for it.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use countersign_identity::SpiffeId;
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_ledger::CheckRecord;
+pub use countersign_ledger::ConnectionId;
 use countersign_pki::verify::PeerError;
 use thiserror::Error;
 
-/// Names one connection in the ledger and in traces: 64 random bits as 16 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// A new name. Not a secret and never an argument for a decision, so a failing generator costs
-    /// uniqueness only.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(random_bytes(&SystemRandom::new()).map_or(0, u64::from_be_bytes))
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "c_{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+/// A new name. Not a secret and never an argument for a decision, so a failing generator costs uniqueness only.
+#[must_use]
+pub fn new_connection_id() -> ConnectionId {
+    ConnectionId::from_random(random_bytes(&SystemRandom::new()).map_or(0, u64::from_be_bytes))
 }
 
 /// Called once per handshake, admitted or refused. Must not block: the connection waits for it.

@@ -16,8 +16,8 @@ use countersign_sdk::{
     live::{Live, TokenKeys},
     secrets::SecretsCell,
     tls::{
-        Acceptor, ClientAuth, ConnectionId, Connector, Expected, HandshakeError, HandshakeObserver,
-        HandshakeOutcome, HandshakeRefusal, HandshakeReport, Peer, TrustState,
+        Acceptor, ClientAuth, Connector, Expected, HandshakeError, HandshakeObserver, HandshakeOutcome,
+        HandshakeRefusal, HandshakeReport, Peer, TrustState, new_connection_id,
     },
 };
 use countersign_token::{AccessToken, AccessTokenError, TxnTokenError};
@@ -52,7 +52,7 @@ async fn handshake<F: Future<Output = ()>>(
     let address = listener.local_addr().unwrap();
     let server = async {
         let (stream, from) = listener.accept().await.unwrap();
-        acceptor.accept(stream, ConnectionId::random(), Some(from)).await.map(|(_, peer)| peer)
+        acceptor.accept(stream, new_connection_id(), Some(from)).await.map(|(_, peer)| peer)
     };
     let (result, ()) = tokio::join!(server, act(address));
     let report = watcher.0.lock().unwrap().pop();
@@ -113,10 +113,10 @@ async fn each_way_to_fail_a_handshake_has_its_own_name() {
     let trust = TrustState::new(BundleSet::new(), CrlPolicy::Require);
     let acceptor = Acceptor::new(trust, ClientAuth::Required)
         .observed_by(Arc::clone(&watcher) as Arc<dyn HandshakeObserver>);
-    acceptor.timed_out(ConnectionId::random(), None, Duration::from_secs(10));
+    acceptor.timed_out(new_connection_id(), None, Duration::from_secs(10));
     assert_eq!(refused(watcher.0.lock().unwrap().pop()), HandshakeRefusal::TimedOut);
     let (ours, _theirs) = tokio::io::duplex(1024);
-    let refused = acceptor.accept(ours, ConnectionId::random(), None).await.unwrap_err();
+    let refused = acceptor.accept(ours, new_connection_id(), None).await.unwrap_err();
     assert_eq!(refused, HandshakeError::NoIdentity);
 }
 
@@ -142,7 +142,7 @@ async fn proven(deployment: &Deployment) -> (Connection, Arc<TrustState>) {
     let origin = Origin::Tcp(([127, 0, 0, 1], 1).into());
     let peer = peer.into_inner().unwrap();
     let connection = Connection {
-        id: ConnectionId::random(),
+        id: new_connection_id(),
         origin,
         peer,
         server_name: None,

@@ -218,7 +218,8 @@ async fn records_wait_for_an_authority_that_is_away_and_then_come_once_and_in_or
 #[tokio::test]
 async fn a_full_spool_refuses_to_grow_and_counts_what_it_could_not_keep() {
     let directory = countersign_testkit::temp_dir();
-    let limits = SpoolLimits { bytes_max: 4096, file_bytes_max: 1024, waiting_max: 8, urgent_max: 8 };
+    let limits =
+        SpoolLimits { bytes_max: 4096, file_bytes_max: 1024, waiting_max: 8, urgent_max: 8, ring_rows: 64 };
     let spool = open(directory.path(), limits);
     let mut kept = 0;
     let full = loop {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use countersign_identity::Possession;
 use countersign_keys::{KeyPair, SystemRandom, hash::hex, random_bytes};
-use countersign_sdk::{accept::Origin, tls::ConnectionId};
+use countersign_sdk::{accept::Origin, tls::new_connection_id};
 use countersign_testkit::TempDir;
 use countersign_token::{AccessToken, ClientAssertion, Confirmation, JwtSvid, TokenKind, jws};
 use serde_json::{Value, json};
@@ -336,7 +336,7 @@ fn gateway_by_certificate(now: UnixTime) -> Caller {
 
 fn stranger_connection() -> Connection {
     Connection {
-        id: ConnectionId::random(),
+        id: new_connection_id(),
         origin: Origin::Tcp(([127, 0, 0, 1], 1).into()),
         peer: None,
         server_name: None,

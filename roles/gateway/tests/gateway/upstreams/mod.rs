@@ -4,6 +4,7 @@ mod balance;
 mod breaker;
 mod connect;
 mod discovery;
+mod documented;
 mod health;
 mod retries;
 mod routing;

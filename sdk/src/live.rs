@@ -280,7 +280,7 @@ impl LiveCell {
     }
 
     /// The newest one, for a look that holds it only briefly: nothing is counted up.
-    pub(crate) fn peek(&self) -> impl Deref<Target = Arc<Live>> {
+    pub fn peek(&self) -> impl Deref<Target = Arc<Live>> + use<> {
         self.current.load()
     }
 

@@ -9,7 +9,7 @@ use countersign_request::{Authority, CanonicalRequest, TXN_TOKEN, strip_hop_by_h
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::inbound::TraceId;
 use countersign_sdk::outbound::{CallError, InternalToken, Outgoing};
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::BodyExt as _;
@@ -123,16 +123,19 @@ where
 
 /// Does the service demand evidence from the gateway, rather than answer the user?
 pub(crate) fn is_internal_challenge<B>(answer: &Response<B>) -> bool {
-    let ours = |value: &HeaderValue| {
-        value.as_bytes().get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
-    };
+    let mut challenges = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
     answer.status() == StatusCode::UNAUTHORIZED
-        && answer.headers().get_all(header::WWW_AUTHENTICATE).iter().any(ours)
+        && challenges.any(|value| is_internal_scheme(value.as_bytes()))
+}
+
+/// Is it a challenge of ours?
+pub(crate) fn is_internal_scheme(challenge: &[u8]) -> bool {
+    challenge.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
 }
 
 /// Names that mean something only inside: the callee's short name (which is its `:authority`), loopback and private
 /// addresses, and what is no name at all.
-fn is_internal(host_and_port: &str, target: &str) -> bool {
+pub(crate) fn is_internal(host_and_port: &str, target: &str) -> bool {
     let Ok(authority) = Authority::parse(host_and_port) else { return true };
     let host = authority.host();
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -42,6 +42,13 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// Is there nothing to do?
+    pub(crate) fn is_empty(&self) -> bool {
+        let nothing =
+            |edits: &Edits| edits.remove.is_empty() && edits.rename.is_empty() && edits.add.is_empty();
+        nothing(&self.request) && nothing(&self.response)
+    }
+
     pub(crate) fn compile(rules: &HeaderRules) -> Result<Self, HeaderRuleError> {
         Ok(Rules { request: Edits::compile(&rules.request)?, response: Edits::compile(&rules.response)? })
     }
@@ -129,14 +136,43 @@ pub(crate) fn forwarded_headers(client: IpAddr, scheme: &'static str, authority:
 pub(crate) fn clean_response(headers: &mut HeaderMap, internal: impl Fn(&str) -> bool) {
     request::strip_hop_by_hop(headers);
     request::strip_identity_headers(headers);
-    remove_where(headers, |name| {
-        INTERNAL_NAMES.contains(&name) || INTERNAL_PREFIXES.iter().any(|p| name.starts_with(p))
-    });
+    remove_where(headers, is_of_the_inside);
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         if let Some(relative) = headers.get(&name).and_then(|value| relative_form(value, &internal)) {
             headers.insert(name, relative);
         }
     }
+}
+
+/// What becomes of a header of an answer.
+pub(crate) enum Shown {
+    AsItIs,
+    Otherwise(HeaderName, HeaderValue),
+    /// It tells of the inside.
+    Never,
+}
+
+/// The same for one header line, where no map is made; what is about the connection was left out before.
+pub(crate) fn shown_to_clients(name: &str, value: &[u8], internal: impl Fn(&str) -> bool) -> Shown {
+    let lower;
+    let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        lower = name.to_ascii_lowercase();
+        lower.as_str()
+    } else {
+        name
+    };
+    if request::is_identity_header(name) || is_of_the_inside(name) {
+        return Shown::Never;
+    }
+    let redirect =
+        [header::LOCATION, header::CONTENT_LOCATION].into_iter().find(|known| known.as_str() == name);
+    let Some(redirect) = redirect else { return Shown::AsItIs };
+    let relative = HeaderValue::from_bytes(value).ok().and_then(|value| relative_form(&value, &internal));
+    relative.map_or(Shown::AsItIs, |relative| Shown::Otherwise(redirect, relative))
+}
+
+fn is_of_the_inside(name: &str) -> bool {
+    INTERNAL_NAMES.contains(&name) || INTERNAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A URL of an internal host without scheme and host, so that the client comes back through the gateway.

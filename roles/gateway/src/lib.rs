@@ -253,8 +253,9 @@ impl Gateway {
         }
         {
             let (workers, shutdown) = (self.workers, shutdown.clone());
+            let recorder = Arc::clone(&pipeline.recorder);
             tasks.spawn(async move {
-                tell_drained(engine::run(ports, workers, limits, seats, shutdown).await);
+                tell_drained(engine::run(ports, workers, limits, seats, recorder, shutdown).await);
             });
         }
         if let Some(listener) = self.admin {
@@ -294,7 +295,7 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
         issuers: Arc::new(Issuers::load(&settings.issuers)?),
         proofs,
         login,
-        recorder: Recorder::new(Arc::clone(workload.spool())),
+        recorder: Arc::new(Recorder::new(Arc::clone(workload.spool()))),
         workload,
         limits: settings.limits,
         explainer: Explainer::default(),

@@ -1,6 +1,7 @@
 //! Between a connection and the pipeline: how a request came in, and what becomes of handshakes.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
 use http::{Request, Version};
 
-use crate::engine::{Answering, Answers};
+use crate::engine::quick::{EdgeQuick, Quick};
+use crate::engine::{AnswerLimits, Answering, Answers};
 use crate::pipeline::{GATEWAY, Pipeline};
 use crate::refusal::Refusal;
 use crate::settings::Limits;
@@ -38,6 +40,18 @@ impl Answers for EdgeService {
         Box::pin(async move { pipeline.handle(request, &arrival).await })
     }
 
+    fn limits(&self) -> AnswerLimits {
+        let limits = &self.pipeline.limits;
+        AnswerLimits {
+            response_bytes_max: limits.response_bytes_max,
+            request_timeout: limits.request_timeout(),
+        }
+    }
+
+    fn quick(&self) -> Option<Rc<dyn Quick>> {
+        Some(Rc::new(EdgeQuick::new(Arc::clone(&self.pipeline), self.scheme)))
+    }
+
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
         let (pipeline, refusal) = (Arc::clone(&self.pipeline), Refusal::from(error));
         let arrival = Arrival { connection: Some(connection.clone()), scheme: self.scheme, is_http_1: true };
@@ -57,6 +71,12 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
+    /// Over HTTP/1.x.
+    pub(crate) fn over(connection: &Connection) -> Self {
+        let scheme = if connection.exporter.is_some() { "https" } else { "http" };
+        Arrival { connection: Some(connection.clone()), scheme, is_http_1: true }
+    }
+
     fn of(request: &Request<RequestBody>, scheme: &'static str) -> Self {
         let connection = request.extensions().get::<Connection>().cloned();
         Arrival { connection, scheme, is_http_1: request.version() < Version::HTTP_2 }

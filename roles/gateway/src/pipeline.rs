@@ -11,6 +11,8 @@
 //! | forward | permit, request | the answer |
 //! | record | everything above | one ledger event |
 
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ use bytes::Bytes;
 use countersign_identity::{Caller, Possession};
 use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, pseudonym};
-use countersign_policy::{Ask, Explainer, Permit, decide};
-use countersign_request::{CanonicalRequest, DPOP};
+use countersign_policy::{Ask, Explainer, Permit, PolicySet, decide};
+use countersign_request::{CanonicalRequest, DPOP, Head};
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::authenticate::{
     AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
@@ -43,7 +45,7 @@ use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
 use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
 use crate::proof::{DPOP_NONCE, Proofs};
-use crate::record::{Check, Recorder, Trace};
+use crate::record::{Check, Notes, Recorder, Trace};
 use crate::refusal::Refusal;
 use crate::route::{NoRoute, Route, RouteTable, Target};
 use crate::settings::{Limits, UserNeed};
@@ -62,7 +64,7 @@ pub(crate) struct Pipeline {
     pub(crate) proofs: Proofs,
     pub(crate) login: Option<LoginDesk>,
     pub(crate) workload: Workload,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) limits: Limits,
     pub(crate) explainer: Explainer,
 }
@@ -111,7 +113,13 @@ impl Pipeline {
         self.refused(Trace::new(draft, arrival.address()), refusal, arrival).await
     }
 
-    async fn refused(&self, trace: Trace, refusal: &Refusal, arrival: &Arrival) -> Response<EdgeBody> {
+    /// Answers and records a refusal.
+    pub(crate) async fn refused(
+        &self,
+        trace: Trace,
+        refusal: &Refusal,
+        arrival: &Arrival,
+    ) -> Response<EdgeBody> {
         let denial = refusal.denial();
         let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
         self.recorder.refused(trace, refusal, &denial).await;
@@ -134,34 +142,56 @@ impl Pipeline {
         if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
             return self.log_in(desk, &request, body, arrival, trace).await;
         }
-        let route = self.routes.find(&request)?;
-        trace.draft.asks_for(request.method(), route.template.as_str());
-        if let Some(target) = route.lead.only() {
-            target.as_str().clone_into(&mut trace.callee);
-        }
-        trace.pass(Check::Route, format!("{} to {}", route.template, route.lead));
-        let live = self.live()?;
-        let session = match self.authenticate(route, &request, arrival, &live, trace) {
+        let judged = match self.judge(&request, arrival, trace, decide) {
             // The issuer may have a new key since it was asked last.
             Err(refusal) if self.has_newer_keys(&refusal).await? => {
-                self.authenticate(route, &request, arrival, &live, trace)?
+                self.judge(&request, arrival, trace, decide)?
             }
-            authenticated => authenticated?,
+            judged => judged?,
         };
-        let user = session.as_deref().and_then(|session| session.caller.user()).map(|user| user.id.as_str());
-        let target = route.lead.choose(&request, user).ok_or(NoRoute::Unknown)?;
-        target.as_str().clone_into(&mut trace.callee);
-        let token_counts = route.user != UserNeed::None;
-        let permit =
-            self.decide(&request, route.template.as_str(), session.as_deref(), token_counts, &live, trace)?;
-        let token = session.map(|session| self.countersign(&permit, &session, &live)).transpose()?;
+        let Judged { permit, route, target, session } = judged;
+        let token = session.map(|session| self.countersign(&permit, &session)).transpose()?;
         let outgoing = Outgoing { request: &request, target, body, token, trace_id };
         self.forward(permit, route, outgoing, arrival, trace).await
     }
 
+    /// From the canonical request to the permit. Nothing here waits, because all that it needs is in memory; the head
+    /// may be borrowed, and `decide` may remember.
+    pub(crate) fn judge(
+        &self,
+        request: &impl Head,
+        arrival: &Arrival,
+        notes: &mut impl Notes,
+        decide: impl FnOnce(&PolicySet, &Ask<'_>) -> Result<Permit, countersign_policy::Refusal>,
+    ) -> Result<Judged<'_>, Refusal> {
+        let route = self.routes.find(request)?;
+        notes.asks_for(request.method(), route.template.as_str());
+        if let Some(target) = route.lead.only() {
+            notes.leads_to(target.as_str());
+        }
+        notes.passed(Check::Route, format_args!("{} to {}", route.template, route.lead));
+        let live = self.live()?;
+        let session = self.authenticate(route, request, arrival, &live, notes)?;
+        let user = session.as_deref().and_then(|session| session.caller.user()).map(|user| user.id.as_str());
+        let target = route.lead.choose(request, user).ok_or(NoRoute::Unknown)?;
+        notes.leads_to(target.as_str());
+        let asked = Asked {
+            route: route.template.as_str(),
+            session: session.as_deref(),
+            token_counts: route.user != UserNeed::None,
+        };
+        let permit = self.decide(request, asked, &live, notes, decide)?;
+        Ok(Judged { permit, route, target, session })
+    }
+
+    /// Is it answered here, by the login desk?
+    pub(crate) fn is_login(&self, request: &impl Head) -> bool {
+        self.login.is_some() && request.path() == LOGIN_PATH
+    }
+
     /// The newest snapshot, as long as it counts.
-    fn live(&self) -> Result<Arc<Live>, Refusal> {
-        let live = self.workload.live();
+    fn live(&self) -> Result<impl Deref<Target = Arc<Live>> + use<>, Refusal> {
+        let live = self.workload.live_cell().peek();
         if live.freshness(clock::now()) == Freshness::Stale { Err(Refusal::Stale) } else { Ok(live) }
     }
 
@@ -170,20 +200,20 @@ impl Pipeline {
     fn authenticate(
         &self,
         route: &Route,
-        request: &CanonicalRequest,
+        request: &impl Head,
         arrival: &Arrival,
         live: &Live,
-        trace: &mut Trace,
+        notes: &mut impl Notes,
     ) -> Result<Option<Arc<Session>>, Refusal> {
         if route.user == UserNeed::None {
-            trace.pass(Check::Token, "not asked for");
+            notes.passed(Check::Token, format_args!("not asked for"));
             return Ok(None);
         }
-        let Some(credential) = access_credential(request.headers())? else {
+        let Some(credential) = access_credential(request)? else {
             if route.user == UserNeed::Required {
                 return Err(Refusal::NoToken);
             }
-            trace.pass(Check::Token, "none, and none needed");
+            notes.passed(Check::Token, format_args!("none, and none needed"));
             return Ok(None);
         };
         let snapshot = live.snapshot();
@@ -204,9 +234,10 @@ impl Pipeline {
                 session
             }
         };
-        trace.draft.comes_from(&session.caller, live.pseudonyms());
+        notes.comes_from(&session.caller, live);
         let bound = session.caller.proof().user_possession == Possession::Key;
-        trace.pass(Check::Token, if bound { "access token, and its key" } else { "access token" });
+        let and_its_key = if bound { ", and its key" } else { "" };
+        notes.passed(Check::Token, format_args!("access token{and_its_key}"));
         Ok(Some(session))
     }
 
@@ -226,47 +257,42 @@ impl Pipeline {
     }
 
     /// The coarse rule. The service behind has a finer one of its own; neither relies on the other.
-    ///
-    /// `token_counts`: would an access token have been looked at? Then a stranger is told to log in.
-    fn decide(
+    fn decide<N: Notes>(
         &self,
-        request: &CanonicalRequest,
-        route: &str,
-        session: Option<&Session>,
-        token_counts: bool,
+        request: &impl Head,
+        asked: Asked<'_>,
         live: &Live,
-        trace: &mut Trace,
+        notes: &mut N,
+        decide: impl FnOnce(&PolicySet, &Ask<'_>) -> Result<Permit, countersign_policy::Refusal>,
     ) -> Result<Permit, Refusal> {
         let stranger;
-        let caller: &Caller = match session {
+        let caller: &Caller = match asked.session {
             Some(session) => &session.caller,
             None => {
                 stranger = authenticate(&Evidence::default(), live.tokens(), clock::now()).caller?;
                 &stranger
             }
         };
-        let ask = Ask { caller, target: GATEWAY, method: request.method(), route, path: request.path() };
+        let (method, path) = (request.method(), request.path());
+        let ask = Ask { caller, target: GATEWAY, method, route: asked.route, path };
         let policies = live.policy().map_err(|error| Refusal::PolicyBroken(error.clone()))?;
+        let explain = || self.explainer.reason(policies, &ask, clock::now()).fix;
         let permit = decide(policies, &ask).map_err(|refusal| Refusal::Policy {
             refusal,
-            fix: self.explainer.reason(policies, &ask, clock::now()).fix,
-            could_log_in: session.is_none() && token_counts,
+            fix: if N::EXPLAINS { explain() } else { String::new() },
+            could_log_in: asked.session.is_none() && asked.token_counts,
         })?;
-        trace.draft.permitted(&permit);
-        trace.pass(Check::Policy, permit.policies().join(", "));
+        notes.permitted(&permit);
+        notes.passed(Check::Policy, format_args!("{}", Listed(permit.policies())));
         Ok(permit)
     }
 
     /// The internal token that goes on in place of the access token.
-    fn countersign(
-        &self,
-        _permit: &Permit,
-        session: &Session,
-        live: &Live,
-    ) -> Result<InternalToken, Refusal> {
+    fn countersign(&self, _permit: &Permit, session: &Session) -> Result<InternalToken, Refusal> {
         let token = match self.tokens.internal(session, &SystemRandom::new(), clock::now())? {
             Internal::Known(token) => token,
             Internal::Minted(token) => {
+                let live = self.live()?;
                 let user = session.caller.user().zip(live.pseudonyms());
                 self.recorder.event(Event::TokenMinted {
                     typ: countersign_token::txn_token::TXN_TOKEN_TYP.to_owned(),
@@ -369,7 +395,11 @@ impl Pipeline {
         trace.pass(Check::Route, "login");
         let key = self.key_of_login(request, arrival)?;
         trace.pass(Check::Token, if key.is_some() { "a key for the token" } else { "not asked for" });
-        let permit = self.decide(request, LOGIN_PATH, None, false, &*self.live()?, trace)?;
+        let asked = Asked { route: LOGIN_PATH, session: None, token_counts: false };
+        let permit = {
+            let live = self.live()?;
+            self.decide(request, asked, &live, trace, decide)?
+        };
         let fault = BodyFault::default();
         let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
@@ -468,6 +498,35 @@ impl Pipeline {
             bytes_max: self.limits.response_bytes_max,
             idle_timeout: self.limits.body_idle_timeout(),
         }
+    }
+}
+
+/// What a request is permitted, and where it goes.
+pub(crate) struct Judged<'p> {
+    pub(crate) permit: Permit,
+    pub(crate) route: &'p Route,
+    pub(crate) target: &'p Target,
+    /// Of the user, if one is needed and came.
+    pub(crate) session: Option<Arc<Session>>,
+}
+
+/// What the coarse rule is asked about.
+struct Asked<'a> {
+    route: &'a str,
+    session: Option<&'a Session>,
+    /// Would an access token have been looked at? Then a stranger is told to log in.
+    token_counts: bool,
+}
+
+/// Names of rules, apart by commas.
+struct Listed<'a>(&'a [String]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, name) in self.0.iter().enumerate() {
+            write!(f, "{}{name}", if place == 0 { "" } else { ", " })?;
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use countersign_identity::UnixTime;
 use countersign_keys::{RandomError, Secret, SecureRandom, random_bytes};
-use countersign_request::CanonicalRequest;
+use countersign_request::Head;
 use countersign_sdk::replay::ReplayGuard;
 use countersign_token::dpop::{
     self, DpopError, DpopNonces, DpopProof, DpopTarget, DpopUri, NONCE_LIFETIME, NonceError,
@@ -55,7 +55,7 @@ impl Proofs {
         &self,
         proof: &str,
         scheme: &str,
-        request: &CanonicalRequest,
+        request: &impl Head,
         access_token: Option<&str>,
         now: UnixTime,
     ) -> Result<Judged, ProofError> {

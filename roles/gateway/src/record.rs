@@ -1,13 +1,18 @@
 //! What remains of a request: one ledger event, one access line, one count for each metric. No token, path or query.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_identity::{Caller, DecisionId};
 use countersign_ledger::{CheckRecord, CheckResult, Event, Verdict};
-use countersign_sdk::inbound::{DecisionDraft, Denial};
+use countersign_policy::Permit;
+use countersign_sdk::inbound::{DecisionDraft, Denial, TraceId};
+use countersign_sdk::live::Live;
 use countersign_sdk::spool::Spool;
-use http::StatusCode;
+use countersign_sdk::tls::ConnectionId;
+use http::{Method, StatusCode};
 
 use crate::refusal::Refusal;
 
@@ -44,7 +49,65 @@ impl Check {
     }
 }
 
+/// What the stages say while they go on. A carrier that repeats what was said before listens to nothing.
+pub(crate) trait Notes {
+    /// Is it worth finding out what an operator could change?
+    const EXPLAINS: bool;
+
+    /// By which method, which route.
+    fn asks_for(&mut self, method: &Method, route: &str);
+    /// To which service or upstream.
+    fn leads_to(&mut self, callee: &str);
+    /// Who is calling.
+    fn comes_from(&mut self, caller: &Caller, live: &Live);
+    /// By which rules.
+    fn permitted(&mut self, permit: &Permit);
+    /// The next check held.
+    fn passed(&mut self, check: Check, detail: fmt::Arguments<'_>);
+}
+
+/// Nobody listens.
+pub(crate) struct Unheard;
+
+impl Notes for Unheard {
+    const EXPLAINS: bool = false;
+
+    fn asks_for(&mut self, _method: &Method, _route: &str) {}
+    fn leads_to(&mut self, _callee: &str) {}
+    fn comes_from(&mut self, _caller: &Caller, _live: &Live) {}
+    fn permitted(&mut self, _permit: &Permit) {}
+    fn passed(&mut self, _check: Check, _detail: fmt::Arguments<'_>) {}
+}
+
+impl Notes for Trace {
+    const EXPLAINS: bool = true;
+
+    fn asks_for(&mut self, method: &Method, route: &str) {
+        self.draft.asks_for(method, route);
+    }
+
+    fn leads_to(&mut self, callee: &str) {
+        callee.clone_into(&mut self.callee);
+    }
+
+    fn comes_from(&mut self, caller: &Caller, live: &Live) {
+        self.draft.comes_from(caller, live.pseudonyms());
+    }
+
+    fn permitted(&mut self, permit: &Permit) {
+        self.draft.permitted(permit);
+    }
+
+    fn passed(&mut self, check: Check, detail: fmt::Arguments<'_>) {
+        // Who is judged again, by newer keys, passes the first checks again.
+        if Check::ALL.iter().position(|known| *known == check) >= Some(self.passed) {
+            self.pass(check, detail.to_string());
+        }
+    }
+}
+
 /// What is known of a request so far.
+#[derive(Clone)]
 pub(crate) struct Trace {
     pub(crate) draft: DecisionDraft,
     /// Short name of the service behind; empty until a route is found.
@@ -56,6 +119,19 @@ pub(crate) struct Trace {
 impl Trace {
     pub(crate) fn new(draft: DecisionDraft, address: IpAddr) -> Self {
         Trace { draft, callee: String::new(), address, passed: 0 }
+    }
+
+    /// The same for another request, about which the stages said the same.
+    pub(crate) fn repeated(
+        &self,
+        decision: DecisionId,
+        trace: TraceId,
+        connection: ConnectionId,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let draft = self.draft.repeated(decision, trace, connection, peer);
+        let address = peer.map_or(self.address, |peer| peer.ip());
+        Trace { draft, address, ..self.clone() }
     }
 
     /// Notes that the next check held. They run in one order, so it is the next one.
@@ -94,6 +170,16 @@ impl Recorder {
         trace.draft.answered(status);
         self.count(&trace);
         self.spool.record(trace.draft.into_event());
+    }
+
+    /// Answers of upstreams, each with how long its head took. They follow with the next batch.
+    pub(crate) fn all_allowed(&self, calls: impl Iterator<Item = (Trace, StatusCode, Duration)>) {
+        for (mut trace, status, latency) in calls {
+            trace.pass(Check::Upstream, status.as_u16().to_string());
+            trace.draft.answered_after(status, latency);
+            self.count(&trace);
+            self.spool.record(trace.draft.into_event());
+        }
     }
 
     /// A refusal: on disk before the client hears of it. Those of strangers are counted per address and minute beyond

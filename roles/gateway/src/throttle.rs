@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_identity::UnixTime;
@@ -14,6 +15,7 @@ use crate::settings;
 pub(crate) struct Throttle {
     requests: Quota<IpAddr>,
     logins: Quota<IpAddr>,
+    at_a_time: NonZeroU32,
 }
 
 impl Throttle {
@@ -22,12 +24,29 @@ impl Throttle {
         Throttle {
             requests: Quota::per_second(settings.requests_per_second, settings.requests_burst, keys_max),
             logins: Quota::per_minute(settings.logins_per_minute, settings.logins_burst, keys_max),
+            at_a_time: NonZeroU32::new((settings.requests_burst.get() / 128).min(64))
+                .unwrap_or(NonZeroU32::MIN),
         }
     }
 
     /// Counts one request.
     pub(crate) fn request(&self, address: IpAddr, now: UnixTime) -> Result<(), QuotaError> {
         self.requests.check(&address_key(address), now)
+    }
+
+    /// Counts several requests, or none.
+    pub(crate) fn requests(
+        &self,
+        address: IpAddr,
+        count: NonZeroU32,
+        now: UnixTime,
+    ) -> Result<(), QuotaError> {
+        self.requests.check_many(&address_key(address), count, now)
+    }
+
+    /// How many a worker takes at once: so few that all workers together never hold back much of the burst.
+    pub(crate) fn requests_at_a_time(&self) -> NonZeroU32 {
+        self.at_a_time
     }
 
     /// Counts one login, which was counted as a request before.
@@ -81,8 +100,6 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::num::NonZeroU32;
-
     use super::*;
 
     const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);

@@ -96,6 +96,22 @@ impl<K: Hash + Eq + Clone> Quota<K> {
             .map_err(|not_until| QuotaError::Exceeded { retry_after: not_until.wait_time_from(now) })
     }
 
+    /// Takes several at once from the bucket of `key`, or none.
+    ///
+    /// # Errors
+    /// There are not so many in it, or never will be; or there is no room for another key.
+    pub fn check_many(&self, key: &K, count: NonZeroU32, now: UnixTime) -> Result<(), QuotaError> {
+        let now = self.time.advance(now);
+        if !self.buckets.reserve(key, now) {
+            return Err(QuotaError::Full { retry_after: SWEEP_EVERY });
+        }
+        match self.limiter.check_key_n(key, count) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(QuotaError::Exceeded { retry_after: not_until.wait_time_from(now) }),
+            Err(_) => Err(QuotaError::Exceeded { retry_after: Duration::MAX }),
+        }
+    }
+
     /// How many keys are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -270,6 +286,17 @@ mod tests {
         assert_eq!(quota.check(&"bob", at(0)), Ok(()), "buckets are per key");
         assert_eq!(quota.check(&"alice", at(100)), Ok(()));
         assert_eq!(quota.check(&"alice", at(100)).unwrap_err().retry_after(), retry_after);
+    }
+
+    #[test]
+    fn several_are_taken_at_once_or_none() {
+        let quota = Quota::per_second(number(10), number(5), 8);
+        assert_eq!(quota.check_many(&"alice", number(3), at(0)), Ok(()));
+        assert!(quota.check_many(&"alice", number(3), at(0)).is_err());
+        assert_eq!(quota.check_many(&"alice", number(2), at(0)), Ok(()));
+        assert!(quota.check(&"alice", at(0)).is_err());
+        let never = QuotaError::Exceeded { retry_after: Duration::MAX };
+        assert_eq!(quota.check_many(&"bob", number(6), at(0)), Err(never));
     }
 
     #[test]

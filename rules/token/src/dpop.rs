@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{CLOCK_SKEW, UnixTime};
 use countersign_keys::{KeyPair, PublicKey, Secret, constant_time_eq, domain, hash::hmac_sha256, sha256};
-use countersign_request::CanonicalRequest;
+use countersign_request::{CanonicalRequest, Head};
 use http::{HeaderMap, Method, Uri, Version};
 use serde_json::json;
 
@@ -138,7 +138,7 @@ impl DpopProof {
 
 impl DpopUri {
     /// That of a request that came over `scheme`, `http` or `https`.
-    pub fn of_request(scheme: &str, request: &CanonicalRequest) -> Self {
+    pub fn of_request(scheme: &str, request: &impl Head) -> Self {
         let scheme = scheme.to_ascii_lowercase();
         let authority = request.authority();
         let default =

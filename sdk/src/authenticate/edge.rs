@@ -11,9 +11,9 @@ use countersign_identity::{
 };
 use countersign_keys::JwkSet;
 use countersign_ledger::{CheckRecord, CheckResult};
-use countersign_request::DPOP;
+use countersign_request::{DPOP, Head};
 use countersign_token::{AccessGrant, AccessToken, DpopProof, ForeignIssuer, Revoked, Shown};
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use super::EvidenceError;
 use crate::{accept::Connection, live::TokenKeys};
@@ -179,7 +179,7 @@ fn token_check(verified: &Result<Verified<User>, EvidenceError>) -> CheckRecord 
 /// # Errors
 /// The header is there and says something else: that is evidence, and it does not hold.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, EvidenceError> {
-    match authorization(headers)? {
+    match authorization(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes))? {
         Some((Scheme::Bearer, token)) => Ok(Some(token)),
         Some((Scheme::Dpop, _)) => Err(EvidenceError::NotBearer),
         None => Ok(None),
@@ -190,14 +190,14 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, EvidenceError> 
 ///
 /// # Errors
 /// `Authorization` is of another form, or it and the header `DPoP` do not go together.
-pub fn access_credential(headers: &HeaderMap) -> Result<Option<AccessCredential<'_>>, EvidenceError> {
-    let mut proofs = headers.get_all(DPOP).iter();
+pub fn access_credential(request: &impl Head) -> Result<Option<AccessCredential<'_>>, EvidenceError> {
+    let mut proofs = request.header_values(&PROOF);
     // A proof that is no text is one that does not hold: it reads as an empty one.
-    let proof = proofs.next().map(|value| value.to_str().unwrap_or_default());
+    let proof = proofs.next().map(|value| text(value).unwrap_or_default());
     if proofs.next().is_some() {
         return Err(EvidenceError::Combination("more than one dpop proof came: send one"));
     }
-    match (authorization(headers)?, proof) {
+    match (authorization(request.header(&CREDENTIAL))?, proof) {
         (None, None) => Ok(None),
         (Some((Scheme::Bearer, token)), None) => Ok(Some(AccessCredential::Bearer(token))),
         (Some((Scheme::Dpop, token)), Some(proof)) => Ok(Some(AccessCredential::Dpop { token, proof })),
@@ -217,9 +217,9 @@ enum Scheme {
     Dpop,
 }
 
-fn authorization(headers: &HeaderMap) -> Result<Option<(Scheme, &str)>, EvidenceError> {
-    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| EvidenceError::NotBearer)?;
+fn authorization(value: Option<&[u8]>) -> Result<Option<(Scheme, &str)>, EvidenceError> {
+    let Some(value) = value else { return Ok(None) };
+    let text = text(value).ok_or(EvidenceError::NotBearer)?;
     let (scheme, token) = text.split_once(' ').ok_or(EvidenceError::NotBearer)?;
     let token = token.trim_start_matches(' ');
     let scheme = [("bearer", Scheme::Bearer), ("dpop", Scheme::Dpop)]
@@ -232,11 +232,46 @@ fn authorization(headers: &HeaderMap) -> Result<Option<(Scheme, &str)>, Evidence
     Ok(Some((scheme, token)))
 }
 
+static PROOF: HeaderName = DPOP;
+static CREDENTIAL: HeaderName = AUTHORIZATION;
+
+/// Credentials are written in visible ASCII.
+fn text(value: &[u8]) -> Option<&str> {
+    let visible = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    std::str::from_utf8(value).ok().filter(|_| visible)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use http::HeaderValue;
+    use countersign_request::AuthorityRef;
+    use http::Method;
+
+    /// What a request says in its headers, also where no request could.
+    struct Said(HeaderMap);
+
+    impl Head for Said {
+        fn method(&self) -> &Method {
+            &Method::GET
+        }
+
+        fn authority(&self) -> AuthorityRef<'_> {
+            AuthorityRef::parse("flea.test").unwrap()
+        }
+
+        fn path(&self) -> &str {
+            "/"
+        }
+
+        fn query(&self) -> Option<&str> {
+            None
+        }
+
+        fn header_values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+            self.0.get_all(name).iter().map(HeaderValue::as_bytes)
+        }
+    }
 
     fn headers(value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))])
@@ -253,7 +288,7 @@ mod tests {
     fn rejects_an_authorization_header_of_another_form() {
         for bad in ["Basic abc", "Bearer", "Bearer ", "Bearer a b", "abc", "DPoP", "DPoP a b"] {
             assert_eq!(bearer_token(&headers(bad)), Err(EvidenceError::NotBearer), "{bad}");
-            assert_eq!(access_credential(&headers(bad)), Err(EvidenceError::NotBearer), "{bad}");
+            assert_eq!(access_credential(&Said(headers(bad))), Err(EvidenceError::NotBearer), "{bad}");
         }
         assert_eq!(
             bearer_token(&headers("DPoP abc")),
@@ -272,7 +307,7 @@ mod tests {
             for proof in proofs {
                 headers.append(DPOP, HeaderValue::from_static(proof));
             }
-            access_credential(&headers).map(|credential| format!("{credential:?}"))
+            access_credential(&Said(headers)).map(|credential| format!("{credential:?}"))
         };
         assert_eq!(with("", &[]).unwrap(), "None");
         assert_eq!(with("Bearer abc", &[]).unwrap(), "Some(Bearer(\"abc\"))");

@@ -12,7 +12,7 @@ use countersign_ledger::{
 use countersign_policy::Permit;
 
 use super::{Denial, TraceId, refusal::new_decision_id};
-use crate::{accept::Connection, spool::EdgeCall};
+use crate::{accept::Connection, spool::EdgeCall, tls::ConnectionId};
 
 /// What is known about a decision so far. Every door of the system makes its records with it.
 #[derive(Clone, Debug)]
@@ -120,6 +120,29 @@ impl DecisionDraft {
     pub fn answered(&mut self, status: http::StatusCode) {
         self.record.status = status.as_u16();
         self.record.latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// The answer's head was there after so long.
+    pub fn answered_after(&mut self, status: http::StatusCode, latency: Duration) {
+        self.record.status = status.as_u16();
+        self.record.latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// What was decided, for another request about which nothing else was said.
+    #[must_use]
+    pub fn repeated(
+        &self,
+        id: DecisionId,
+        trace: TraceId,
+        connection: ConnectionId,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        let mut record = self.record.clone();
+        record.id = id;
+        record.trace = Some(trace.to_string());
+        record.connection = Some(connection.to_string());
+        record.peer = peer.map(|address| address.to_string());
+        Self { started: Instant::now(), record, user_proof: self.user_proof }
     }
 
     /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.

@@ -5,6 +5,8 @@ use std::fmt;
 use countersign_keys::{SystemRandom, random_bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+/// Version, trace, span and flags.
+const HEADER_BYTES: usize = 55;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// 128 bits, never all zero; as text, 32 lower-case hexadecimal digits. A label, not a proof.
@@ -17,6 +19,35 @@ impl TraceId {
     pub fn of_request(headers: &HeaderMap) -> Self {
         let sent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).and_then(Self::parse);
         sent.unwrap_or_else(Self::random)
+    }
+
+    /// Of the value of `traceparent`, if there is one and it is one.
+    #[must_use]
+    pub fn of_value(traceparent: Option<&[u8]>) -> Option<Self> {
+        Self::parse(std::str::from_utf8(traceparent?).ok()?)
+    }
+
+    /// Of random bits.
+    #[must_use]
+    pub fn from_random(bits: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bits).max(1))
+    }
+
+    /// The value of `traceparent` for the next hop, which is the span of this number.
+    #[must_use]
+    pub fn header(self, span: u64) -> [u8; HEADER_BYTES] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+        let digits = |number: u128, place: usize, count: usize| {
+            let digit = u32::try_from((number >> (4 * (count - 1 - place))) & 0xf).unwrap_or_default();
+            char::from_digit(digit, 16).map_or(b'0', |digit| digit as u8)
+        };
+        for (place, byte) in text.iter_mut().skip(3).take(32).enumerate() {
+            *byte = digits(self.0, place, 32);
+        }
+        for (place, byte) in text.iter_mut().skip(36).take(16).enumerate() {
+            *byte = digits(u128::from(span.max(1)), place, 16);
+        }
+        text
     }
 
     /// A new one.
@@ -53,7 +84,7 @@ impl TraceId {
     /// Sets `traceparent` for the next hop.
     pub fn set(self, headers: &mut HeaderMap) {
         let span = random_bytes(&SystemRandom::new()).map_or(1, u64::from_be_bytes).max(1);
-        if let Ok(value) = HeaderValue::from_str(&format!("00-{self}-{span:016x}-01")) {
+        if let Ok(value) = HeaderValue::from_bytes(&self.header(span)) {
             headers.insert(TRACEPARENT, value);
         }
     }
@@ -82,6 +113,15 @@ mod tests {
         let trace = TraceId::random();
         trace.set(&mut headers);
         assert_eq!(TraceId::of_request(&headers), trace);
+    }
+
+    #[test]
+    fn the_header_of_the_next_hop_names_trace_and_span() {
+        let trace = TraceId::from_random([0xab; 16]);
+        assert_eq!(trace.header(0x1f), *b"00-abababababababababababababababab-000000000000001f-01");
+        assert_eq!(TraceId::of_value(Some(&trace.header(7))), Some(trace));
+        assert_eq!(TraceId::of_value(Some(b"\xff")), None);
+        assert_eq!(TraceId::of_value(None), None);
     }
 
     #[test]

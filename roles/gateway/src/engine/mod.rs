@@ -10,12 +10,14 @@
 
 mod h1;
 mod listen;
+pub(crate) mod quick;
 mod watch;
 mod wire;
 mod worker;
 
 use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +30,10 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use listen::{Sockets, bind};
 
+use self::quick::{Quick, Scribe};
 use self::worker::Worker;
 use crate::forward::EdgeBody;
+use crate::record::Recorder;
 use crate::throttle::AddressCount;
 
 /// Who answers what comes in at a port.
@@ -39,6 +43,31 @@ pub(crate) trait Answers: Send + Sync + 'static {
 
     /// Answers, and records, what is no request that can be read in one way. The connection ends with it.
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering;
+
+    /// What one answer may take.
+    fn limits(&self) -> AnswerLimits {
+        AnswerLimits::default()
+    }
+
+    /// Who judges for the quick carrier, for one worker; `None` where everything goes the full way.
+    fn quick(&self) -> Option<Rc<dyn Quick>> {
+        None
+    }
+}
+
+/// What one answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerLimits {
+    /// Bytes of its body.
+    pub(crate) response_bytes_max: u64,
+    /// From the head of the request to its own.
+    pub(crate) request_timeout: Duration,
+}
+
+impl Default for AnswerLimits {
+    fn default() -> Self {
+        Self { response_bytes_max: u64::MAX, request_timeout: Duration::from_secs(30) }
+    }
 }
 
 /// An answer that is being made.
@@ -54,6 +83,8 @@ pub(crate) struct Port {
 /// What all workers share.
 #[derive(Clone)]
 pub(crate) struct Shared {
+    /// Who records what the quick carrier did.
+    pub(crate) scribe: Scribe,
     /// What HTTP/1.x may cost.
     pub(crate) http1: countersign_http1::Limits,
     /// How many connections one address holds, on all ports.
@@ -79,13 +110,16 @@ pub(crate) async fn run(
     workers: NonZeroUsize,
     limits: Limits,
     seats: Arc<AddressCount>,
+    recorder: Arc<Recorder>,
     shutdown: CancellationToken,
 ) -> usize {
     let draining = shutdown.child_token();
     let serving = Serving { limits, draining: draining.clone(), cut: CancellationToken::new() };
     let over = CancellationToken::new();
     let http1 = http1_limits(&limits);
-    let shared = Shared { http1, seats, serving, connections: TaskTracker::new(), over: over.clone() };
+    let scribe = Scribe::start(recorder);
+    let shared =
+        Shared { scribe, http1, seats, serving, connections: TaskTracker::new(), over: over.clone() };
     // Who drops this future ends the threads too.
     let _guards = [draining.clone().drop_guard(), shared.serving.cut.clone().drop_guard(), over.drop_guard()];
     let threads = worker::start(ports, workers, &shared);

@@ -35,6 +35,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         self.io.into_inner()
     }
 
+    /// A look at the stream itself.
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&mut IO) -> R) -> R {
+        look(&mut self.io.borrow_mut())
+    }
+
     /// Reads once; 0 is the end.
     pub(crate) async fn read(&self, input: &mut BytesMut) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_read(cx, input)).await

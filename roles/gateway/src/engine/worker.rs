@@ -16,7 +16,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::listen::{Listener, Seated, Socket};
-use super::watch::Watch;
+use super::quick::{Entropy, Journal, Pools, Quick};
+use super::watch::{TICK, Watch};
 use super::wire::Scratch;
 use super::{Answering, Answers, Port, Shared, h1, places};
 use crate::forward::EdgeBody;
@@ -75,12 +76,24 @@ fn spawn(number: usize, shares: Vec<Share>, shared: &Shared) -> Option<oneshot::
 fn work(shares: Vec<Share>, shared: Shared) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let worker = Rc::new(Worker { shared, watch: Watch::new(), scratch: Scratch::default() });
+        let worker = Rc::new(Worker {
+            watch: Watch::new(),
+            scratch: Scratch::default(),
+            entropy: Entropy::default(),
+            journal: shared.scribe.journal(),
+            pools: Pools::default(),
+            shared,
+        });
+        tokio::task::spawn_local(keep_house(Rc::clone(&worker)));
         tokio::task::spawn_local(Rc::clone(&worker.watch).run(worker.shared.serving.clone()));
         for share in shares {
             let listener = share.socket.into_listener()?;
-            let door =
-                Rc::new(Door { transport: share.transport, answers: share.answers, places: share.places });
+            let door = Rc::new(Door {
+                transport: share.transport,
+                quick: share.answers.quick(),
+                answers: share.answers,
+                places: share.places,
+            });
             tokio::task::spawn_local(accept_all(Rc::clone(&worker), listener, door));
         }
         worker.shared.over.cancelled().await;
@@ -93,12 +106,27 @@ pub(super) struct Worker {
     pub(super) shared: Shared,
     pub(super) watch: Rc<Watch>,
     pub(super) scratch: Scratch,
+    pub(super) entropy: Entropy,
+    pub(super) journal: Journal,
+    pub(super) pools: Pools,
+}
+
+/// Hands records over, and closes what nobody uses.
+async fn keep_house(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.journal.hand_over();
+        worker.pools.prune(POOL_IDLE_MAX);
+    }
 }
 
 /// One port, as one worker serves it.
-struct Door {
+pub(super) struct Door {
     transport: Transport,
-    answers: Arc<dyn Answers>,
+    pub(super) answers: Arc<dyn Answers>,
+    pub(super) quick: Option<Rc<dyn Quick>>,
     places: Arc<Semaphore>,
 }
 
@@ -152,14 +180,14 @@ async fn next(
     Some((Seated { bytes, _seat: seat }, origin, place))
 }
 
-async fn serve(worker: &Worker, door: &Door, io: Seated, origin: Origin) {
+async fn serve(worker: &Rc<Worker>, door: &Door, io: Seated, origin: Origin) {
     let serving = &worker.shared.serving;
     let admitted = admit(io, origin, &door.transport, &serving.limits, &serving.draining).await;
     let Some(admitted) = admitted else { return };
     if admitted.http2 == Some(true) {
         return drive(admitted, Bytes::new(), ByHyper(Arc::clone(&door.answers)), serving).await;
     }
-    if let Some((admitted, read)) = h1::serve(worker, &door.answers, admitted, worker.shared.http1).await {
+    if let Some((admitted, read)) = h1::serve(worker, door, admitted, worker.shared.http1).await {
         drive(admitted, read.freeze(), ByHyper(Arc::clone(&door.answers)), serving).await;
     }
 }
@@ -183,4 +211,6 @@ impl tower::Service<Request<RequestBody>> for ByHyper {
     }
 }
 
+/// Longer than any upstream keeps a connection that is not used.
+const POOL_IDLE_MAX: Duration = Duration::from_secs(120);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -40,6 +40,7 @@ use self::inbound::Inbound;
 use self::outbound::FromApp;
 use crate::admin::{self, MetricsText, ReadyCheck};
 use crate::engine::{self, Port, Sockets};
+use crate::record::Recorder;
 use crate::tell_drained;
 use crate::throttle::AddressCount;
 
@@ -174,8 +175,9 @@ impl Sidecar {
         }
         let seats = AddressCount::new(limits.connections_max);
         let (workers, stop) = (self.workers, shutdown.clone());
+        let recorder = Arc::new(Recorder::new(Arc::clone(self.workload.spool())));
         tasks.spawn(async move {
-            tell_drained(engine::run(ports, workers, limits, seats, stop).await);
+            tell_drained(engine::run(ports, workers, limits, seats, recorder, stop).await);
         });
         if let Some(listener) = self.admin {
             let router = admin::router(readiness, self.metrics);

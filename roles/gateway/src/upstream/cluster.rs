@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::dial::Dialer;
+use super::dial::{Dialed, Dialer};
 use super::endpoint::{Endpoint, Found};
 use super::error::UpstreamError;
 use super::meter::Meter;
@@ -106,13 +106,11 @@ impl Cluster {
     }
 
     /// How to connect to its endpoints.
-    #[allow(dead_code, reason = "for carriers with connections of their own")]
     pub(crate) const fn dialer(&self) -> &Dialer {
         &self.dialer
     }
 
     /// What `Host` says there, if not what the client asked for.
-    #[allow(dead_code, reason = "for carriers with connections of their own")]
     pub(crate) const fn host(&self) -> Option<&http::HeaderValue> {
         self.host.as_ref()
     }
@@ -120,6 +118,30 @@ impl Cluster {
     /// Whether the end user's internal token goes along.
     pub(crate) const fn takes_user_token(&self) -> bool {
         self.takes_user_token
+    }
+
+    /// A connection of the carrier's own to where `lease` leads. `None`: there may be no more at the moment.
+    ///
+    /// # Errors
+    /// Nobody is there in time, or not whom we expect.
+    pub(crate) async fn dial(&self, lease: &Lease) -> Result<Option<Dialed>, UpstreamError> {
+        let Some(seat) = lease.endpoint().seat() else { return Ok(None) };
+        let dialed = self.dialer.dial(lease.endpoint(), seat).await?;
+        self.meter.connected();
+        Ok(Some(dialed))
+    }
+
+    /// The refusal of an endpoint whose connection ended before it answered.
+    pub(crate) fn broke(&self, lease: &Lease, why: &str) -> UpstreamError {
+        let endpoint = lease.endpoint().place().to_string();
+        UpstreamError::Broken { upstream: self.name.clone(), endpoint, why: why.to_owned() }
+    }
+
+    /// The refusal of an endpoint that does not answer in time.
+    pub(crate) fn late(&self, lease: &Lease) -> UpstreamError {
+        let endpoint = lease.endpoint().place().to_string();
+        let after_ms = self.timeouts.answer_ms;
+        UpstreamError::AnswerTimedOut { upstream: self.name.clone(), endpoint, after_ms }
     }
 
     /// The less loaded of two usable endpoints that chance names.

@@ -42,15 +42,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use cluster::Cluster;
-#[allow(unused_imports, reason = "for carriers with connections of their own")]
 pub(crate) use cluster::{Lease, Outcome};
 pub use dial::UpstreamTlsError;
-#[allow(unused_imports, reason = "for carriers with connections of their own")]
 pub(crate) use dial::{Dialed, Proof, Wire};
 pub use discovery::DiscoveryError;
 pub use endpoint::EndpointError;
-#[allow(unused_imports, reason = "for carriers with connections of their own")]
-pub(crate) use endpoint::{Endpoint, Seat};
+pub(crate) use endpoint::Seat;
 pub use error::{Met, UpstreamError};
 
 use cluster::Parts;

@@ -157,5 +157,5 @@ impl Answering {
     }
 }
 
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
-const KEEP_ALIVE: HeaderValue = HeaderValue::from_static("keep-alive");
+pub(super) const CLOSE: HeaderValue = HeaderValue::from_static("close");
+pub(super) const KEEP_ALIVE: HeaderValue = HeaderValue::from_static("keep-alive");

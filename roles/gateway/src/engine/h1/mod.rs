@@ -6,15 +6,17 @@
 
 mod answer;
 mod body;
+mod carry;
 mod exchange;
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use countersign_http1::{Limits, RequestDecoder, RequestHeadError, Slots};
+use countersign_http1::{BodyLength, Limits, RequestDecoder, RequestHead, RequestHeadError, Slots};
+use countersign_request::Head as _;
 use countersign_sdk::accept::{Admitted, Connection, Stream};
 use countersign_wire::codes::Code;
 use countersign_wire::problem::{PROBLEM_JSON, Problem};
@@ -22,26 +24,37 @@ use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Full};
 
 use self::answer::Question;
+use self::carry::Quickly;
 use self::exchange::Asked;
 use super::listen::Seated;
+use super::quick::Quick;
 use super::watch::{Interrupt, Watched};
 use super::wire::{Outbox, Wire};
+use super::worker::Door;
 use super::{Answers, Worker};
 use crate::forward::EdgeBody;
+use crate::listener::Arrival;
 
 /// A client that began with the preface of HTTP/2 (RFC 9113 section 3.4), and what was read of it.
 pub(super) type Http2 = (Admitted<Seated>, BytesMut);
 
 /// Serves requests until the client, its peer's trust, or a limit ends the connection.
 pub(super) async fn serve(
-    worker: &Worker,
-    answers: &Arc<dyn Answers>,
+    worker: &Rc<Worker>,
+    door: &Door,
     admitted: Admitted<Seated>,
     limits: Limits,
 ) -> Option<Http2> {
     let Admitted { stream, connection, http2, belief } = admitted;
     let watched = worker.watch.enter(belief.clone(), &worker.shared.serving.limits);
+    let arrival = Arrival::over(&connection);
     let mut client = Client {
+        worker: Rc::clone(worker),
+        quick: door.quick.clone(),
+        arrival,
+        upstream_out: Vec::new(),
+        response_bytes_max: door.answers.limits().response_bytes_max,
+        answer_within: door.answers.limits().request_timeout,
         wire: Wire::new(stream, worker.scratch.clone()),
         input: BytesMut::new(),
         out: Outbox::default(),
@@ -49,7 +62,7 @@ pub(super) async fn serve(
         decoder: RequestDecoder::new(limits),
         limits,
         connection,
-        answers: Arc::clone(answers),
+        answers: Arc::clone(&door.answers),
         may_be_http2: http2.is_none(),
     };
     match client.requests().await {
@@ -67,6 +80,13 @@ pub(super) async fn serve(
 
 /// One connection.
 pub(super) struct Client {
+    worker: Rc<Worker>,
+    quick: Option<Rc<dyn Quick>>,
+    arrival: Arrival,
+    /// What the quick carrier says to the upstream.
+    upstream_out: Vec<u8>,
+    response_bytes_max: u64,
+    answer_within: Duration,
     wire: Wire<Stream<Seated>>,
     input: BytesMut,
     out: Outbox,
@@ -113,6 +133,7 @@ impl From<Interrupt> for End {
 /// What the first bytes turned out to be.
 enum Heard {
     Request(Asked),
+    Quick(Quickly),
     Refused(RequestHeadError),
     TooLate,
 }
@@ -121,6 +142,7 @@ impl Client {
     async fn requests(&mut self) -> End {
         loop {
             let next = match self.hear().await {
+                Ok(Heard::Quick(quickly)) => self.carry(quickly).await,
                 Ok(Heard::Request(asked)) => self.exchange(asked).await,
                 Ok(Heard::Refused(error)) => self.refuse(&error).await,
                 Ok(Heard::TooLate) => self.give_up().await,
@@ -137,7 +159,9 @@ impl Client {
     /// The next head. What follows it stays in the buffer.
     async fn hear(&mut self) -> Result<Heard, End> {
         if self.input.is_empty() {
-            self.input = BytesMut::new();
+            if self.input.capacity() > INPUT_BYTES_KEPT {
+                self.input = BytesMut::new();
+            }
             self.watched.begin(self.watched.limits().idle);
             if self.watched.idle(self.wire.read(&mut self.input)).await?? == 0 {
                 return Err(End::Closed);
@@ -176,13 +200,36 @@ impl Client {
         let (heard, consumed) = match self.decoder.decode(&self.input, &mut slots) {
             Ok(None) => return None,
             Err(error) => return Some(Heard::Refused(error)),
-            Ok(Some(head)) => match Asked::of(&head, &self.connection) {
-                Some(asked) => (Heard::Request(asked), head.bytes),
-                None => return Some(Heard::Refused(RequestHeadError::RequestLine)),
-            },
+            Ok(Some(head)) => {
+                if let Some(quickly) = quickly(
+                    self.quick.as_deref(),
+                    &head,
+                    &self.input,
+                    &self.arrival,
+                    &self.worker,
+                    &mut self.upstream_out,
+                ) {
+                    return Some(Heard::Quick(quickly));
+                }
+                match Asked::of(&head, &self.connection) {
+                    Some(asked) => (Heard::Request(asked), head.bytes),
+                    None => return Some(Heard::Refused(RequestHeadError::RequestLine)),
+                }
+            }
         };
         drop(self.input.split_to(consumed));
         Some(heard)
+    }
+
+    /// A head that was read before, for the full carrier.
+    fn read_whole_head(&mut self) -> Option<Asked> {
+        let mut slots = Slots::new();
+        let (asked, consumed) = match self.decoder.decode(&self.input, &mut slots) {
+            Ok(Some(head)) => (Asked::of(&head, &self.connection)?, head.bytes),
+            Ok(None) | Err(_) => return None,
+        };
+        drop(self.input.split_to(consumed));
+        Some(asked)
     }
 
     /// What cannot be read in one way is answered and recorded, and nothing after it is looked at.
@@ -260,7 +307,36 @@ fn too_slow() -> Response<EdgeBody> {
     answer
 }
 
+/// The same request for the quick carrier, if it is one for it. Its body has to be there already.
+fn quickly(
+    quick: Option<&dyn Quick>,
+    head: &RequestHead<'_>,
+    input: &[u8],
+    arrival: &Arrival,
+    worker: &Worker,
+    out: &mut Vec<u8>,
+) -> Option<Quickly> {
+    let body = match head.body {
+        BodyLength::None => 0,
+        BodyLength::Exact(bytes) => usize::try_from(bytes).ok()?,
+        BodyLength::Chunked | BodyLength::UntilClose => return None,
+    };
+    let bytes = head.bytes.checked_add(body)?;
+    let body = input.get(head.bytes..bytes)?;
+    let began = Instant::now();
+    let errand = quick?.judge(head, arrival, &worker.entropy, &worker.journal, out)?;
+    out.extend_from_slice(body);
+    let question = Question {
+        method: head.canonical.method().clone(),
+        version: head.version,
+        keep_alive: head.keep_alive,
+    };
+    Some(Quickly { errand, question, bytes, has_body: !body.is_empty(), began })
+}
+
 /// How HTTP/2 begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a connection that waits keeps to read into.
+const INPUT_BYTES_KEPT: usize = 4 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 256 * 1024;

@@ -1,0 +1,269 @@
+//! One request by the quick carrier: written once, answered from the upstream's buffer.
+
+use std::time::Instant;
+
+use bytes::Buf as _;
+use countersign_http1::{Asked, BodyDecoder, BodyEvent, BodyLength, ResponseDecoder, Slots, encode};
+use countersign_sdk::clock;
+use http::{StatusCode, Version, header};
+
+use super::answer::{CLOSE, KEEP_ALIVE, Question};
+use super::{Client, End};
+use crate::engine::quick::{Errand, Line};
+use crate::engine::watch::Interrupt;
+use crate::forward::{is_internal, is_internal_scheme};
+use crate::headers::{Shown, shown_to_clients};
+use crate::upstream::{Outcome, UpstreamError};
+
+/// A request that the quick carrier takes. Its head and body stand in `upstream_out`, and still in the buffer.
+pub(super) struct Quickly {
+    pub(super) errand: Errand,
+    pub(super) question: Question,
+    /// Of head and body in the buffer.
+    pub(super) bytes: usize,
+    pub(super) has_body: bool,
+    pub(super) began: Instant,
+}
+
+/// How it went.
+enum Carried {
+    /// Answered. May the connection be used again?
+    Answered(bool),
+    /// Nothing was done that could not be done again: the full carrier takes it from the beginning.
+    NotMine,
+}
+
+/// How a try on one connection went.
+enum Try {
+    Answered(StatusCode, Head),
+    /// The connection was closed while it waited, or refused to be written.
+    Stale,
+    /// The service demands evidence: what the client is told of that is not for this carrier to say.
+    Challenged,
+    Failed(UpstreamError),
+}
+
+/// What of the upstream's head decides how the answer goes on.
+struct Head {
+    body: BodyLength,
+    /// As the client gets it.
+    length: BodyLength,
+    reusable: bool,
+    keep_alive: bool,
+}
+
+impl Client {
+    /// Answers a request, by the full carrier after all where this one cannot.
+    pub(super) async fn carry(&mut self, quickly: Quickly) -> Result<bool, End> {
+        match self.try_to_carry(quickly).await? {
+            Carried::Answered(keep_alive) => Ok(keep_alive),
+            Carried::NotMine => {
+                let Some(asked) = self.read_whole_head() else { return Err(End::Broken) };
+                self.exchange(asked).await
+            }
+        }
+    }
+
+    async fn try_to_carry(&mut self, quickly: Quickly) -> Result<Carried, End> {
+        let Quickly { errand, question, bytes, has_body, began } = quickly;
+        let is_repeatable = !has_body && question.method.is_idempotent();
+        loop {
+            let Some(mut line) = self.line(&errand).await? else { return Ok(Carried::NotMine) };
+            match self.try_line(&mut line, &errand, &question).await? {
+                Try::Answered(status, head) => {
+                    errand.lease.report(Outcome::Answered(status.as_u16()));
+                    let mut call = errand.call;
+                    call.status = status.as_u16();
+                    call.latency_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+                    self.worker.journal.record(&errand.standing, call);
+                    self.input.advance(bytes);
+                    let keep_alive = self.copy_body(line, &errand, head).await?;
+                    drop(errand.permit);
+                    return Ok(Carried::Answered(keep_alive));
+                }
+                Try::Stale if is_repeatable => {}
+                Try::Stale => {
+                    let error = errand.cluster.broke(&errand.lease, "it was closed meanwhile");
+                    return self.fail(errand, error, bytes).await;
+                }
+                Try::Challenged => return Ok(Carried::NotMine),
+                Try::Failed(error) => return self.fail(errand, error, bytes).await,
+            }
+        }
+    }
+
+    /// A connection to the endpoint: the one that was used last, or a new one. `None` where there is none at once.
+    async fn line(&self, errand: &Errand) -> Result<Option<Line>, End> {
+        let (lease, cluster) = (&errand.lease, &errand.cluster);
+        let idle = cluster.timeouts().idle();
+        if let Some(line) = self.worker.pools.take(lease.endpoint().id(), clock::now(), idle) {
+            return Ok(Some(line));
+        }
+        self.watched.begin_without_end();
+        match self.watched.busy(cluster.dial(lease)).await? {
+            Ok(Some(dialed)) => Ok(Some(Line::new(dialed, self.worker.scratch.clone()))),
+            Ok(None) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer, which goes into the outbox.
+    async fn try_line(&mut self, line: &mut Line, errand: &Errand, question: &Question) -> Result<Try, End> {
+        line.out.bytes().extend_from_slice(&self.upstream_out);
+        self.watched.begin(errand.cluster.timeouts().answer().min(self.answer_within));
+        let (wire, out) = (&line.wire, &mut line.out);
+        match self.watched.busy(std::future::poll_fn(|cx| wire.poll_flush(cx, out))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) if line.is_pooled => return Ok(Try::Stale),
+            Ok(Err(error)) => {
+                return Ok(Try::Failed(errand.cluster.broke(&errand.lease, &error.to_string())));
+            }
+            Err(Interrupt::Late) => return Ok(Try::Failed(errand.cluster.late(&errand.lease))),
+            Err(interrupt) => return Err(interrupt.into()),
+        }
+        let mut decoder = ResponseDecoder::new(self.limits);
+        let mut heard_something = false;
+        loop {
+            match self.watched.busy(line.wire.read(&mut line.input)).await {
+                Ok(Ok(0) | Err(_)) if line.is_pooled && !heard_something => return Ok(Try::Stale),
+                Ok(Ok(0)) => return Ok(Try::Failed(errand.cluster.broke(&errand.lease, "it ended"))),
+                Ok(Err(error)) => {
+                    return Ok(Try::Failed(errand.cluster.broke(&errand.lease, &error.to_string())));
+                }
+                Ok(Ok(_)) => heard_something = true,
+                Err(Interrupt::Late) => return Ok(Try::Failed(errand.cluster.late(&errand.lease))),
+                Err(interrupt) => return Err(interrupt.into()),
+            }
+            if let Some(tried) = self.read_answer(line, errand, question, &mut decoder) {
+                return Ok(tried);
+            }
+        }
+    }
+
+    /// The head of the answer, once it is all there, in the outbox.
+    fn read_answer(
+        &mut self,
+        line: &mut Line,
+        errand: &Errand,
+        question: &Question,
+        decoder: &mut ResponseDecoder,
+    ) -> Option<Try> {
+        loop {
+            let mut slots = Slots::new();
+            let head = match decoder.decode(&line.input, &mut slots, Asked::by(&question.method)) {
+                Ok(None) => return None,
+                Ok(Some(head)) => head,
+                Err(error) => {
+                    return Some(Try::Failed(errand.cluster.broke(&errand.lease, &error.to_string())));
+                }
+            };
+            let bytes = head.bytes;
+            if head.is_interim() {
+                line.input.advance(bytes);
+                continue;
+            }
+            let challenges = |field: &&countersign_request::Field<'_>| {
+                field.name.eq_ignore_ascii_case("www-authenticate") && is_internal_scheme(field.value)
+            };
+            if head.status == StatusCode::UNAUTHORIZED && head.fields.iter().any(|field| challenges(&field)) {
+                return Some(Try::Challenged);
+            }
+            let status = head.status;
+            let shape = self.write_head(&head, errand.cluster.name(), question);
+            line.input.advance(bytes);
+            return Some(Try::Answered(status, shape));
+        }
+    }
+
+    fn write_head(
+        &mut self,
+        head: &countersign_http1::ResponseHead<'_>,
+        target: &str,
+        question: &Question,
+    ) -> Head {
+        let length = match (head.body, question.version) {
+            (BodyLength::Chunked | BodyLength::UntilClose, Version::HTTP_10) => BodyLength::UntilClose,
+            (BodyLength::UntilClose, _) => BodyLength::Chunked,
+            (length, _) => length,
+        };
+        let keep_alive = question.keep_alive && !self.watched.drains() && length != BodyLength::UntilClose;
+        let mut writer = encode::response(self.out.bytes(), head.status);
+        let mut dated = false;
+        for field in head.onward() {
+            dated |= field.name.eq_ignore_ascii_case("date");
+            match shown_to_clients(field.name, field.value, |host| is_internal(host, target)) {
+                Shown::AsItIs => writer.copied(field),
+                Shown::Otherwise(name, value) => writer.field(&name, &value),
+                Shown::Never => {}
+            }
+        }
+        if !dated {
+            writer.field(&header::DATE, &self.watched.date());
+        }
+        if !keep_alive {
+            writer.field(&header::CONNECTION, &CLOSE);
+        } else if question.version == Version::HTTP_10 {
+            writer.field(&header::CONNECTION, &KEEP_ALIVE);
+        }
+        // What would follow a GET is stated to HEAD, where nothing follows.
+        match (head.body, head.stated) {
+            (BodyLength::None, BodyLength::Exact(bytes)) if !head.status.is_informational() => {
+                writer.finish(BodyLength::Exact(bytes));
+            }
+            _ => writer.finish(length),
+        }
+        Head { body: head.body, length, reusable: head.keep_alive, keep_alive }
+    }
+
+    /// The body, with the head before it: what is there at once goes out in one write.
+    async fn copy_body(&mut self, mut line: Line, errand: &Errand, head: Head) -> Result<bool, End> {
+        let mut decoder = BodyDecoder::of_response(head.body, self.limits);
+        let mut left = self.response_bytes_max;
+        loop {
+            let step = decoder.decode(&line.input).map_err(|_| End::Broken)?;
+            let consumed = step.consumed;
+            match step.event {
+                BodyEvent::Data(data) => {
+                    left = left.checked_sub(data.len() as u64).ok_or(End::Broken)?;
+                    match head.length {
+                        BodyLength::Chunked => encode::chunk(self.out.bytes(), data),
+                        _ => self.out.bytes().extend_from_slice(data),
+                    }
+                    line.input.advance(consumed);
+                    if self.out.is_full() {
+                        self.outgoing().flush().await?;
+                    }
+                }
+                BodyEvent::End => {
+                    line.input.advance(consumed);
+                    break;
+                }
+                BodyEvent::More => {
+                    line.input.advance(consumed);
+                    self.outgoing().flush().await?;
+                    self.watched.begin(errand.cluster.timeouts().body_idle());
+                    if self.watched.busy(line.wire.read(&mut line.input)).await?? == 0 {
+                        decoder.end_of_input().map_err(|_| End::Broken)?;
+                        break;
+                    }
+                }
+            }
+        }
+        if head.length == BodyLength::Chunked {
+            encode::last_chunk(self.out.bytes(), decoder.trailers());
+        }
+        if head.reusable && line.input.is_empty() && head.body != BodyLength::UntilClose {
+            self.worker.pools.keep(errand.lease.endpoint().id(), line);
+        }
+        self.outgoing().flush().await?;
+        Ok(head.keep_alive)
+    }
+
+    /// Says that the upstream gave no answer, as the full carrier would.
+    async fn fail(&mut self, errand: Errand, error: UpstreamError, bytes: usize) -> Result<Carried, End> {
+        errand.lease.report(Outcome::Failed);
+        let Some(quick) = self.quick.clone() else { return Err(End::Broken) };
+        let answer = quick.failed(&errand.standing, errand.call, error, &self.arrival).await;
+        self.input.advance(bytes);
+        self.say_last(answer).await.map(Carried::Answered)
+    }
+}

@@ -1,0 +1,191 @@
+//! The edge's own pipeline, asked about borrowed heads.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use countersign_http1::{BodyLength, RequestHead, encode};
+use countersign_identity::DecisionId;
+use countersign_policy::DecisionCache;
+use countersign_request::{DPOP, Field, Head as _};
+use countersign_sdk::clock;
+use countersign_sdk::inbound::{DecisionDraft, TraceId};
+use http::HeaderName;
+
+use super::journal::{Call, Journal, Standing, StandingKey, number_of};
+use super::throttle::Taken;
+use super::{Entropy, Errand, Quick};
+use crate::engine::Answering;
+use crate::headers::forwarded_headers;
+use crate::listener::Arrival;
+use crate::pipeline::{GATEWAY, Judged, Pipeline};
+use crate::record::{Check, Trace, Unheard};
+use crate::refusal::Refusal;
+use crate::route::Target;
+use crate::upstream::{Cluster, UpstreamError};
+
+/// The pipeline of one port, on one worker.
+pub(crate) struct EdgeQuick {
+    pipeline: Arc<Pipeline>,
+    scheme: &'static str,
+    decisions: RefCell<DecisionCache>,
+    taken: Taken,
+    /// What was said last of where requests come from: nearly always the same is said next.
+    forwarded: RefCell<Forwarded>,
+}
+
+#[derive(Default)]
+struct Forwarded {
+    of: Option<(IpAddr, String)>,
+    lines: encode::FieldLines,
+}
+
+impl EdgeQuick {
+    pub(crate) fn new(pipeline: Arc<Pipeline>, scheme: &'static str) -> Self {
+        Self {
+            pipeline,
+            scheme,
+            decisions: RefCell::new(DecisionCache::new(DECISIONS_MAX)),
+            taken: Taken::default(),
+            forwarded: RefCell::default(),
+        }
+    }
+
+    /// Could the full carrier do anything that this one does not?
+    fn knows(&self, head: &RequestHead<'_>, arrival: &Arrival) -> bool {
+        let plain = head.upgrade.is_none()
+            && !head.expects_continue
+            && !matches!(head.body, BodyLength::Chunked | BodyLength::UntilClose)
+            && head.canonical.header(&PROOF).is_none()
+            && head.canonical.header(&UPGRADE).is_none();
+        let length = match head.body {
+            BodyLength::Exact(bytes) => bytes,
+            _ => 0,
+        };
+        plain
+            && length <= self.pipeline.limits.body_bytes_max
+            && !self.pipeline.is_login(&head.canonical)
+            && arrival.server_name().is_none_or(|name| name == head.canonical.authority().host())
+    }
+
+    /// The upstream, if the way there is one that this carrier knows.
+    fn way<'p>(&self, judged: &Judged<'p>) -> Option<&'p Arc<Cluster>> {
+        let Target::Upstream(cluster) = judged.target else { return None };
+        let has_rules = [&self.pipeline.rules, &judged.route.headers].iter().any(|rules| !rules.is_empty());
+        let plain = judged.route.rewrite.is_none()
+            && !has_rules
+            && !cluster.dialer().speaks_http2()
+            && cluster.host().is_none()
+            && cluster.timeouts().whole().is_none()
+            && !(cluster.takes_user_token() && judged.session.is_some());
+        plain.then_some(cluster)
+    }
+
+    fn write_head(
+        &self,
+        head: &RequestHead<'_>,
+        arrival: &Arrival,
+        trace: TraceId,
+        entropy: &Entropy,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        out.clear();
+        let mut writer = encode::request_head(out, &head.canonical).ok()?;
+        for field in head.canonical.onward() {
+            // The credential was for us, and the trace goes on in a span of ours.
+            let is_ours = match field.name.len() {
+                11 => field.name.eq_ignore_ascii_case(TRACEPARENT.as_str()),
+                13 => field.name.eq_ignore_ascii_case(http::header::AUTHORIZATION.as_str()),
+                _ => false,
+            };
+            if !is_ours {
+                writer.copied(field);
+            }
+        }
+        let (address, authority) = (arrival.address(), head.canonical.authority());
+        let mut forwarded = self.forwarded.borrow_mut();
+        let said = forwarded.of.as_ref().is_some_and(|(of, host)| {
+            *of == address && authority.port().is_none() && host == authority.host()
+        });
+        if !said {
+            let lines = forwarded_headers(address, self.scheme, &authority.to_string());
+            forwarded.lines = encode::FieldLines::new(&lines);
+            forwarded.of = Some((address, authority.to_string()));
+        }
+        writer.prepared(&forwarded.lines);
+        let span = entropy.draw().map(u64::from_be_bytes)?;
+        writer.copied(&Field { name: TRACEPARENT.as_str(), value: &trace.header(span) });
+        writer.finish(head.body);
+        Some(())
+    }
+}
+
+impl Quick for EdgeQuick {
+    fn judge(
+        &self,
+        head: &RequestHead<'_>,
+        arrival: &Arrival,
+        entropy: &Entropy,
+        journal: &Journal,
+        out: &mut Vec<u8>,
+    ) -> Option<Errand> {
+        if !self.knows(head, arrival) {
+            return None;
+        }
+        let now = clock::now();
+        let mut decisions = self.decisions.borrow_mut();
+        let judged = self
+            .pipeline
+            .judge(&head.canonical, arrival, &mut Unheard, |rules, ask| decisions.decide(rules, ask))
+            .ok()?;
+        let cluster = self.way(&judged)?;
+        let decision = DecisionId::from_random(entropy.draw()?);
+        let trace = TraceId::of_value(head.canonical.header(&TRACEPARENT))
+            .or_else(|| entropy.draw().map(TraceId::from_random))?;
+        let key = StandingKey {
+            route: std::ptr::from_ref(judged.route).addr(),
+            target: std::ptr::from_ref(judged.target).addr(),
+            method: number_of(head.canonical.method()),
+            session: judged.session.as_ref().map_or(0, |session| Arc::as_ptr(session).addr()),
+        };
+        let standing = journal.standing(
+            key,
+            judged.permit.policies(),
+            || judged.session.clone().map(|session| session as Arc<dyn std::any::Any + Send + Sync>),
+            || {
+                // Said once more, this time to somebody who listens.
+                let mut said = Trace::new(DecisionDraft::begin(GATEWAY, trace), arrival.address());
+                said.pass(Check::Request, "");
+                said.pass(Check::Quota, "");
+                self.pipeline
+                    .judge(&head.canonical, arrival, &mut said, |rules, ask| decisions.decide(rules, ask))
+                    .ok()?;
+                Some(said)
+            },
+        )?;
+        self.write_head(head, arrival, trace, entropy, out)?;
+        // Last, because it counts: what is refused now is refused, and recorded, by the full carrier.
+        if !self.taken.one(&self.pipeline.throttle, arrival.address(), now) {
+            return None;
+        }
+        let lease = cluster.pick().ok()?;
+        let connection = arrival.connection.as_ref()?;
+        let call = Call::new(decision, trace, connection.id, connection.address());
+        Some(Errand { permit: judged.permit, lease, cluster: Arc::clone(cluster), standing, call })
+    }
+
+    fn failed(&self, standing: &Standing, call: Call, error: UpstreamError, arrival: &Arrival) -> Answering {
+        let (pipeline, arrival) = (Arc::clone(&self.pipeline), arrival.clone());
+        let trace = call.as_told(standing);
+        Box::pin(async move { pipeline.refused(trace, &Refusal::Cluster(error), &arrival).await })
+    }
+}
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static PROOF: HeaderName = DPOP;
+static UPGRADE: HeaderName = http::header::UPGRADE;
+const DECISIONS_MAX: NonZeroUsize = match NonZeroUsize::new(16_384) {
+    Some(most) => most,
+    None => NonZeroUsize::MIN,
+};

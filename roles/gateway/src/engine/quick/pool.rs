@@ -1,0 +1,108 @@
+//! Open connections to upstreams: each worker has its own, and takes the one that was used last.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use countersign_identity::UnixTime;
+use tokio::io::AsyncRead as _;
+use tokio::time::Instant;
+
+use crate::engine::wire::{Outbox, Wire};
+use crate::upstream::{Dialed, Proof, Seat, Wire as Bytes};
+
+/// One connection on which no request is in progress, or the one that is.
+pub(crate) struct Line {
+    pub(crate) wire: Wire<Bytes>,
+    pub(crate) input: BytesMut,
+    pub(crate) out: Outbox,
+    proof: Option<Proof>,
+    #[expect(dead_code, reason = "held for its drop")]
+    seat: Seat,
+    idle_since: Instant,
+    /// Was it used before? Then its other end may have closed it meanwhile.
+    pub(crate) is_pooled: bool,
+}
+
+/// The idle connections of one worker, by endpoint.
+#[derive(Default)]
+pub(crate) struct Pools(RefCell<HashMap<u32, Vec<Line>>>);
+
+impl Line {
+    pub(crate) fn new(dialed: Dialed, scratch: crate::engine::wire::Scratch) -> Self {
+        Self {
+            wire: Wire::new(dialed.wire, scratch),
+            input: BytesMut::new(),
+            out: Outbox::default(),
+            proof: dialed.proof,
+            seat: dialed.seat,
+            idle_since: Instant::now(),
+            is_pooled: false,
+        }
+    }
+
+    /// Nothing came while it waited, its ends are who they were, and it did not wait for too long.
+    fn is_usable(&mut self, now: UnixTime, idle: Duration) -> bool {
+        self.input.is_empty()
+            && self.idle_since.elapsed() < idle
+            && self.proof.as_ref().is_none_or(|proof| proof.still_holds(now))
+            && self.wire.with(is_silent)
+    }
+}
+
+impl Pools {
+    /// The connection that was used last, if it can still be used.
+    pub(crate) fn take(&self, endpoint: u32, now: UnixTime, idle: Duration) -> Option<Line> {
+        let mut pools = self.0.borrow_mut();
+        let lines = pools.get_mut(&endpoint)?;
+        while let Some(mut line) = lines.pop() {
+            if line.is_usable(now, idle) {
+                line.is_pooled = true;
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn keep(&self, endpoint: u32, mut line: Line) {
+        line.idle_since = Instant::now();
+        let mut pools = self.0.borrow_mut();
+        let lines = pools.entry(endpoint).or_default();
+        if lines.len() < IDLE_LINES_MAX {
+            lines.push(line);
+        }
+    }
+
+    /// Closes connections that nobody used for so long, and forgets endpoints without any.
+    pub(crate) fn prune(&self, idle: Duration) {
+        self.0.borrow_mut().retain(|_, lines| {
+            lines.retain(|line| line.idle_since.elapsed() < idle);
+            !lines.is_empty()
+        });
+    }
+}
+
+/// A look without a system call: whoever closed the connection, or spoke unasked, made it readable.
+fn is_silent(bytes: &mut Bytes) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    match bytes {
+        Bytes::Tcp(stream) => stream.poll_read_ready(&mut cx).is_pending(),
+        Bytes::Unix(stream) => stream.poll_read_ready(&mut cx).is_pending(),
+        // TLS has messages of its own that are no answers: reading takes them in.
+        Bytes::Tls(stream) => {
+            let mut byte = [0];
+            let mut read = tokio::io::ReadBuf::new(&mut byte);
+            if stream.get_ref().0.poll_read_ready(&mut cx).is_pending() {
+                return true;
+            }
+            matches!(Pin::new(&mut **stream).poll_read(&mut cx, &mut read), Poll::Pending)
+        }
+    }
+}
+
+/// For each endpoint and worker.
+const IDLE_LINES_MAX: usize = 256;

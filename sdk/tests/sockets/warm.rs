@@ -15,8 +15,8 @@ use countersign_pki::{
 use countersign_sdk::{
     clock,
     tls::{
-        Acceptor, ClientAuth, ConnectionId, Connector, Expected, HTTP_1_1, HandshakeError, HandshakeRefusal,
-        Identity, Peer, TrustState, provider,
+        Acceptor, ClientAuth, Connector, Expected, HTTP_1_1, HandshakeError, HandshakeRefusal, Identity,
+        Peer, TrustState, new_connection_id, provider,
     },
 };
 use rustls::{
@@ -124,7 +124,7 @@ impl Door {
         let (said, ended) = mpsc::channel(1);
         tokio::spawn(async move {
             while let Ok((tcp, from)) = listener.accept().await {
-                let shaken = acceptor.accept(tcp, ConnectionId::random(), Some(from)).await;
+                let shaken = acceptor.accept(tcp, new_connection_id(), Some(from)).await;
                 if said.send(shaken.map(|(_, peer)| peer.unwrap())).await.is_err() {
                     return;
                 }

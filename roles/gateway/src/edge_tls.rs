@@ -1,48 +1,69 @@
-//! The edge certificate: PEM files, read again when they change, so that a renewal drops no connection.
+//! Edge certificates: PEM files, read again when they change, so that a renewal drops no connection.
 //!
-//! This is the server certificate that browsers and `curl` see. It has nothing to do with the gateway's workload
-//! identity, which comes from the agent and is used upstream only.
+//! These are the server certificates that browsers and `curl` see. They have nothing to do with the gateway's workload
+//! identity, which is used upstream only.
+//!
+//! ```toml
+//! [gateway]
+//! listen_tls = "0.0.0.0:8443"
+//! tls_cert   = "flea.pem"                    # the first one
+//! tls_key    = "flea.key"
+//! [gateway.tls]
+//! unknown_name = "refuse"                    # or "first", for clients that ask for no name that we have
+//! groups = ["X25519MLKEM768", "X25519"]      # of the edge and of our own identity
+//! [[gateway.tls.certificate]]                # shown to clients that ask for one of its names
+//! cert = "shop.pem"
+//! key  = "shop.key"
+//! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use countersign_keys::{KeyPair, Secret, sha256};
+use countersign_keys::{Secret, sha256};
 use countersign_pki::bundle::BundleSet;
 use countersign_pki::verify::CrlPolicy;
-use countersign_sdk::tls::{Identity, TrustState};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use countersign_sdk::tls::pem::{self, PEM_BYTES_MAX, PemFileError};
+use countersign_sdk::tls::{Acceptor, ClientAuth, Groups, Identity, TrustState, UnknownName};
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes of a PEM file that are read at most.
-const PEM_BYTES_MAX: u64 = 256 * 1024;
+/// Certificates of one edge.
+pub(crate) const CERTIFICATES_MAX: usize = 256;
+
+/// The table `[gateway.tls]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSettings {
+    /// Groups in which keys are agreed on, the preferred one first: at the edge, and wherever we show our own identity.
+    pub groups: Groups,
+    /// What becomes of a client that asks for a name that no certificate has, or for none: `first` or `refuse`.
+    pub unknown_name: UnknownName,
+    /// Speak TLS 1.2 as well, to clients that are too old for 1.3. At this listener alone: inside, 1.3 it is.
+    pub allow_tls_1_2_at_this_edge: bool,
+    /// Certificates besides `tls_cert`, each shown to clients that ask for one of its names.
+    #[serde(rename = "certificate")]
+    pub certificates: Vec<CertificateSettings>,
+}
+
+/// One `[[gateway.tls.certificate]]`. Both files are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateSettings {
+    /// PEM chain, leaf first.
+    pub cert: PathBuf,
+    /// PEM private key of the leaf.
+    pub key: PathBuf,
+}
 
 /// Why an edge certificate cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EdgeCertificateError {
-    /// A file could not be read.
-    #[error("cannot read {path}: {why}", path = path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        why: String,
-    },
-    /// The certificate file holds no certificate.
-    #[error("{path} holds no PEM certificate", path = path.display())]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The key file holds no private key of the one kind that is used here.
-    #[error("{path} holds no PEM private key for ECDSA P-256 in PKCS#8", path = path.display())]
-    NoKey {
-        /// The file.
-        path: PathBuf,
-    },
+    /// A file cannot be read, or does not hold what it should.
+    #[error(transparent)]
+    File(#[from] PemFileError),
     /// Certificate and key do not make an identity.
     #[error("{certificate} and {key} cannot be served: {why}", certificate = certificate.display(), key = key.display())]
     Unfit {
@@ -53,45 +74,62 @@ pub enum EdgeCertificateError {
         /// What is wrong with them.
         why: String,
     },
+    /// More than [`CERTIFICATES_MAX`].
+    #[error("[[gateway.tls.certificate]]: {count} certificates, at most {CERTIFICATES_MAX} are served")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
 }
 
-/// The edge certificate now in use, and where it comes from.
+/// The edge certificates now in use, and where they come from.
 pub(crate) struct EdgeTls {
-    certificate: PathBuf,
-    key: PathBuf,
+    files: Vec<CertificateSettings>,
     shown: Arc<TrustState>,
-    digest: Mutex<Digest>,
+    unknown_name: UnknownName,
+    tls_1_2: bool,
+    digest: Mutex<Vec<Digest>>,
 }
 
 impl EdgeTls {
-    /// Reads both files and checks that they fit together.
-    pub(crate) fn load(certificate: &Path, key: &Path) -> Result<Self, EdgeCertificateError> {
+    /// Reads all files and checks that they fit together. `first` is shown where no name decides.
+    pub(crate) fn load(
+        first: Option<CertificateSettings>,
+        settings: &TlsSettings,
+    ) -> Result<Self, EdgeCertificateError> {
+        let files: Vec<_> = first.into_iter().chain(settings.certificates.iter().cloned()).collect();
+        if files.len() > CERTIFICATES_MAX {
+            return Err(EdgeCertificateError::TooMany { count: files.len() });
+        }
         let tls = EdgeTls {
-            certificate: certificate.to_path_buf(),
-            key: key.to_path_buf(),
+            files,
             shown: TrustState::new(BundleSet::default(), CrlPolicy::Require),
+            unknown_name: settings.unknown_name,
+            tls_1_2: settings.allow_tls_1_2_at_this_edge,
             digest: Mutex::default(),
         };
+        tls.shown.set_groups(&settings.groups);
         tls.reload()?;
         Ok(tls)
     }
 
-    /// What the TLS acceptor shows; always the newest.
-    pub(crate) fn shown(&self) -> Arc<TrustState> {
-        Arc::clone(&self.shown)
+    /// Does the handshakes of this edge; always with the newest certificates.
+    pub(crate) fn acceptor(&self) -> Acceptor {
+        let acceptor = Acceptor::new(Arc::clone(&self.shown), ClientAuth::Never).by_name(self.unknown_name);
+        if self.tls_1_2 { acceptor.allowing_tls_1_2() } else { acceptor }
     }
 
-    /// Looks at the files again; true when a new certificate is in use. A bad file keeps the old one.
+    /// Looks at the files again; true when new certificates are in use. A bad file keeps all of the old ones.
     pub(crate) fn reload(&self) -> Result<bool, EdgeCertificateError> {
-        let certificate = read_bounded(&self.certificate)?;
-        let key = Secret::new(read_bounded(&self.key)?);
-        // By content: a file may be replaced within one tick of its time stamp.
-        let digest = (sha256(&certificate), sha256(key.expose()));
+        let read = self.files.iter().map(Pair::read).collect::<Result<Vec<_>, _>>()?;
+        let digest: Vec<_> = read.iter().map(Pair::digest).collect();
         let mut last = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == digest {
             return Ok(false);
         }
-        self.shown.set_identity(self.parse(&certificate, &key)?);
+        let pairs = self.files.iter().zip(&read);
+        let identities = pairs.map(|(files, pair)| pair.identity(files)).collect::<Result<_, _>>()?;
+        self.shown.set_identities(identities);
         *last = digest;
         Ok(true)
     }
@@ -105,7 +143,7 @@ impl EdgeTls {
             metrics::gauge!("countersign_config_reload_success").set(if result.is_ok() { 1.0 } else { 0.0 });
             let error = match result {
                 Ok(true) => {
-                    tracing::info!(certificate = %self.certificate.display(), "edge certificate reloaded");
+                    tracing::info!(certificates = self.files.len(), "edge certificates reloaded");
                     None
                 }
                 Ok(false) => None,
@@ -113,46 +151,39 @@ impl EdgeTls {
             };
             if error.is_some() && error != last_error {
                 let why = error.as_ref().map(ToString::to_string).unwrap_or_default();
-                tracing::error!(why, "edge certificate not reloaded, the old one stays in use");
+                tracing::error!(why, "edge certificates not reloaded, the old ones stay in use");
             }
             last_error = error;
         }
     }
+}
 
-    fn parse(&self, certificate: &[u8], key: &Secret<Vec<u8>>) -> Result<Identity, EdgeCertificateError> {
-        let no_certificate = || EdgeCertificateError::NoCertificate { path: self.certificate.clone() };
-        let no_key = || EdgeCertificateError::NoKey { path: self.key.clone() };
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate)
-            .collect::<Result<_, _>>()
-            .map_err(|_| no_certificate())?;
-        if chain.is_empty() {
-            return Err(no_certificate());
-        }
-        let PrivateKeyDer::Pkcs8(pkcs8) =
-            PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| no_key())?
-        else {
-            return Err(no_key());
-        };
-        let key = KeyPair::from_pkcs8(pkcs8.secret_pkcs8_der()).map_err(|_| no_key())?;
+/// The bytes of a certificate file and of its key.
+struct Pair {
+    certificate: Vec<u8>,
+    key: Secret<Vec<u8>>,
+}
+
+/// SHA-256 of both files. By content: a file may be replaced within one tick of its time stamp.
+type Digest = ([u8; 32], [u8; 32]);
+
+impl Pair {
+    fn read(files: &CertificateSettings) -> Result<Self, PemFileError> {
+        let certificate = pem::read_bounded(&files.cert, PEM_BYTES_MAX)?;
+        Ok(Pair { certificate, key: Secret::new(pem::read_bounded(&files.key, PEM_BYTES_MAX)?) })
+    }
+
+    fn digest(&self) -> Digest {
+        (sha256(&self.certificate), sha256(self.key.expose()))
+    }
+
+    fn identity(&self, files: &CertificateSettings) -> Result<Identity, EdgeCertificateError> {
+        let chain = pem::certificates(&self.certificate, &files.cert)?;
+        let key = pem::private_key(&self.key, &files.key)?;
         Identity::edge(chain, &key).map_err(|error| EdgeCertificateError::Unfit {
-            certificate: self.certificate.clone(),
-            key: self.key.clone(),
+            certificate: files.cert.clone(),
+            key: files.key.clone(),
             why: error.to_string(),
         })
     }
-}
-
-/// SHA-256 of both files.
-type Digest = ([u8; 32], [u8; 32]);
-
-fn read_bounded(path: &Path) -> Result<Vec<u8>, EdgeCertificateError> {
-    use std::io::Read as _;
-    let unreadable = |why: String| EdgeCertificateError::Unreadable { path: path.to_path_buf(), why };
-    let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
-    let mut bytes = Vec::new();
-    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(unreadable(format!("more than {PEM_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }

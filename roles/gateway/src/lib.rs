@@ -52,14 +52,13 @@ use countersign_keys::{KeyError, KeyPair, SystemRandom};
 use countersign_policy::Explainer;
 use countersign_sdk::accept::{Transport, serve};
 use countersign_sdk::clock;
-use countersign_sdk::tls::{Acceptor, ClientAuth};
 use countersign_sdk::workload::Workload;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use admin::{MetricsText, ReadyCheck};
 pub use body::BodyError;
-pub use edge_tls::EdgeCertificateError;
+pub use edge_tls::{CertificateSettings, EdgeCertificateError, TlsSettings};
 pub use headers::HeaderRuleError;
 pub use issuer::IssuerError;
 pub use login::LoginSettingsError;
@@ -192,14 +191,14 @@ impl Gateway {
             return Err(GatewayError::AdminExposed { address });
         }
         let workers = engine::workers(settings.workers);
-        let tls = match (settings.listen_tls, &settings.tls_cert, &settings.tls_key) {
-            (None, _, _) => None,
-            (Some(address), Some(certificate), Some(key)) => {
-                let edge = Arc::new(EdgeTls::load(certificate, key)?);
+        let tls = match settings.listen_tls {
+            None => None,
+            Some(address) => {
+                let edge = Arc::new(edge_tls(&settings)?);
                 Some((listen(address, workers)?, edge))
             }
-            (Some(_), _, _) => return Err(GatewayError::NoEdgeCertificate),
         };
+        workload.trust().set_groups(&settings.tls.groups);
         let plain = settings.listen.map(|address| listen(address, workers)).transpose()?;
         let admin = match settings.admin {
             Some(address) => Some(listen_alone(address).await?),
@@ -247,7 +246,8 @@ impl Gateway {
         if let Some((sockets, edge)) = self.tls {
             tasks.spawn(Arc::clone(&edge).watch(shutdown.clone()));
             let answers = Arc::new(EdgeService::new(Arc::clone(&pipeline), "https"));
-            let acceptor = Acceptor::new(edge.shown(), ClientAuth::Never)
+            let acceptor = edge
+                .acceptor()
                 .observed_by(Arc::new(HandshakeMeter::new(Arc::clone(pipeline.workload.spool()))));
             ports.push(Port { sockets, transport: Transport::Tls(acceptor), answers });
         }
@@ -270,6 +270,14 @@ impl Gateway {
             });
         }
         while tasks.join_next().await.is_some() {}
+    }
+}
+
+fn edge_tls(settings: &Settings) -> Result<EdgeTls, GatewayError> {
+    match settings.first_certificate() {
+        Ok(None) if settings.tls.certificates.is_empty() => Err(GatewayError::NoEdgeCertificate),
+        Ok(first) => Ok(EdgeTls::load(first, &settings.tls)?),
+        Err(()) => Err(GatewayError::NoEdgeCertificate),
     }
 }
 

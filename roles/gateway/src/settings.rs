@@ -25,6 +25,7 @@ use std::time::Duration;
 use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 
+use crate::edge_tls::{CertificateSettings, TlsSettings};
 pub use crate::issuer::settings::{IssuerSettings, OneOrMany};
 use crate::upstream::settings::UpstreamSettings;
 
@@ -35,7 +36,7 @@ pub struct Settings {
     /// Where plain HTTP is served. Loopback only: anything else refuses to start.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
-    /// Where HTTPS is served; needs `tls_cert` and `tls_key`.
+    /// Where HTTPS is served; needs `tls_cert` and `tls_key`, or a `[[gateway.tls.certificate]]`.
     #[serde(default)]
     pub listen_tls: Option<SocketAddr>,
     /// PEM chain of the edge certificate, leaf first. Read again when the file changes.
@@ -44,6 +45,9 @@ pub struct Settings {
     /// PEM private key of the edge certificate. Read again when the file changes.
     #[serde(default)]
     pub tls_key: Option<PathBuf>,
+    /// The edge's further certificates and how it speaks TLS.
+    #[serde(default)]
+    pub tls: TlsSettings,
     /// Threads that serve; without it, one for each core.
     #[serde(default)]
     pub workers: Option<NonZeroUsize>,
@@ -77,6 +81,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// `tls_cert` with `tls_key`; one without the other is `Err`.
+    pub(crate) fn first_certificate(&self) -> Result<Option<CertificateSettings>, ()> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Ok(Some(CertificateSettings { cert: cert.clone(), key: key.clone() })),
+            (None, None) => Ok(None),
+            _ => Err(()),
+        }
+    }
+
     /// What the workload that a gateway runs as should be connected with
     /// (`Workload::builder(..).call_limits(..)`): nobody behind it is waited for longer than a request may take.
     #[must_use]

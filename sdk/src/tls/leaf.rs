@@ -8,6 +8,8 @@ use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 pub(super) struct Leaf {
     /// The first URI among its names that is a SPIFFE ID of a workload. A trust domain is none.
     pub(super) id: Option<SpiffeId>,
+    /// DNS names, in lower case: `flea.test`, `*.flea.test`.
+    pub(super) dns_names: Vec<String>,
     /// As it stands in the certificate.
     pub(super) serial: Vec<u8>,
     pub(super) serial_hex: String,
@@ -21,6 +23,7 @@ impl Leaf {
         let validity = certificate.validity();
         Some(Self {
             id: first_spiffe_id(&certificate),
+            dns_names: dns_names(&certificate),
             serial: certificate.raw_serial().to_vec(),
             serial_hex: countersign_pki::serial_hex(certificate.raw_serial()),
             not_before: UnixTime::from_secs(validity.not_before.timestamp()),
@@ -35,4 +38,14 @@ fn first_spiffe_id(certificate: &X509Certificate<'_>) -> Option<SpiffeId> {
         GeneralName::URI(uri) => SpiffeId::parse(uri).ok().filter(|id| id.kind() != IdKind::TrustDomain),
         _ => None,
     })
+}
+
+fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.into_iter().flat_map(|names| &names.value.general_names);
+    let dns = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    dns.collect()
 }

@@ -1,6 +1,7 @@
 //! TLS between workloads: the peer is judged inside the handshake, by the rules of `pki` alone.
 //!
-//! Three decisions are taken here once for every connection of a deployment. TLS 1.3 only, with the
+//! Three decisions are taken here once for every connection of a deployment. TLS 1.3 only (an edge may be told to speak
+//! 1.2 to clients whose certificates nobody asks for), with the
 //! hybrid X25519MLKEM768 first (it protects confidentiality; authentication stays classical). No
 //! resumption on either side, because a resumed session skips the certificate and so would outlive
 //! a revocation. And no configuration that outlives a generation of trust: each handshake goes by the
@@ -12,6 +13,7 @@ mod client;
 mod groups;
 mod judging;
 mod leaf;
+mod names;
 mod observer;
 mod peer;
 pub mod pem;
@@ -26,6 +28,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub(crate) use client::showing;
 pub use client::{Connector, Expected, edge_client_config};
 pub use groups::{Group, Groups, GroupsError};
+pub use names::UnknownName;
 pub use observer::{
     ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,
     new_connection_id,

@@ -12,10 +12,11 @@ use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_pki::verify::{CheckName, Usage};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
     client::danger::HandshakeSignatureValid,
     pki_types::{CertificateDer, UnixTime as TlsTime},
     server::{
-        NoServerSessionStorage,
+        NoServerSessionStorage, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::SingleCertAndKey,
@@ -28,6 +29,7 @@ use super::{
     H2, HTTP_1_1, alpn,
     client::{Expected, certificate_error},
     judging::{self, Finding, Judging},
+    names::{ByName, UnknownName},
     observer::{
         ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,
     },
@@ -74,6 +76,9 @@ pub struct Acceptor {
     auth: ClientAuth,
     expected: Expected,
     protocols: &'static [&'static [u8]],
+    /// How a certificate is chosen where there are several; without it, the first is shown to everybody.
+    by_name: Option<UnknownName>,
+    tls_1_2: bool,
     observer: Arc<dyn HandshakeObserver>,
     /// Shared by all clones that were not changed since.
     configs: Arc<Configs>,
@@ -104,6 +109,8 @@ impl Acceptor {
             auth,
             expected: Expected::AnyInBundle,
             protocols: &[H2, HTTP_1_1],
+            by_name: None,
+            tls_1_2: false,
             observer: Arc::new(Unobserved),
             configs: Arc::default(),
         }
@@ -120,6 +127,22 @@ impl Acceptor {
     #[must_use]
     pub fn speaking(mut self, protocols: &'static [&'static [u8]]) -> Self {
         self.protocols = protocols;
+        self.changed()
+    }
+
+    /// Shows the identity that has the name for which the client asks (SNI, RFC 6066 section 3): for edges with several
+    /// certificates. `unknown` says what becomes of a client that asks for another name or for none.
+    #[must_use]
+    pub fn by_name(mut self, unknown: UnknownName) -> Self {
+        self.by_name = Some(unknown);
+        self.changed()
+    }
+
+    /// Speaks TLS 1.2 (RFC 5246) as well, with the extended master secret (RFC 7627), without tickets, sessions or
+    /// renegotiation. For edges with old clients: where client certificates are asked for, only TLS 1.3 is spoken.
+    #[must_use]
+    pub fn allowing_tls_1_2(mut self) -> Self {
+        self.tls_1_2 = true;
         self.changed()
     }
 
@@ -244,7 +267,7 @@ impl Acceptor {
         let shown = self.shown.as_ref().map_or_else(|| Arc::clone(&judged), |shown| shown.load());
         let identity = shown.identity().ok_or(HandshakeError::NoIdentity)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(shown.provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
+            .with_protocol_versions(self.versions())
             .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?;
         let generations = (shown.generation(), judged.generation());
         let builder = match self.auth {
@@ -256,14 +279,26 @@ impl Acceptor {
                 expected: self.expected.clone(),
             })),
         };
-        let resolver = SingleCertAndKey::from(Arc::clone(identity.certified()));
-        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        let resolver: Arc<dyn ResolvesServerCert> = match self.by_name {
+            Some(unknown) => Arc::new(ByName::of(shown.identities(), unknown)),
+            None => Arc::new(SingleCertAndKey::from(Arc::clone(identity.certified()))),
+        };
+        let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = alpn(self.protocols);
         // A resumed session would skip the client's certificate, and with it every revocation.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
+        config.require_ems = true;
         Ok(Made { shown: generations.0, judged: generations.1, config: Arc::new(config) })
+    }
+
+    /// Nobody's certificate is judged by what TLS 1.2 proves.
+    fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+        match (self.tls_1_2, self.auth) {
+            (true, ClientAuth::Never) => &TLS_1_3_AND_1_2,
+            _ => &TLS_1_3,
+        }
     }
 }
 
@@ -369,3 +404,6 @@ fn no_certificate(refusal: &HandshakeRefusal) -> Vec<CheckRecord> {
     };
     CheckName::ALL.iter().enumerate().map(record).collect()
 }
+
+static TLS_1_3: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+static TLS_1_3_AND_1_2: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];

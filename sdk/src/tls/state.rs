@@ -28,6 +28,7 @@ use super::{groups::Groups, leaf::Leaf, provider, verified::VerifiedChains};
 pub struct Identity {
     certified: Arc<CertifiedKey>,
     id: Option<SpiffeId>,
+    dns_names: Vec<String>,
     serial: Vec<u8>,
     serial_hex: String,
     not_before: UnixTime,
@@ -91,6 +92,7 @@ impl Identity {
         Ok(Self {
             certified: Arc::new(certified),
             id: facts.id,
+            dns_names: facts.dns_names,
             serial: facts.serial,
             serial_hex: facts.serial_hex,
             not_before: facts.not_before,
@@ -103,6 +105,12 @@ impl Identity {
     #[must_use]
     pub const fn id(&self) -> Option<&SpiffeId> {
         self.id.as_ref()
+    }
+
+    /// Its DNS names, in lower case; one may begin with `*.`.
+    #[must_use]
+    pub fn dns_names(&self) -> &[String] {
+        &self.dns_names
     }
 
     /// Serial number of the leaf, lower-case hexadecimal.

@@ -14,6 +14,7 @@ use countersign_gateway::{
 };
 use countersign_identity::SpiffeId;
 use countersign_ledger::{Stage, Verdict};
+use countersign_sdk::tls::pem::PemFileError;
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -146,9 +147,15 @@ async fn an_edge_certificate_that_cannot_be_served_refuses_to_start() {
             other => panic!("{other}"),
         }
     };
-    assert!(matches!(bind(&nowhere, &key).await, EdgeCertificateError::Unreadable { .. }));
-    assert!(matches!(bind(&key, &key).await, EdgeCertificateError::NoCertificate { .. }));
-    assert!(matches!(bind(&certificate, &certificate).await, EdgeCertificateError::NoKey { .. }));
+    assert!(matches!(
+        bind(&nowhere, &key).await,
+        EdgeCertificateError::File(PemFileError::Unreadable { .. })
+    ));
+    assert!(matches!(bind(&key, &key).await, EdgeCertificateError::File(PemFileError::NoCertificate { .. })));
+    assert!(matches!(
+        bind(&certificate, &certificate).await,
+        EdgeCertificateError::File(PemFileError::NoKey { .. })
+    ));
     assert!(matches!(bind(&certificate, &other_key).await, EdgeCertificateError::Unfit { .. }));
 }
 
@@ -315,20 +322,49 @@ async fn a_connection_that_sends_nothing_is_closed() {
     assert_eq!(end.unwrap_or(0), 0);
 }
 
+/// Both ends of each connection are files of this process.
+fn allow_open_files(count: u32) {
+    let pid = std::process::id().to_string();
+    let limit = format!("--nofile={count}");
+    let raised = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(
+        raised.is_ok_and(|status| status.success()),
+        "prlimit (util-linux) cannot raise the limit of open files"
+    );
+}
+
 #[tokio::test]
-async fn stalled_handshakes_time_out_and_disturb_nobody() {
+async fn a_thousand_stalled_handshakes_time_out_and_disturb_nobody() {
     let rig = Rig::new();
     rig.policy("gateway", RULES);
     rig.open_service("ads", echo::router(&["/open/{*rest}"], &Seen::default())).await;
     let (toml, root) = tls_settings(&rig, &["flea.test"], "edge");
-    let edge = rig.gateway(&format!("{toml}\n{ROUTES}\n[limits]\nhandshake_timeout_ms = 500")).await;
-    let stalled = futures::future::join_all((0..100).map(|_| TcpStream::connect(edge.tls.unwrap()))).await;
-    assert_eq!(over_tls(&edge, "flea.test", &root, "flea.test").await.status, 200);
-    for stream in stalled {
-        let mut stream = stream.unwrap();
-        let end =
-            tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await.expect("timed out");
-        assert_eq!(end.unwrap_or(0), 0);
+    let limits = "[limits]\nhandshake_timeout_ms = 4000\nconnections_per_address_max = 2000";
+    let edge = rig.gateway(&format!("{toml}\n{ROUTES}\n{limits}")).await;
+    allow_open_files(8192);
+    // A record header that promises a ClientHello which never comes.
+    let stall = || async {
+        let mut stream = TcpStream::connect(edge.tls.unwrap()).await.unwrap();
+        stream.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+        stream
+    };
+    let mut stalled = Vec::new();
+    for _ in 0..10 {
+        stalled.extend(futures::future::join_all((0..100).map(|_| stall())).await);
+    }
+    assert_eq!(stalled.len(), 1000);
+    for _ in 0..20 {
+        assert_eq!(over_tls(&edge, "flea.test", &root, "flea.test").await.status, 200);
+    }
+    let mut byte = [0; 1];
+    let waits = stalled.iter_mut().filter(|stream| {
+        // Nothing was said to those that have not timed out yet.
+        matches!(stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    });
+    assert_eq!(waits.count(), 1000, "the service was asked while not all of them were stalled");
+    for mut stream in stalled {
+        let end = tokio::time::timeout(Duration::from_secs(15), stream.read(&mut [0; 16])).await;
+        assert_eq!(end.expect("timed out").unwrap_or(0), 0);
     }
     let decision = rig.decision(|d| d.stage == Stage::Transport).await;
     assert_eq!(decision.verdict, Verdict::Deny);

@@ -3,6 +3,7 @@
 
 mod dpop;
 mod edge;
+mod edge_tls;
 mod http1;
 mod issuers;
 mod login;

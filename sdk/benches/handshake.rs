@@ -31,7 +31,7 @@ use countersign_pki::{
 use countersign_sdk::{
     clock,
     tls::{
-        Acceptor, ClientAuth, ConnectionId, Connector, Expected, Groups, HTTP_1_1, Identity, TrustState,
+        Acceptor, ClientAuth, Connector, Expected, Groups, HTTP_1_1, Identity, TrustState, new_connection_id,
         provider,
     },
 };
@@ -87,7 +87,7 @@ async fn round(acceptor: &Acceptor, callers: &[Connector]) -> (Duration, Duratio
     let (mut accepting, mut connecting) = (Duration::ZERO, Duration::ZERO);
     for caller in callers {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let accept = Timed::new(Box::pin(acceptor.accept(far, ConnectionId::random(), None)));
+        let accept = Timed::new(Box::pin(acceptor.accept(far, new_connection_id(), None)));
         let connect = Timed::new(Box::pin(caller.connect(near)));
         let ((accepted, accept), (connected, connect)) = tokio::join!(accept, connect);
         accepted.unwrap();

@@ -30,7 +30,7 @@ impl TraceId {
     /// Of random bits.
     #[must_use]
     pub fn from_random(bits: [u8; 16]) -> Self {
-        Self(u128::from_be_bytes(bits).max(1))
+        Self(u128::from_be_bytes(bits).max(1).to_be_bytes())
     }
 
     /// The value of `traceparent` for the next hop, which is the span of this number.
@@ -42,7 +42,7 @@ impl TraceId {
             char::from_digit(digit, 16).map_or(b'0', |digit| digit as u8)
         };
         for (place, byte) in text.iter_mut().skip(3).take(32).enumerate() {
-            *byte = digits(self.0, place, 32);
+            *byte = digits(self.number(), place, 32);
         }
         for (place, byte) in text.iter_mut().skip(36).take(16).enumerate() {
             *byte = digits(u128::from(span.max(1)), place, 16);

@@ -9,6 +9,7 @@ use crate::error::CliError;
 use crate::output::Format;
 
 pub mod ca;
+mod config;
 mod demo;
 mod explain;
 pub mod idp;
@@ -83,6 +84,9 @@ enum Command {
     /// Rules: what is in force, and reading the files again
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// The configuration: is it one, and where does it say what
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Other trust domains
     #[command(subcommand)]
     Trust(trust::TrustCommand),
@@ -125,6 +129,7 @@ impl Cli {
             Command::Service(command) => service::service(&at, command).await,
             Command::Token(command) => token::token(&at, command).await,
             Command::Policy(command) => policy::policy(&at, command).await,
+            Command::Config(command) => config::config(&at, command).await,
             Command::Trust(command) => trust::trust(&at, command).await,
             Command::Explain(args) => explain::explain(&at, args).await,
             Command::Inspect(args) => inspect::inspect(&at, args).await,

@@ -209,3 +209,42 @@ fn make_certificates(dir: &Path) {
         "rogue.pem",
     ]);
 }
+
+#[test]
+fn config_says_where_each_value_was_said_and_where_a_file_is_wrong() {
+    let dir = tempfile::Builder::new().prefix("cs").tempdir().unwrap();
+    let file = dir.path().join("countersign.toml");
+    let more = dir.path().join("conf.d/more.toml");
+    std::fs::create_dir(dir.path().join("conf.d")).unwrap();
+    std::fs::write(&file, "[gateway]\nlisten = \"127.0.0.1:1\"\n").unwrap();
+    let countersign = |words: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["config"]).args(words).arg("--config").arg(&file);
+        let out = command.env("COUNTERSIGN_GATEWAY__ADMIN", "127.0.0.1:3").output().unwrap();
+        (out.status.code(), format!("{}{}", text(&out.stdout), text(&out.stderr)))
+    };
+    std::fs::write(&more, "[gateway]\nlisten = \"127.0.0.1:2\"\n").unwrap();
+    assert_eq!(countersign(&["check"]).0, Some(0));
+    let (code, said) = countersign(&["show", "--origin"]);
+    assert_eq!(code, Some(0));
+    let line = |key: &str| said.lines().find(|line| line.contains(key)).unwrap().to_owned();
+    assert!(
+        line("gateway.listen").contains("127.0.0.1:2") && line("gateway.listen").contains("more.toml:2:1")
+    );
+    assert!(line("gateway.admin").contains("$COUNTERSIGN_GATEWAY__ADMIN"), "{said}");
+    for (wrong, place, hint) in [
+        ("[gateway]\nlisten = 7\n", "more.toml:2:1", "gateway.listen"),
+        ("\n[gateway]\nlistne = \"127.0.0.1:2\"\n", "more.toml:3:1", "did you mean `listen`?"),
+        (
+            "[[gateway.route]]\npath = \"/a\"\nto = \"a\"\n[[gateway.route]]\npth = \"/b\"\n",
+            "more.toml:5:1",
+            "did you mean `path`?",
+        ),
+        ("[gateway\n", "more.toml:1:", "TOML"),
+    ] {
+        std::fs::write(&more, wrong).unwrap();
+        let (code, said) = countersign(&["check"]);
+        assert_eq!(code, Some(2), "{wrong}: {said}");
+        assert!(said.contains(place) && said.contains(hint), "{wrong}: {said}");
+    }
+}

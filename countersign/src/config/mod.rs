@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use crate::error::CliError;
 
-/// Longest configuration that is read.
-const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+mod layers;
+
+pub use layers::Layers;
 
 /// A deployment's configuration. A role whose table is missing does not run from this file.
 #[derive(Debug, Clone, Deserialize)]
@@ -113,36 +114,18 @@ pub struct DemoService {
 }
 
 impl Config {
-    /// Reads the file.
+    /// Reads the file, what lies in `conf.d` beside it, and the environment.
     ///
     /// # Errors
     /// Exit 2, with the place in the file and the nearest known key.
     pub fn read(path: &Path) -> Result<Self, CliError> {
-        let named = |e: std::io::Error| {
-            CliError::usage(format!("cannot read {}", path.display()), e, "name the file with --config")
-        };
-        if std::fs::metadata(path).map_err(named)?.len() > CONFIG_BYTES_MAX {
-            let what = format!("{} is longer than {CONFIG_BYTES_MAX} bytes", path.display());
-            return Err(CliError::usage(
-                what,
-                "a configuration is a page, not a book",
-                "name the right file",
-            ));
-        }
-        let text = std::fs::read_to_string(path).map_err(named)?;
-        Self::parse(&text, &path.display().to_string())
+        Layers::read(path)?.parse()
     }
 
     /// Parses the text of a file called `name`.
-    ///
-    /// # Errors
-    /// As [`Config::read`].
+    #[cfg(test)]
     pub fn parse(text: &str, name: &str) -> Result<Self, CliError> {
-        toml::from_str(text).map_err(|e| {
-            let place = e.span().map(|span| position(text, span.start)).unwrap_or_default();
-            let why = e.message().to_owned();
-            CliError::usage(format!("{name}{place} is not a configuration"), &why, suggestion(&why))
-        })
+        Layers::of_text(text, name)?.parse()
     }
 
     /// The trust domain, for roles that cannot run without one.
@@ -192,14 +175,6 @@ impl Config {
 
 fn default_state_dir() -> PathBuf {
     PathBuf::from("/var/lib/countersign")
-}
-
-/// `:line:column`, both from 1.
-fn position(text: &str, at: usize) -> String {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    format!(":{line}:{column}")
 }
 
 /// Reads serde's own words (unknown field `x`, expected one of `a`, `b`) and offers the nearest.
@@ -261,9 +236,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         let pad = |n: u64| format!("{SMALL}#{}\n", "x".repeat(usize::try_from(n).unwrap() - SMALL.len() - 2));
-        std::fs::write(&path, pad(CONFIG_BYTES_MAX)).unwrap();
+        std::fs::write(&path, pad(1024 * 1024)).unwrap();
         assert!(Config::read(&path).is_ok());
-        std::fs::write(&path, pad(CONFIG_BYTES_MAX + 1)).unwrap();
+        std::fs::write(&path, pad(1024 * 1024 + 1)).unwrap();
         assert_eq!(Config::read(&path).unwrap_err().code(), 2);
     }
 

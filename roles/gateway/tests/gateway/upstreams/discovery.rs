@@ -121,6 +121,28 @@ async fn a_file_is_read_again_when_it_changes_and_a_bad_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_that_names_a_socket_does_not_get_around_the_tls_that_is_asked_for() {
+    let rig = Rig::new();
+    let socket = rig.dir.path().join("backend.sock");
+    let backend = Backend::on_socket(&socket, "not proven").await;
+    let path = rig.dir.path().join("endpoints.txt");
+    std::fs::write(&path, "127.0.0.1:1\n").unwrap();
+    let tls = "tls = { expect = \"spiffe://fleamarket.test/svc/ads\" }";
+    let edge = gateway(&rig, &format!("file = \"{}\"\n{tls}", path.display())).await;
+    assert_eq!(ask(&edge).await.status, 502);
+    std::fs::write(&path, format!("unix:{}\n", socket.display())).unwrap();
+    let refused = |decision: &countersign_ledger::Decision| {
+        decision.reason.as_deref().is_some_and(|reason| reason.contains("tls is for addresses"))
+    };
+    for _ in 0..200 {
+        assert_eq!(ask(&edge).await.status, 502);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    rig.decision(refused).await;
+    assert_eq!(backend.count(), 0);
+}
+
+#[tokio::test]
 async fn rejects_a_source_that_cannot_be_asked() {
     type E = UpstreamSettingsError;
     let with = |more: &str| format!("{EVERYTHING}[[upstream]]\nname = \"backend\"\n{more}");

@@ -18,6 +18,8 @@ pub enum Reply {
     Raw(String),
     /// The same, a while later.
     Later(Duration, String),
+    /// These bytes, then one more every few milliseconds, without an end.
+    Drip(String),
     /// These bytes, then the end of the connection.
     Last(String),
     /// Nothing, and the connection stays open.
@@ -154,6 +156,14 @@ impl Parts {
                 Reply::Later(pause, text) => {
                     tokio::time::sleep(pause).await;
                     ok(&text)
+                }
+                Reply::Drip(head) => {
+                    let mut sent = stream.write_all(head.as_bytes()).await;
+                    while sent.is_ok() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        sent = stream.write_all(b".").await;
+                    }
+                    return;
                 }
                 Reply::Last(bytes) => {
                     let _ = stream.write_all(bytes.as_bytes()).await;

@@ -58,13 +58,15 @@ async fn all_tries_together_take_no_longer_than_they_may() {
 
 #[tokio::test]
 async fn a_body_that_pauses_or_does_not_end_is_cut() {
-    const HALF: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
-    for limit in ["whole_ms = 100", "body_idle_ms = 100"] {
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nhalf".to_owned();
+    let pauses = Reply::Raw(head.clone());
+    for (limit, reply) in [("body_idle_ms = 100", pauses), ("whole_ms = 100", Reply::Drip(head))] {
         let rig = Rig::new();
-        let backend = Backend::new(|_, _| Reply::Raw(HALF.into())).await;
+        let backend = Backend::new(move |_, _| reply.clone()).await;
         let edge = gateway(&rig, &format!("timeouts = {{ {limit} }}\n{}", endpoints(&[&backend]))).await;
         let answer = ask(&edge).await;
-        assert_eq!((answer.status, answer.body.as_str()), (200, "half"), "{limit}");
+        assert_eq!(answer.status, 200, "{limit}");
+        assert!(answer.body.starts_with("half") && answer.body.len() < 1_000, "{limit}: {answer:?}");
         eventually(|| backend.open.load(Ordering::SeqCst) == 0).await;
     }
 }

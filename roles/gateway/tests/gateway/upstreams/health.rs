@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{ask, endpoints, gateway, until};
-use crate::rig::Rig;
 use crate::rig::backend::{Backend, Reply, status};
 use crate::rig::client::get;
+use crate::rig::{Rig, Running};
 
 /// Well as long as the flag says so; its name is what it answers to requests.
 async fn sick(name: &'static str, well: &Arc<AtomicBool>) -> Backend {
@@ -15,6 +15,18 @@ async fn sick(name: &'static str, well: &Arc<AtomicBool>) -> Backend {
         _ => Reply::Text(name.into()),
     })
     .await
+}
+
+/// Waits for thirty answers of this endpoint in a row: by chance once in 2^30 runs.
+async fn only(edge: &Running, name: &str) {
+    let mut row = 0;
+    for _ in 0..2_000 {
+        row = if ask(edge).await.body == name { row + 1 } else { 0 };
+        if row == 30 {
+            return;
+        }
+    }
+    panic!("others than {name} still answer");
 }
 
 #[tokio::test]
@@ -27,11 +39,7 @@ async fn an_endpoint_that_says_that_it_is_not_well_gets_no_requests_until_it_is(
     until(&edge, |answer| answer.body == "one").await;
     well.store(false, Ordering::SeqCst);
     let requests = || one.seen.lock().unwrap().iter().filter(|seen| !seen.contains("/healthz")).count();
-    // Thirty answers of the other one in a row: by chance once in 2^30 runs.
-    let mut row = 0;
-    while row < 30 {
-        row = if ask(&edge).await.body == "two" { row + 1 } else { 0 };
-    }
+    only(&edge, "two").await;
     let before = requests();
     for _ in 0..20 {
         assert_eq!(ask(&edge).await.body, "two");
@@ -81,13 +89,8 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_for_a_while_and_then_tried
     let fine = Backend::named("fine").await;
     let outlier = "outlier = { failures = 3, eject_ms = 300 }\n";
     let edge = gateway(&rig, &format!("{outlier}{}", endpoints(&[&bad, &fine]))).await;
-    while bad.count() < 3 {
-        ask(&edge).await;
-    }
-    let mut row = 0;
-    while row < 30 {
-        row = if ask(&edge).await.body == "fine" { row + 1 } else { 0 };
-    }
+    until(&edge, |_| bad.count() >= 3).await;
+    only(&edge, "fine").await;
     well.store(true, Ordering::SeqCst);
     until(&edge, |answer| answer.body == "back").await;
 }

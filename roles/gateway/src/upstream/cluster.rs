@@ -126,7 +126,7 @@ impl Cluster {
     /// Nobody is there in time, or not whom we expect.
     pub(crate) async fn dial(&self, lease: &Lease) -> Result<Option<Dialed>, UpstreamError> {
         let Some(seat) = lease.endpoint().seat() else { return Ok(None) };
-        let dialed = self.dialer.dial(lease.endpoint(), seat).await?;
+        let dialed = self.dialer.dial(lease.endpoint(), Some(seat)).await?;
         self.meter.connected();
         Ok(Some(dialed))
     }

@@ -21,7 +21,7 @@ pub(crate) struct Line {
     pub(crate) out: Outbox,
     proof: Option<Proof>,
     #[expect(dead_code, reason = "held for its drop")]
-    seat: Seat,
+    seat: Option<Seat>,
     idle_since: Instant,
     /// Was it used before? Then its other end may have closed it meanwhile.
     pub(crate) is_pooled: bool,

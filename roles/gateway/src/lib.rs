@@ -29,6 +29,7 @@ mod body;
 mod edge_tls;
 mod engine;
 mod forward;
+mod guard;
 mod headers;
 mod issuer;
 mod listener;
@@ -59,6 +60,7 @@ use tokio_util::sync::CancellationToken;
 pub use admin::{MetricsText, ReadyCheck};
 pub use body::BodyError;
 pub use edge_tls::{CertificateSettings, EdgeCertificateError, TlsSettings};
+pub use guard::{CorsError, CountriesError, GuardError, PuzzleSettingsError};
 pub use headers::HeaderRuleError;
 pub use issuer::IssuerError;
 pub use login::LoginSettingsError;
@@ -68,6 +70,7 @@ pub use upstream::{DiscoveryError, EndpointError, UpstreamError, UpstreamSetting
 
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};
+use crate::guard::Guard;
 use crate::headers::Rules;
 use crate::issuer::Issuers;
 use crate::listener::{EdgeService, HandshakeMeter, accept_limits};
@@ -125,6 +128,9 @@ pub enum GatewayError {
     /// See [`HeaderRuleError`].
     #[error("[gateway.headers]: {0}")]
     Header(#[from] HeaderRuleError),
+    /// See [`GuardError`].
+    #[error("[gateway] {0}")]
+    Guard(#[from] GuardError),
     /// See [`IssuerError`].
     #[error("[[gateway.issuer]]: {0}")]
     Issuer(#[from] IssuerError),
@@ -236,6 +242,10 @@ impl Gateway {
         tasks.spawn(Arc::clone(&pipeline.issuers).watch(shutdown.clone()));
         {
             let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
+            tasks.spawn(async move { pipeline.guard.watch(shutdown).await });
+        }
+        {
+            let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
             tasks.spawn(async move { pipeline.upstreams.run(shutdown).await });
         }
         let mut ports = Vec::new();
@@ -300,6 +310,7 @@ fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayE
         rules: Rules::compile(&settings.headers)?,
         throttle: Throttle::new(&settings.throttle),
         tokens: Tokens::new(key, workload.id().clone(), settings.limits.sessions_max),
+        guard: Guard::new(&settings, &rng)?,
         issuers: Arc::new(Issuers::load(&settings.issuers)?),
         proofs,
         login,

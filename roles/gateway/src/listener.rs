@@ -54,7 +54,8 @@ impl Answers for EdgeService {
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
         let (pipeline, refusal) = (Arc::clone(&self.pipeline), Refusal::from(error));
-        let arrival = Arrival { connection: Some(connection.clone()), scheme: self.scheme, is_http_1: true };
+        let connection = Some(connection.clone());
+        let arrival = Arrival { connection, scheme: self.scheme, client: None, is_http_1: true };
         Box::pin(async move { pipeline.refuse(&refusal, &arrival).await })
     }
 }
@@ -66,6 +67,8 @@ pub(crate) struct Arrival {
     pub(crate) connection: Option<Connection>,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
+    /// Whose request it is by the word of a listed proxy in front of us.
+    pub(crate) client: Option<IpAddr>,
     /// HTTP/1 frames requests by what they say of themselves: after one that was not understood the connection ends.
     pub(crate) is_http_1: bool,
 }
@@ -74,18 +77,18 @@ impl Arrival {
     /// Over HTTP/1.x.
     pub(crate) fn over(connection: &Connection) -> Self {
         let scheme = if connection.exporter.is_some() { "https" } else { "http" };
-        Arrival { connection: Some(connection.clone()), scheme, is_http_1: true }
+        Arrival { connection: Some(connection.clone()), scheme, client: None, is_http_1: true }
     }
 
     fn of(request: &Request<RequestBody>, scheme: &'static str) -> Self {
         let connection = request.extensions().get::<Connection>().cloned();
-        Arrival { connection, scheme, is_http_1: request.version() < Version::HTTP_2 }
+        Arrival { connection, scheme, client: None, is_http_1: request.version() < Version::HTTP_2 }
     }
 
     /// Whose request it is. Should nobody say, all such requests share one quota.
     pub(crate) fn address(&self) -> IpAddr {
-        let address = self.connection.as_ref().and_then(Connection::address);
-        address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+        let peer = || self.connection.as_ref().and_then(Connection::address).map(|address| address.ip());
+        self.client.or_else(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
     /// The host that the TLS handshake named, without a trailing dot.

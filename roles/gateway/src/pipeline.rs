@@ -21,7 +21,7 @@ use countersign_identity::{Caller, Possession};
 use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, pseudonym};
 use countersign_policy::{Ask, Explainer, Permit, PolicySet, decide};
-use countersign_request::{CanonicalRequest, DPOP, Head};
+use countersign_request::{AuthorityRef, CanonicalRequest, DPOP, Head};
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::authenticate::{
     AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
@@ -32,7 +32,7 @@ use countersign_sdk::live::{Freshness, Live};
 use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
 use countersign_token::{DpopProof, ForeignTokenError};
-use http::{HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::ReadyCheck;
 use crate::body::{BodyError, BodyFault, BodyLimits};
 use crate::forward::{self, EdgeBody};
+use crate::guard::Guard;
+use crate::guard::cors::Preflight;
 use crate::headers::Rules;
 use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
@@ -60,6 +62,7 @@ pub(crate) struct Pipeline {
     pub(crate) rules: Rules,
     pub(crate) throttle: Throttle,
     pub(crate) tokens: Tokens,
+    pub(crate) guard: Guard,
     pub(crate) issuers: Arc<Issuers>,
     pub(crate) proofs: Proofs,
     pub(crate) login: Option<LoginDesk>,
@@ -83,13 +86,16 @@ impl Pipeline {
         if let Some(connection) = &arrival.connection {
             draft.came_over(connection);
         }
+        let arrival = &*self.guard.arrival(arrival, request.headers());
         let mut trace = Trace::new(draft, arrival.address());
+        trace.told = self.guard.told(request.headers());
         let limit = self.limits.request_timeout();
         let outcome =
             match tokio::time::timeout(limit, self.run(request, arrival, trace_id, &mut trace)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
             };
+        let told = std::mem::take(&mut trace.told);
         let mut answer = match outcome {
             Ok(answer) => {
                 self.recorder.allowed(trace, answer.status());
@@ -97,6 +103,7 @@ impl Pipeline {
             }
             Err(refusal) => self.refused(trace, &refusal, arrival).await,
         };
+        told.put(&mut answer);
         // Whoever proves a key needs a nonce for the next time, and has it before the last one is too old.
         if proves_a_key && let Ok(nonce) = HeaderValue::from_str(&self.proofs.nonce(clock::now())) {
             answer.headers_mut().insert(DPOP_NONCE, nonce);
@@ -137,8 +144,12 @@ impl Pipeline {
         let (head, body) = request.into_parts();
         let request = read(&head, arrival)?;
         trace.pass(Check::Request, "");
+        self.guard.admit(arrival.address())?;
         self.throttle.request(arrival.address(), clock::now())?;
         trace.pass(Check::Quota, "");
+        if let Some(answer) = self.preflight(&request, arrival, trace)? {
+            return Ok(answer);
+        }
         if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
             return self.log_in(desk, &request, body, arrival, trace).await;
         }
@@ -166,6 +177,8 @@ impl Pipeline {
     ) -> Result<Judged<'_>, Refusal> {
         let route = self.routes.find(request)?;
         notes.asks_for(request.method(), route.template.as_str());
+        notes.tells(self.guard.cors(&route.guard));
+        self.guard.admit_to(&route.guard, arrival.address())?;
         if let Some(target) = route.lead.only() {
             notes.leads_to(target.as_str());
         }
@@ -187,6 +200,35 @@ impl Pipeline {
     /// Is it answered here, by the login desk?
     pub(crate) fn is_login(&self, request: &impl Head) -> bool {
         self.login.is_some() && request.path() == LOGIN_PATH
+    }
+
+    /// The answer to a browser that asks whether a page of another origin may send a request. It comes without
+    /// credentials and before there are any, and lets nothing through.
+    fn preflight(
+        &self,
+        request: &CanonicalRequest,
+        arrival: &Arrival,
+        trace: &mut Trace,
+    ) -> Result<Option<Response<EdgeBody>>, Refusal> {
+        let Some(asked) = Preflight::of(request.method(), request.headers()) else { return Ok(None) };
+        let Some(method) = asked.method() else { return Ok(None) };
+        let is_login = self.login.is_some() && request.path() == LOGIN_PATH;
+        let route = self.routes.find(&WithMethod { request, method }).ok().filter(|_| !is_login);
+        let cors = match route {
+            Some(route) => self.guard.cors(&route.guard),
+            None if is_login => self.guard.cors_of_all(),
+            None => None,
+        };
+        let Some(cors) = cors else { return Ok(None) };
+        trace.told.by(Some(cors));
+        let template = route.map_or(LOGIN_PATH, |route| route.template.as_str());
+        trace.draft.asks_for(request.method(), template);
+        if let Some(route) = route {
+            self.guard.admit_to(&route.guard, arrival.address())?;
+        }
+        let answer = cors.preflight(&asked)?;
+        trace.pass(Check::Route, format!("preflight of {template}"));
+        Ok(Some(answer))
     }
 
     /// The newest snapshot, as long as it counts.
@@ -392,6 +434,7 @@ impl Pipeline {
             return Err(Refusal::LoginMethod);
         }
         self.throttle.login(client, clock::now())?;
+        self.guard.admit_login(client, LOGIN_PATH, request.headers(), clock::now(), &mut trace.told)?;
         trace.pass(Check::Route, "login");
         let key = self.key_of_login(request, arrival)?;
         trace.pass(Check::Token, if key.is_some() { "a key for the token" } else { "not asked for" });
@@ -411,6 +454,7 @@ impl Pipeline {
                 Ok(login_response(body))
             }
             LoginAnswer::Refused => {
+                self.guard.login_failed(client, clock::now());
                 metrics::counter!("countersign_login_failures_total", "reason" => "refused").increment(1);
                 Err(Refusal::LoginRefused)
             }
@@ -527,6 +571,34 @@ impl fmt::Display for Listed<'_> {
             write!(f, "{}{name}", if place == 0 { "" } else { ", " })?;
         }
         Ok(())
+    }
+}
+
+/// A request as it would be with another method: what a preflight asks about.
+struct WithMethod<'a> {
+    request: &'a CanonicalRequest,
+    method: Method,
+}
+
+impl Head for WithMethod<'_> {
+    fn method(&self) -> &Method {
+        &self.method
+    }
+
+    fn authority(&self) -> AuthorityRef<'_> {
+        Head::authority(self.request)
+    }
+
+    fn path(&self) -> &str {
+        self.request.path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.request.query()
+    }
+
+    fn header_values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.request.header_values(name)
     }
 }
 

@@ -14,6 +14,8 @@ use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::ConnectionId;
 use http::{Method, StatusCode};
 
+use crate::guard::Told;
+use crate::guard::cors::Cors;
 use crate::refusal::Refusal;
 
 /// The gateway's checks in the order in which they run.
@@ -56,6 +58,8 @@ pub(crate) trait Notes {
 
     /// By which method, which route.
     fn asks_for(&mut self, method: &Method, route: &str);
+    /// What pages of other origins may read.
+    fn tells(&mut self, cors: Option<&Arc<Cors>>);
     /// To which service or upstream.
     fn leads_to(&mut self, callee: &str);
     /// Who is calling.
@@ -73,6 +77,7 @@ impl Notes for Unheard {
     const EXPLAINS: bool = false;
 
     fn asks_for(&mut self, _method: &Method, _route: &str) {}
+    fn tells(&mut self, _cors: Option<&Arc<Cors>>) {}
     fn leads_to(&mut self, _callee: &str) {}
     fn comes_from(&mut self, _caller: &Caller, _live: &Live) {}
     fn permitted(&mut self, _permit: &Permit) {}
@@ -84,6 +89,10 @@ impl Notes for Trace {
 
     fn asks_for(&mut self, method: &Method, route: &str) {
         self.draft.asks_for(method, route);
+    }
+
+    fn tells(&mut self, cors: Option<&Arc<Cors>>) {
+        self.told.by(cors);
     }
 
     fn leads_to(&mut self, callee: &str) {
@@ -112,13 +121,15 @@ pub(crate) struct Trace {
     pub(crate) draft: DecisionDraft,
     /// Short name of the service behind; empty until a route is found.
     pub(crate) callee: String,
+    /// What the answer tells the client beside what it answers.
+    pub(crate) told: Told,
     address: IpAddr,
     passed: usize,
 }
 
 impl Trace {
     pub(crate) fn new(draft: DecisionDraft, address: IpAddr) -> Self {
-        Trace { draft, callee: String::new(), address, passed: 0 }
+        Trace { draft, callee: String::new(), told: Told::default(), address, passed: 0 }
     }
 
     /// The same for another request, about which the stages said the same.

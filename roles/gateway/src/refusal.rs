@@ -23,6 +23,9 @@ use http_body_util::{BodyExt as _, Full};
 
 use crate::body::BodyError;
 use crate::forward::EdgeBody;
+use crate::guard::access::AccessError;
+use crate::guard::cors::PreflightError;
+use crate::guard::puzzle::PuzzleError;
 use crate::login::LoginError;
 use crate::proof::ProofError;
 use crate::route::{NoRoute, RewriteError};
@@ -43,6 +46,12 @@ pub(crate) enum Refusal {
     Upgrade,
     #[error("the request expects something other than 100-continue")]
     Expectation,
+    #[error(transparent)]
+    Address(#[from] AccessError),
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    Puzzle(#[from] PuzzleError),
     #[error(transparent)]
     Throttled(#[from] QuotaError),
     #[error(transparent)]
@@ -136,6 +145,9 @@ impl Refusal {
             Refusal::NoRequest(error) => of_head(error),
             Refusal::Upgrade => Code::UpgradeRefused,
             Refusal::Expectation => Code::HeaderAmbiguous,
+            Refusal::Address(_) => Code::AddressRefused,
+            Refusal::Preflight(_) => Code::OriginRefused,
+            Refusal::Puzzle(_) => Code::PuzzleNeeded,
             Refusal::Throttled(_) | Refusal::LoginThrottled { .. } => Code::TooManyRequests,
             Refusal::NoRoute(NoRoute::Unknown) => Code::RouteUnknown,
             Refusal::NoRoute(NoRoute::Method { .. }) | Refusal::LoginMethod => Code::MethodNotAllowed,
@@ -218,7 +230,9 @@ impl Refusal {
         match self {
             Refusal::Unreadable(error) => Some(error.to_string()),
             Refusal::NoRequest(error) => Some(error.to_string()),
-            Refusal::Upgrade | Refusal::Expectation => Some(self.to_string()),
+            Refusal::Upgrade | Refusal::Expectation | Refusal::Preflight(_) | Refusal::Puzzle(_) => {
+                Some(self.to_string())
+            }
             Refusal::NoRoute(error @ NoRoute::Method { .. }) => Some(error.to_string()),
             Refusal::Body(error) => Some(error.to_string()),
             Refusal::Login(LoginError::Body(error)) => Some(error.to_string()),
@@ -327,6 +341,9 @@ mod tests {
             (Refusal::Upgrade, 400),
             (Refusal::Expectation, 400),
             (Refusal::Throttled(wait), 429),
+            (Refusal::Address(AccessError::Denied { address: [192, 0, 2, 1].into() }), 403),
+            (Refusal::Preflight(PreflightError::Method { method: "PUT".into() }), 403),
+            (Refusal::Puzzle(PuzzleError::Used), 429),
             (Refusal::NoRoute(NoRoute::Unknown), 404),
             (Refusal::NoRoute(NoRoute::Method { allow: vec!["GET".into()] }), 405),
             (

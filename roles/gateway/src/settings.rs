@@ -26,6 +26,12 @@ use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 
 use crate::edge_tls::{CertificateSettings, TlsSettings};
+pub use crate::guard::access::AccessSettings;
+pub use crate::guard::behind::{BehindSettings, ForwardedHeader};
+pub use crate::guard::cors::CorsSettings;
+pub use crate::guard::countries::Country;
+pub use crate::guard::networks::Networks;
+pub use crate::guard::puzzle::PuzzleSettings;
 pub use crate::issuer::settings::{IssuerSettings, OneOrMany};
 use crate::upstream::settings::UpstreamSettings;
 
@@ -69,6 +75,21 @@ pub struct Settings {
     /// Header rules that hold for every route, applied before a route's own.
     #[serde(default)]
     pub headers: HeaderRules,
+    /// Which networks and countries may knock at all.
+    #[serde(default)]
+    pub access: AccessSettings,
+    /// A MaxMind file (`.mmdb`) of countries. Read again when it changes.
+    #[serde(default)]
+    pub countries_file: Option<PathBuf>,
+    /// Proxies in front of us that are believed when they say whose request it is.
+    #[serde(default)]
+    pub behind: BehindSettings,
+    /// Which pages of other origins may read answers, where a route says nothing else.
+    #[serde(default)]
+    pub cors: Option<CorsSettings>,
+    /// What a login costs after too many failed ones.
+    #[serde(default)]
+    pub puzzle: Option<PuzzleSettings>,
     /// Issuers of access tokens beside our own authority.
     #[serde(default, rename = "issuer")]
     pub issuers: Vec<IssuerSettings>,
@@ -132,6 +153,12 @@ pub struct RouteSettings {
     /// Header rules of this route, applied after the gateway's own.
     #[serde(default)]
     pub headers: HeaderRules,
+    /// Which networks and countries may knock here, besides what holds for the gateway.
+    #[serde(default)]
+    pub access: AccessSettings,
+    /// Which pages of other origins may read answers, in place of what holds for the gateway.
+    #[serde(default)]
+    pub cors: Option<CorsSettings>,
 }
 
 /// One target of a `split`.

@@ -3,6 +3,7 @@
 use countersign_identity::ServiceNameError;
 
 use super::{ALIKE_MAX, ROUTES_MAX};
+use crate::guard::CorsError;
 use crate::headers::HeaderRuleError;
 
 /// Why the routes do not load.
@@ -25,6 +26,14 @@ pub enum RouteError {
         to: String,
         /// What is wrong with the name.
         source: ServiceNameError,
+    },
+    /// Its rule for other origins does not load.
+    #[error("route `{path}`: cors: {source}")]
+    Cors {
+        /// Path of the route.
+        path: String,
+        /// What is wrong with the rule.
+        source: CorsError,
     },
     /// Not a method that a route can have.
     #[error(

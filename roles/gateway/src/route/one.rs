@@ -6,6 +6,7 @@ use http::{HeaderName, Method, header};
 use super::error::RouteError;
 use super::lead::Lead;
 use super::rewrite::Rewrite;
+use crate::guard::RouteGuard;
 use crate::headers::Rules;
 use crate::settings::{RouteSettings, UserNeed};
 use crate::upstream::Upstreams;
@@ -17,6 +18,7 @@ pub(crate) struct Route {
     pub(crate) lead: Lead,
     pub(crate) user: UserNeed,
     pub(crate) headers: Rules,
+    pub(crate) guard: RouteGuard,
     /// What the upstream sees in place of the path, once the decision is taken.
     pub(crate) rewrite: Option<Rewrite>,
     /// None named means all.
@@ -47,6 +49,8 @@ impl Route {
         Ok(Route {
             lead: Lead::compile(settings, upstreams)?,
             user: settings.user,
+            guard: RouteGuard::compile(settings)
+                .map_err(|source| RouteError::Cors { path: path(), source })?,
             conditions: conditions(settings)?,
             template,
             headers,

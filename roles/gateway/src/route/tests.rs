@@ -19,6 +19,8 @@ fn route(path: &str, methods: &[&str], host: Option<&str>, to: &str) -> RouteSet
         match_headers: Default::default(),
         rewrite_prefix: None,
         user: UserNeed::Required,
+        access: Default::default(),
+        cors: None,
         headers: crate::settings::HeaderRules::default(),
     }
 }
@@ -337,4 +339,11 @@ fn a_split_may_stick_to_a_header() {
     let sessions: Vec<String> = (0..500).map(|n| n.to_string()).collect();
     assert!(sessions.iter().any(|session| of(session) == "ads-canary"));
     assert!(sessions.iter().all(|session| of(session) == of(session)));
+}
+
+#[test]
+fn rejects_a_rule_for_other_origins_that_does_not_load() {
+    let refused = routes_of("[[route]]\npath = \"/a\"\nto = \"ads\"\ncors.origins = []").unwrap_err();
+    let source = crate::guard::CorsError::Nobody;
+    assert_eq!(refused, RouteError::Cors { path: "/a".into(), source });
 }

@@ -290,3 +290,30 @@ async fn a_gateway_without_an_authority_has_no_login() {
     let edge = rig.gateway(ROUTES).await;
     assert_eq!(log_in(&edge, "alice", "guess").await.problem(404), "not_found");
 }
+
+#[tokio::test]
+async fn a_guesser_has_to_solve_a_puzzle_before_each_further_login() {
+    let (_rig, edge, logins) = deployment("[puzzle]\nafter_failures = 2\ndifficulty_bits = 8\n").await;
+    let log_in = async |password: &str, answer: Option<&str>| {
+        let body = format!(r#"{{"name":"alice","password":"{password}"}}"#);
+        let mut headers = vec![("Content-Type", "application/json")];
+        headers.extend(answer.map(|answer| ("Countersign-Puzzle-Answer", answer)));
+        request(edge.plain, "POST", "/login", &headers, &body).await
+    };
+    assert_eq!(log_in("wrong", None).await.problem(401), "login_failed");
+    assert_eq!(log_in("wrong", None).await.problem(401), "login_failed");
+    // Even who knows the password now solves first, and the authority hears of nobody who did not.
+    let right = "correct horse battery staple";
+    let refused = log_in(right, None).await;
+    assert_eq!((refused.problem(429), logins.lock().unwrap().len()), ("too_many_requests".to_owned(), 2));
+    let challenge = refused.header("countersign-puzzle").unwrap().to_owned();
+    let solved = |answer: &String| countersign_keys::sha256(answer.as_bytes())[0] == 0;
+    let answers = || (0..).map(|counter| format!("{challenge}:{counter}"));
+    let unsolved = answers().find(|answer| !solved(answer)).unwrap();
+    assert_eq!(log_in(right, Some(&unsolved)).await.status, 429);
+    let answer = answers().find(solved).unwrap();
+    assert_eq!(log_in(right, Some(&answer)).await.status, 200);
+    let again = log_in(right, Some(&answer)).await;
+    assert_eq!((again.status, again.header("countersign-puzzle").is_some()), (429, true));
+    assert_eq!(logins.lock().unwrap().len(), 3);
+}

@@ -4,6 +4,7 @@
 mod dpop;
 mod edge;
 mod edge_tls;
+mod guard;
 mod http1;
 mod issuers;
 mod login;

@@ -64,6 +64,7 @@ impl EdgeQuick {
             _ => 0,
         };
         plain
+            && self.pipeline.guard.is_idle()
             && length <= self.pipeline.limits.body_bytes_max
             && !self.pipeline.is_login(&head.canonical)
             && arrival.server_name().is_none_or(|name| name == head.canonical.authority().host())
@@ -74,6 +75,7 @@ impl EdgeQuick {
         let Target::Upstream(cluster) = judged.target else { return None };
         let has_rules = [&self.pipeline.rules, &judged.route.headers].iter().any(|rules| !rules.is_empty());
         let plain = judged.route.rewrite.is_none()
+            && judged.route.guard.is_idle()
             && !has_rules
             && !cluster.dialer().speaks_http2()
             && cluster.host().is_none()

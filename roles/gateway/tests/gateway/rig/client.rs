@@ -126,7 +126,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
     } else if answer.header("transfer-encoding") == Some("chunked") {
         while !body.ends_with(b"0\r\n\r\n") && read_some(stream, &mut body).await > 0 {}
         body = unchunk(&body);
-    } else {
+    } else if status != 204 {
         while read_some(stream, &mut body).await > 0 {}
     }
     answer.body = String::from_utf8_lossy(&body).into_owned();

@@ -118,7 +118,7 @@ async fn keep_house(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.journal.hand_over();
-        worker.pools.prune(POOL_IDLE_MAX);
+        worker.pools.prune();
     }
 }
 
@@ -211,6 +211,4 @@ impl tower::Service<Request<RequestBody>> for ByHyper {
     }
 }
 
-/// Longer than any upstream keeps a connection that is not used.
-const POOL_IDLE_MAX: Duration = Duration::from_secs(120);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -137,6 +137,25 @@ impl Cluster {
         UpstreamError::Broken { upstream: self.name.clone(), endpoint, why: why.to_owned() }
     }
 
+    /// The refusal of an endpoint whose answer is not HTTP/1.1.
+    pub(crate) fn unreadable(&self, lease: &Lease, why: &str) -> UpstreamError {
+        UpstreamError::NotHttp {
+            upstream: self.name.clone(),
+            endpoint: lease.endpoint().place().to_string(),
+            protocol: "HTTP/1.1",
+            why: why.to_owned(),
+        }
+    }
+
+    /// Takes one further try out of the budget, if there is one.
+    pub(crate) fn may_retry(&self) -> bool {
+        let may = self.retry.tries_max > 0 && self.budget.take(self.begun(), Instant::now());
+        if may {
+            self.meter.retried();
+        }
+        may
+    }
+
     /// The refusal of an endpoint that does not answer in time.
     pub(crate) fn late(&self, lease: &Lease) -> UpstreamError {
         let endpoint = lease.endpoint().place().to_string();

@@ -222,7 +222,7 @@ impl Endpoint {
     }
 
     /// Does somebody wait for a connection to be free?
-    pub(super) fn is_awaited(&self) -> bool {
+    pub(crate) fn is_awaited(&self) -> bool {
         self.pending.load(Ordering::Relaxed) != 0
     }
 

@@ -47,7 +47,7 @@ pub use dial::UpstreamTlsError;
 pub(crate) use dial::{Dialed, Proof, Wire};
 pub use discovery::DiscoveryError;
 pub use endpoint::EndpointError;
-pub(crate) use endpoint::Seat;
+pub(crate) use endpoint::{Endpoint, Seat};
 pub use error::{Met, UpstreamError};
 
 use cluster::Parts;

@@ -84,10 +84,9 @@ impl Cluster {
                 None => replay.as_ref().map(|head| Request::from_parts(head.clone(), empty())),
             };
             let Some(again) = again else { return Err(failed.error) };
-            if tried.len() >= self.tries_max() || !self.budget.take(self.begun(), Instant::now()) {
+            if tried.len() >= self.tries_max() || !self.may_retry() {
                 return Err(failed.error);
             }
-            self.meter.retried();
             tried.push(endpoint.id());
             request = again;
         }

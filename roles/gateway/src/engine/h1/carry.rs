@@ -40,6 +40,8 @@ enum Try {
     Stale,
     /// The service demands evidence: what the client is told of that is not for this carrier to say.
     Challenged,
+    /// The connection ended before a byte of an answer: what may be done twice may be tried again.
+    Unheard(UpstreamError),
     Failed(UpstreamError),
 }
 
@@ -87,7 +89,12 @@ impl Client {
                     return self.fail(errand, error, bytes).await;
                 }
                 Try::Challenged => return Ok(Carried::NotMine),
-                Try::Failed(error) => return self.fail(errand, error, bytes).await,
+                // The full carrier tries again, elsewhere where it can.
+                Try::Unheard(_) if is_repeatable && errand.cluster.may_retry() => {
+                    errand.lease.report(Outcome::Failed);
+                    return Ok(Carried::NotMine);
+                }
+                Try::Unheard(error) | Try::Failed(error) => return self.fail(errand, error, bytes).await,
             }
         }
     }
@@ -115,7 +122,7 @@ impl Client {
             Ok(Ok(())) => {}
             Ok(Err(_)) if line.is_pooled => return Ok(Try::Stale),
             Ok(Err(error)) => {
-                return Ok(Try::Failed(errand.cluster.broke(&errand.lease, &error.to_string())));
+                return Ok(Try::Unheard(errand.cluster.broke(&errand.lease, &error.to_string())));
             }
             Err(Interrupt::Late) => return Ok(Try::Failed(errand.cluster.late(&errand.lease))),
             Err(interrupt) => return Err(interrupt.into()),
@@ -125,9 +132,13 @@ impl Client {
         loop {
             match self.watched.busy(line.wire.read(&mut line.input)).await {
                 Ok(Ok(0) | Err(_)) if line.is_pooled && !heard_something => return Ok(Try::Stale),
-                Ok(Ok(0)) => return Ok(Try::Failed(errand.cluster.broke(&errand.lease, "it ended"))),
-                Ok(Err(error)) => {
-                    return Ok(Try::Failed(errand.cluster.broke(&errand.lease, &error.to_string())));
+                Ok(ended @ (Ok(0) | Err(_))) => {
+                    let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+                    return Ok(if heard_something {
+                        Try::Failed(errand.cluster.unreadable(&errand.lease, &format!("{why} within a head")))
+                    } else {
+                        Try::Unheard(errand.cluster.broke(&errand.lease, &why))
+                    });
                 }
                 Ok(Ok(_)) => heard_something = true,
                 Err(Interrupt::Late) => return Ok(Try::Failed(errand.cluster.late(&errand.lease))),
@@ -153,7 +164,8 @@ impl Client {
                 Ok(None) => return None,
                 Ok(Some(head)) => head,
                 Err(error) => {
-                    return Some(Try::Failed(errand.cluster.broke(&errand.lease, &error.to_string())));
+                    let error = errand.cluster.unreadable(&errand.lease, &error.to_string());
+                    return Some(Try::Failed(error));
                 }
             };
             let bytes = head.bytes;
@@ -252,7 +264,7 @@ impl Client {
             encode::last_chunk(self.out.bytes(), decoder.trailers());
         }
         if head.reusable && line.input.is_empty() && head.body != BodyLength::UntilClose {
-            self.worker.pools.keep(errand.lease.endpoint().id(), line);
+            self.worker.pools.keep(errand.lease.endpoint(), errand.cluster.timeouts().idle(), line);
         }
         self.outgoing().flush().await?;
         Ok(head.keep_alive)

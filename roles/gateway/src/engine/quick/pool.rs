@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::io::AsyncRead as _;
 use tokio::time::Instant;
 
 use crate::engine::wire::{Outbox, Wire};
-use crate::upstream::{Dialed, Proof, Seat, Wire as Bytes};
+use crate::upstream::{Dialed, Endpoint, Proof, Seat, Wire as Bytes};
 
 /// One connection on which no request is in progress, or the one that is.
 pub(crate) struct Line {
@@ -29,7 +30,15 @@ pub(crate) struct Line {
 
 /// The idle connections of one worker, by endpoint.
 #[derive(Default)]
-pub(crate) struct Pools(RefCell<HashMap<u32, Vec<Line>>>);
+pub(crate) struct Pools(RefCell<HashMap<u32, Idle>>);
+
+/// Those of one endpoint.
+struct Idle {
+    endpoint: Arc<Endpoint>,
+    /// How long each may wait.
+    limit: Duration,
+    lines: Vec<Line>,
+}
 
 impl Line {
     pub(crate) fn new(dialed: Dialed, scratch: crate::engine::wire::Scratch) -> Self {
@@ -57,7 +66,7 @@ impl Pools {
     /// The connection that was used last, if it can still be used.
     pub(crate) fn take(&self, endpoint: u32, now: UnixTime, idle: Duration) -> Option<Line> {
         let mut pools = self.0.borrow_mut();
-        let lines = pools.get_mut(&endpoint)?;
+        let lines = &mut pools.get_mut(&endpoint)?.lines;
         while let Some(mut line) = lines.pop() {
             if line.is_usable(now, idle) {
                 line.is_pooled = true;
@@ -67,23 +76,33 @@ impl Pools {
         None
     }
 
-    /// Keeps a connection for the next request.
-    pub(crate) fn keep(&self, endpoint: u32, mut line: Line) {
+    /// Keeps a connection for the next request, for at most `limit`.
+    pub(crate) fn keep(&self, endpoint: &Arc<Endpoint>, limit: Duration, mut line: Line) {
+        if !is_worth_keeping(endpoint) {
+            return;
+        }
         line.idle_since = Instant::now();
         let mut pools = self.0.borrow_mut();
-        let lines = pools.entry(endpoint).or_default();
-        if lines.len() < IDLE_LINES_MAX {
-            lines.push(line);
+        let new = || Idle { endpoint: Arc::clone(endpoint), limit, lines: Vec::new() };
+        let idle = pools.entry(endpoint.id()).or_insert_with(new);
+        if idle.lines.len() < IDLE_LINES_MAX {
+            idle.lines.push(line);
         }
     }
 
-    /// Closes connections that nobody used for so long, and forgets endpoints without any.
-    pub(crate) fn prune(&self, idle: Duration) {
-        self.0.borrow_mut().retain(|_, lines| {
-            lines.retain(|line| line.idle_since.elapsed() < idle);
-            !lines.is_empty()
+    /// Closes connections that nobody used for too long, and forgets endpoints without any.
+    pub(crate) fn prune(&self) {
+        self.0.borrow_mut().retain(|_, idle| {
+            let keep = is_worth_keeping(&idle.endpoint);
+            idle.lines.retain(|line| keep && line.idle_since.elapsed() < idle.limit);
+            !idle.lines.is_empty()
         });
     }
+}
+
+/// Not when its endpoint is gone, and not when somebody else waits for the right to make one.
+fn is_worth_keeping(endpoint: &Endpoint) -> bool {
+    !endpoint.is_gone() && !endpoint.is_awaited()
 }
 
 /// A look without a system call: whoever closed the connection, or spoke unasked, made it readable.

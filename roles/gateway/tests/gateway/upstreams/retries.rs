@@ -118,7 +118,7 @@ async fn an_answer_whose_head_does_not_end_is_refused() {
         format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "a".repeat(bytes))
     };
     let backend =
-        Backend::new(move |number, _| Reply::Last(head(if number == 0 { 32 * 1024 } else { 512 * 1024 })))
+        Backend::new(move |number, _| Reply::Last(head(if number == 0 { 16 * 1024 } else { 512 * 1024 })))
             .await;
     let edge = gateway(&rig, &endpoints(&[&backend])).await;
     assert_eq!(ask(&edge).await.status, 200);

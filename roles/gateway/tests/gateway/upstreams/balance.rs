@@ -2,8 +2,8 @@
 use std::time::Duration;
 
 use super::{ask, endpoints, gateway};
-use crate::rig::Rig;
 use crate::rig::backend::{Backend, Reply};
+use crate::rig::{Rig, eventually};
 
 #[tokio::test]
 async fn requests_are_spread_over_the_endpoints() {
@@ -23,21 +23,17 @@ async fn an_endpoint_that_is_busy_gets_no_more_while_another_is_free() {
     let slow = Backend::new(|_, _| Reply::Silence).await;
     let fast = Backend::named("fast").await;
     let edge = gateway(&rig, &endpoints(&[&slow, &fast])).await;
-    // Until the slow one has one request, any may go there; from then on none does.
     let plain = edge.plain;
-    let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..400 {
-        if slow.count() > 0 {
-            break;
-        }
-        waiting.spawn(async move { crate::rig::client::get(plain, "/a", &[]).await.status });
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        asking.spawn(async move { crate::rig::client::get(plain, "/a", &[]).await });
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    for _ in 0..50 {
-        assert_eq!(ask(&edge).await.body, "fast");
-    }
-    assert_eq!(slow.count(), 1);
-    waiting.abort_all();
+    // By chance alone it would be fifty each. The slow one keeps what it has, so it gets more only while the fast one
+    // has as much to do.
+    eventually(|| slow.count() + fast.count() == 100).await;
+    assert!(slow.count() < 25, "{} of 100", slow.count());
+    asking.abort_all();
 }
 
 #[tokio::test]

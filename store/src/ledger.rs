@@ -3,8 +3,8 @@
 //! The authority judges a writer's chain before it stores anything; this file gives every record its place in
 //! the whole log and the hash of the log there, in the transaction of whatever the record tells of.
 
-use countersign_identity::{TrustDomain, UnixTime};
-use countersign_ledger::{BootId, Digest, Event, LogState, Record, SignedHead, Verdict};
+use countersign_identity::{DecisionId, TrustDomain, UnixTime};
+use countersign_ledger::{BootId, CallBatch, Digest, Event, LogState, Record, SignedHead, Verdict};
 use serde::Deserialize;
 use sqlx::AnyConnection;
 
@@ -37,12 +37,12 @@ pub struct LedgerQuery {
     pub newest: bool,
     /// [`ROWS_MAX`] at most; 0 is nothing.
     pub limit: u32,
-    /// Kind of event.
+    /// Kind of event. Calls that were allowed are decisions as well: `decision` is also the kind of their batches.
     pub kind: Option<String>,
     /// SPIFFE ID of the writer.
     pub writer: Option<String>,
-    /// Decision id.
-    pub decision: Option<String>,
+    /// Of this decision, or a batch that holds it.
+    pub decision: Option<DecisionId>,
     /// What was decided.
     pub verdict: Option<Verdict>,
     /// Stored at or after.
@@ -108,31 +108,69 @@ impl Db {
             .bind(signed(query.after)?)
             .bind(query.kind.as_deref())
             .bind(query.writer.as_deref())
-            .bind(query.decision.as_deref())
+            .bind(query.decision.map(|id| id.to_string()))
             .bind(query.verdict.map(Verdict::as_str))
             .bind(query.since.map(UnixTime::millis))
             .bind(query.until.map(UnixTime::millis))
             .bind(i64::from(query.limit.min(ROWS_MAX)))
+            .bind(query.decision.map(pattern))
             .fetch_all(self.reader())
             .await?;
         let mut events: Vec<StoredRecord> =
             rows.iter().map(|row| stored(&Row("ledger", row))).collect::<Result<_, _>>()?;
+        if let Some(id) = query.decision {
+            events.retain(|event| event.tells_of(id));
+        }
         if query.newest {
             events.reverse();
         }
         Ok(events)
     }
 
-    /// The event of a decision: the first that has its id, so that no later record can speak in its place.
+    /// The event of a decision, or the batch that holds it: the first with its id, so that no later record can speak in
+    /// its place. Takes a look at every batch before it: a tenth of a second for a million calls, about.
     ///
     /// # Errors
     /// Any of the database's.
-    pub async fn decision(&self, id: &str) -> Result<Option<StoredRecord>, StoreError> {
-        let query = LedgerQuery { decision: Some(id.to_owned()), limit: 1, ..LedgerQuery::default() };
-        Ok(self.events(&query).await?.pop())
+    pub async fn decision(&self, id: DecisionId) -> Result<Option<StoredRecord>, StoreError> {
+        let row = sqlx::query(
+            "SELECT * FROM ledger WHERE trust_domain = $1 AND decision = $2 ORDER BY idx LIMIT 1",
+        )
+        .bind(self.domain())
+        .bind(id.to_string())
+        .fetch_optional(self.reader())
+        .await?;
+        let alone = row.as_ref().map(|row| stored(&Row("ledger", row))).transpose()?;
+        let before = alone.as_ref().map_or(i64::MAX.unsigned_abs(), |alone| alone.index);
+        Ok(self.first_batch(id, before).await?.or(alone))
     }
 
-    /// The newest decision about a request, of any verdict or of one.
+    /// The first batch that holds a call with this id, of those at lower places than `before`.
+    async fn first_batch(&self, id: DecisionId, before: u64) -> Result<Option<StoredRecord>, StoreError> {
+        let mut after = 0;
+        loop {
+            let row = sqlx::query(
+                "SELECT * FROM ledger WHERE trust_domain = $1 AND kind = $2 AND idx > $3 AND idx < $4 \
+                 AND event LIKE $5 ORDER BY idx LIMIT 1",
+            )
+            .bind(self.domain())
+            .bind(KIND_CALLS)
+            .bind(signed(after)?)
+            .bind(signed(before)?)
+            .bind(pattern(id))
+            .fetch_optional(self.reader())
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            let batch = stored(&Row("ledger", &row))?;
+            if batch.tells_of(id) {
+                return Ok(Some(batch));
+            }
+            // The same characters by accident.
+            after = batch.index;
+        }
+    }
+
+    /// The newest decision about a request, of any verdict or of one; an allowed one may be a batch.
     ///
     /// # Errors
     /// Any of the database's.
@@ -294,6 +332,21 @@ async fn insert(
     Ok(done.rows_affected() == 1)
 }
 
+impl StoredRecord {
+    fn tells_of(&self, id: DecisionId) -> bool {
+        match self.record.entry().map(|entry| entry.event) {
+            Ok(Event::AllowedCalls(batch)) => batch.find(id).is_some(),
+            Ok(event) => event.decision() == Some(&id),
+            Err(_) => false,
+        }
+    }
+}
+
+/// Matches every batch that holds this decision, and few others. Base64 has none of the characters that LIKE knows.
+fn pattern(id: DecisionId) -> String {
+    format!("%{}%", CallBatch::search_text(id))
+}
+
 /// JSON is text without NUL, and text is what both databases keep byte for byte.
 fn storable(record: &Record) -> Result<&str, StoreError> {
     std::str::from_utf8(&record.bytes)
@@ -358,8 +411,10 @@ macro_rules! events_by {
     ($order:literal) => {
         concat!(
             "SELECT * FROM ledger WHERE trust_domain = $1 AND idx > $2 ",
-            "AND (CAST($3 AS TEXT) IS NULL OR kind = $3) AND (CAST($4 AS TEXT) IS NULL OR writer = $4) ",
-            "AND (CAST($5 AS TEXT) IS NULL OR decision = $5) AND (CAST($6 AS TEXT) IS NULL OR verdict = $6) ",
+            "AND (CAST($3 AS TEXT) IS NULL OR kind = $3 ",
+            "OR ($3 = 'decision' AND kind = 'allowed_calls')) AND (CAST($4 AS TEXT) IS NULL OR writer = $4) ",
+            "AND (CAST($5 AS TEXT) IS NULL OR decision = $5 ",
+            "OR (kind = 'allowed_calls' AND event LIKE $10)) AND (CAST($6 AS TEXT) IS NULL OR verdict = $6) ",
             "AND (CAST($7 AS BIGINT) IS NULL OR stored_at >= $7) ",
             "AND (CAST($8 AS BIGINT) IS NULL OR stored_at < $8) ORDER BY idx ",
             $order,
@@ -371,4 +426,5 @@ const EVENTS_OLDEST: &str = events_by!("ASC");
 const EVENTS_NEWEST: &str = events_by!("DESC");
 
 const KIND_DECISION: &str = "decision";
+const KIND_CALLS: &str = "allowed_calls";
 const KIND_UNKNOWN: &str = "unknown";

@@ -8,6 +8,7 @@ use countersign_identity::Verified;
 use countersign_keys::PublicKey;
 use countersign_ledger::chain::Record;
 use countersign_ledger::digest::Digest;
+use countersign_ledger::event::{Entry, Event};
 use countersign_ledger::head::{Head, SignedHead};
 use countersign_ledger::log::{Assurance, LogVerifier, Report};
 use countersign_wire::api::Page;
@@ -89,8 +90,8 @@ pub struct SearchArgs {
 /// Exit 1 where the ledger does not verify, 3 where the authority does not answer.
 pub async fn audit(at: &At, command: AuditCommand) -> Result<(), CliError> {
     match command {
-        AuditCommand::Tail { lines } => show(at, &format!("newest=true&limit={lines}")).await,
-        AuditCommand::Search(args) => show(at, &args.query()).await,
+        AuditCommand::Tail { lines } => show(at, &format!("newest=true&limit={lines}"), None).await,
+        AuditCommand::Search(args) => show(at, &args.query(), args.decision.as_deref()).await,
         AuditCommand::Head { out } => head(at, &out).await,
         AuditCommand::Verify { head } => verify(at, head.as_deref()).await,
     }
@@ -114,33 +115,62 @@ impl SearchArgs {
     }
 }
 
-async fn show(at: &At, query: &str) -> Result<(), CliError> {
+async fn show(at: &At, query: &str, decision: Option<&str>) -> Result<(), CliError> {
     let page: Page<AuditEvent> = at.admin.get(&format!("/api/v1/audit/events?{query}")).await?;
+    let entries = page.items.iter().flat_map(|event| {
+        let entries = entries(event.event.as_slice()).into_iter();
+        entries.filter(|entry| decision.is_none_or(|id| tells_of(entry, id))).map(move |entry| (event, entry))
+    });
     if at.output == Format::Json {
-        let events: Vec<Value> = page.items.iter().map(decoded).collect();
+        let events: Vec<Value> = entries.map(|(event, entry)| decoded(event, entry)).collect();
         return output::json(&events, false);
     }
-    for event in &page.items {
-        output::line(line_of(event));
+    for (event, entry) in entries {
+        output::line(line_of(event, &entry));
     }
     Ok(())
 }
 
-/// The event with its bytes read as what they are.
-fn decoded(event: &AuditEvent) -> Value {
+/// What the bytes of an event say: the calls of a batch one by one, as if each had been recorded alone.
+fn entries(bytes: &[u8]) -> Vec<Value> {
+    let as_written = || vec![serde_json::from_slice(bytes).unwrap_or(Value::Null)];
+    let Ok(Entry { v, writer, boot, sequence, event: Event::AllowedCalls(batch), .. }) =
+        serde_json::from_slice(bytes)
+    else {
+        return as_written();
+    };
+    let alone = batch.calls().map(|call| Entry {
+        v,
+        writer: writer.clone(),
+        boot,
+        sequence,
+        at: call.at,
+        event: Event::Decision(Box::new(call.decision())),
+    });
+    alone.filter_map(|entry| serde_json::to_value(entry).ok()).collect()
+}
+
+fn tells_of(entry: &Value, decision: &str) -> bool {
+    let event = entry.get("event");
+    let id = event.and_then(|event| event.get("id").or_else(|| event.get("decision")));
+    id.and_then(Value::as_str).is_some_and(|id| id.eq_ignore_ascii_case(decision))
+}
+
+/// The event, and what it says.
+fn decoded(event: &AuditEvent, entry: Value) -> Value {
     serde_json::json!({
         "index": event.index,
         "writer": event.writer,
         "boot": event.boot,
         "sequence": event.sequence,
         "stored_at": event.stored_at,
-        "entry": serde_json::from_slice::<Value>(event.event.as_slice()).unwrap_or(Value::Null),
+        "entry": entry,
         "hash": event.log.to_text(),
     })
 }
 
-fn line_of(event: &AuditEvent) -> String {
-    let entry: Value = serde_json::from_slice(event.event.as_slice()).unwrap_or(Value::Null);
+fn line_of(event: &AuditEvent, entry: &Value) -> String {
+    let kind = entry.pointer("/event/kind").and_then(Value::as_str).unwrap_or(&event.kind);
     let mut facts = String::new();
     if let Some(Value::Object(map)) = entry.get("event") {
         for (key, value) in
@@ -154,7 +184,7 @@ fn line_of(event: &AuditEvent) -> String {
     }
     let writer =
         event.writer.strip_prefix("spiffe://").and_then(|w| w.split_once('/')).map_or("", |(_, path)| path);
-    format!("{:>6} {} {:<26} {:<24}{facts}", event.index, output::moment(event.stored_at), writer, event.kind)
+    format!("{:>6} {} {:<26} {:<24}{facts}", event.index, output::moment(event.stored_at), writer, kind)
 }
 
 async fn head(at: &At, out: &Path) -> Result<(), CliError> {

@@ -5,10 +5,11 @@
 mod common;
 
 use common::{Place, Running, from_base64, home};
-use countersign_identity::{DecisionId, SpiffeId};
+use countersign_identity::{DecisionId, SpiffeId, UnixTime};
 use countersign_keys::PublicKey;
 use countersign_ledger::{
-    BootId, CheckRecord, CheckResult, Decision, Digest, Event, Record, SignedHead, Stage, Verdict, Writer,
+    BootId, CallBatcher, CallEdge, CheckRecord, CheckResult, ConnectionId, Decision, Digest, Event, NewCall,
+    Record, SignedHead, Stage, Verdict, Writer,
     log::{Assurance, LogVerifier},
 };
 use countersign_sdk::{clock, outbound::Channel};
@@ -52,6 +53,38 @@ fn denial(number: u8) -> Event {
         peer: Some("127.0.0.1:1".to_owned()),
         trace: None,
     }))
+}
+
+/// A batch of allowed calls of `target`, with these numbers.
+fn calls(target: &str, numbers: std::ops::Range<u8>) -> Event {
+    let passed =
+        |name: &str| CheckRecord { name: name.to_owned(), result: CheckResult::Pass, detail: String::new() };
+    let facts = CallEdge {
+        source: Some("spiffe://fleamarket.test/svc/users".to_owned()),
+        target: target.to_owned(),
+        method: "GET".to_owned(),
+        route: "/ads/{id}".to_owned(),
+        mode: "mtls".to_owned(),
+        stage: Stage::Policy,
+        checks: vec![passed("chain"), passed("policy")],
+        policy: Some("users-may-read".to_owned()),
+    };
+    let mut batcher = CallBatcher::new(&ads());
+    for number in numbers {
+        let call = NewCall {
+            id: DecisionId::from_random([number; 10]),
+            edge: 0,
+            facts: &facts,
+            at: UnixTime::from_secs(1_800_000_000 + i64::from(number)),
+            latency_us: 700,
+            status: 200,
+            trace: 1,
+            user: None,
+            connection: Some((ConnectionId::from_random(7), Some(([127, 0, 0, 1], 4711).into()))),
+        };
+        batcher.push(&call).unwrap();
+    }
+    batcher.take().unwrap().into()
 }
 
 fn write(writer: &mut Writer, count: u8) -> Vec<Record> {
@@ -180,6 +213,68 @@ async fn a_decision_made_elsewhere_is_explained_here() {
     assert_eq!((&last["fix"], &last["code"]), (&"bring one".into(), &"CS2001".into()));
     let first = DecisionId::from_random([0; 10]).to_string().to_lowercase();
     assert_eq!(authority.get(&format!("/api/v1/decisions/{first}")).await["verdict"], "deny");
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn an_allowed_call_within_a_batch_is_explained_by_its_id() {
+    let place = Place::new();
+    let authority = place.start().await;
+    let mut agent = authority.agent("local").await;
+    let mut writer = writer(ads());
+    let records: Vec<_> = [calls("ads", 10..110), denial(1), calls("ads", 110..210)]
+        .iter()
+        .map(|event| writer.append(event, clock::now()).unwrap())
+        .collect();
+    report(&mut agent, on_the_wire(&records)).await.unwrap();
+    let id = DecisionId::from_random([150; 10]);
+    let told = authority.get(&format!("/api/v1/decisions/{id}")).await;
+    assert_eq!((&told["decision"], &told["verdict"]), (&id.to_string().into(), &"allow".into()));
+    assert_eq!(
+        (&told["source"], &told["target"]),
+        (&"spiffe://fleamarket.test/svc/users".into(), &"ads".into())
+    );
+    assert_eq!((&told["policy"], &told["mode"]), (&"users-may-read".into(), &"mtls".into()));
+    assert_eq!((&told["status"], &told["latency_us"]), (&200.into(), &700.into()));
+    assert_eq!(
+        (&told["connection"], &told["peer"]),
+        (&"c_0000000000000007".into(), &"127.0.0.1:4711".into())
+    );
+    assert_eq!((&told["checks"][0]["name"], &told["checks"][1]["result"]), (&"chain".into(), &"pass".into()));
+    assert_eq!((&told["at"], &told["writer"]), (&1_800_000_150_000_u64.into(), &ads().to_string().into()));
+    let last = authority.get("/api/v1/decisions/last").await;
+    assert_eq!(last["verdict"], "deny", "the last refusal is no call of a batch");
+
+    let found = authority.get(&format!("/api/v1/audit/events?decision={id}")).await;
+    assert_eq!((&found["items"][0]["sequence"], &found["items"][1]), (&3.into(), &serde_json::Value::Null));
+    assert_eq!(found["items"][0]["kind"], "allowed_calls");
+    verify(&authority).await;
+    authority.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_was_cut_on_its_way_is_found_and_so_is_one_of_calls_of_others() {
+    let place = Place::new();
+    let authority = place.start().await;
+    let mut agent = authority.agent("local").await;
+    let record = writer(ads()).append(&calls("ads", 0..50), clock::now()).unwrap();
+    let mut cut = on_the_wire(std::slice::from_ref(&record));
+    let text = String::from_utf8(cut[0].event.clone()).unwrap();
+    let rows = text.find("\"rows\":\"").unwrap() + 8;
+    cut[0].event = format!("{}{}", &text[..rows], &text[rows + 56..]).into_bytes();
+    let refused = report(&mut agent, cut).await.unwrap_err();
+    assert!(refused.message().contains("CS6009"), "{refused}");
+    let foreign =
+        Writer::start(ads(), BootId::from_random([9; 16])).append(&calls("users", 0..2), clock::now());
+    let refused = report(&mut agent, on_the_wire(&[foreign.unwrap()])).await.unwrap_err();
+    assert!(refused.message().contains("CS6009"), "{refused}");
+    // Told in the place of a call that is in the ledger already: the first one counts.
+    report(&mut agent, on_the_wire(&[record])).await.unwrap();
+    let later = Writer::start(ads(), BootId::from_random([8; 16])).append(&denial(7), clock::now()).unwrap();
+    report(&mut agent, on_the_wire(&[later])).await.unwrap();
+    let id = DecisionId::from_random([7; 10]);
+    assert_eq!(authority.get(&format!("/api/v1/decisions/{id}")).await["verdict"], "allow");
+    verify(&authority).await;
     authority.stop().await;
 }
 

@@ -179,8 +179,8 @@ impl Recorder {
     /// An answer of the service behind. Follows with the next batch.
     pub(crate) fn allowed(&self, mut trace: Trace, status: StatusCode) {
         trace.draft.answered(status);
-        self.count(&trace);
-        self.spool.record(trace.draft.into_event());
+        self.measure(&trace);
+        trace.draft.record_allowed(&self.spool);
     }
 
     /// Answers of upstreams, each with how long its head took. They follow with the next batch.
@@ -188,8 +188,8 @@ impl Recorder {
         for (mut trace, status, latency) in calls {
             trace.pass(Check::Upstream, status.as_u16().to_string());
             trace.draft.answered_after(status, latency);
-            self.count(&trace);
-            self.spool.record(trace.draft.into_event());
+            self.measure(&trace);
+            trace.draft.record_allowed(&self.spool);
         }
     }
 
@@ -200,7 +200,8 @@ impl Recorder {
         let policy = denial.policy.clone().or_else(|| trace.draft.record().policy.clone());
         trace.draft.denied(&Denial { policy, ..denial.clone() });
         trace.draft.answered(denial.status());
-        self.count(&trace);
+        self.measure(&trace);
+        self.spool.edges().count(trace.draft.edge());
         if refusal.is_before_authentication() {
             let decision = trace.draft.record().clone();
             return self.spool.record_refused_stranger(Some(trace.address), decision, denial.code);
@@ -214,11 +215,10 @@ impl Recorder {
         self.spool.record_soon(event);
     }
 
-    /// Metrics, edge counters and the access line.
-    fn count(&self, trace: &Trace) {
+    /// Metrics and the access line.
+    fn measure(&self, trace: &Trace) {
         let record = trace.draft.record();
         let edge = trace.draft.edge();
-        self.spool.edges().count(edge);
         let decision = record.verdict.as_str();
         let target = if trace.callee.is_empty() { "unknown".to_owned() } else { trace.callee.clone() };
         metrics::counter!("countersign_requests_total", "source" => edge.source.to_owned(),

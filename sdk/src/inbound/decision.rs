@@ -1,18 +1,24 @@
 //! The record of one decision, filled in as a request goes along.
 
 use std::{
+    mem::take,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use countersign_identity::{Caller, DecisionId, Mode, SpiffeId};
 use countersign_ledger::{
-    CheckRecord, CheckResult, Decision, Event, PseudonymKey, Stage, Verdict, pseudonym,
+    CallEdge, CheckRecord, CheckResult, ConnectionId, Decision, Event, Pseudonym, PseudonymKey, Stage,
+    Verdict,
 };
 use countersign_policy::Permit;
 
 use super::{Denial, TraceId, refusal::new_decision_id};
-use crate::{accept::Connection, spool::EdgeCall, tls::ConnectionId};
+use crate::{
+    accept::Connection,
+    clock,
+    spool::{CallRow, EdgeCall, EdgeFacts, Spool},
+};
 
 /// What is known about a decision so far. Every door of the system makes its records with it.
 #[derive(Clone, Debug)]
@@ -20,6 +26,10 @@ pub struct DecisionDraft {
     started: Instant,
     record: Decision,
     user_proof: &'static str,
+    /// As in `record`, where they are text.
+    trace: TraceId,
+    user: Option<Pseudonym>,
+    connection: Option<(ConnectionId, Option<SocketAddr>)>,
 }
 
 impl DecisionDraft {
@@ -47,7 +57,8 @@ impl DecisionDraft {
             peer: None,
             trace: Some(trace.to_string()),
         };
-        Self { started: Instant::now(), record, user_proof: "none" }
+        let started = Instant::now();
+        Self { started, record, user_proof: "none", trace, user: None, connection: None }
     }
 
     /// The id that the caller is told with a refusal.
@@ -60,6 +71,7 @@ impl DecisionDraft {
     pub fn came_over(&mut self, connection: &Connection) {
         self.record.connection = Some(connection.id.to_string());
         self.record.peer = connection.address().map(|address: SocketAddr| address.to_string());
+        self.connection = Some((connection.id, connection.address()));
     }
 
     /// Which route, as a template, and by which method.
@@ -93,7 +105,8 @@ impl DecisionDraft {
     /// Who is calling. Users appear under their pseudonym, or not at all.
     pub fn comes_from(&mut self, caller: &Caller, pseudonyms: Option<&PseudonymKey>) {
         self.record.source = caller.workload().map(|workload| workload.id.to_string());
-        self.record.user = caller.user().zip(pseudonyms).map(|(user, key)| pseudonym(key, &user.id));
+        self.user = caller.user().zip(pseudonyms).map(|(user, key)| Pseudonym::of(key, &user.id));
+        self.record.user = self.user.map(|user| user.to_string());
         self.user_proof = caller.proof().user.as_str();
         caller.mode().as_str().clone_into(&mut self.record.mode);
     }
@@ -142,7 +155,15 @@ impl DecisionDraft {
         record.trace = Some(trace.to_string());
         record.connection = Some(connection.to_string());
         record.peer = peer.map(|address| address.to_string());
-        Self { started: Instant::now(), record, user_proof: self.user_proof }
+        let (user_proof, user) = (self.user_proof, self.user);
+        Self {
+            started: Instant::now(),
+            record,
+            user_proof,
+            trace,
+            user,
+            connection: Some((connection, peer)),
+        }
     }
 
     /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.
@@ -164,6 +185,60 @@ impl DecisionDraft {
             allowed: self.record.verdict == Verdict::Allow,
             latency: Duration::from_micros(self.record.latency_us),
         }
+    }
+
+    /// Records a call that was let in, with the next batch, and counts it for the edge that it went over.
+    pub fn record_allowed(mut self, spool: &Spool) {
+        let latency = u32::try_from(self.record.latency_us).ok();
+        let status = http::StatusCode::from_u16(self.record.status).ok();
+        // A call with something to say of itself is told by itself.
+        let (Some(latency_us), Some(status), None) = (latency, status, &self.record.reason) else {
+            return self.record_alone(spool);
+        };
+        let facts = self.take_facts();
+        let Self { trace, user, connection, .. } = self;
+        let (id, at) = (self.record.id, clock::now());
+        let packed = spool.record_call(&facts, |edge| CallRow {
+            edge,
+            id,
+            at,
+            latency_us,
+            status,
+            trace,
+            user,
+            connection,
+        });
+        if packed.is_err() {
+            self.put_back(facts);
+            self.record_alone(spool);
+        }
+    }
+
+    fn record_alone(self, spool: &Spool) {
+        spool.edges().count(self.edge());
+        spool.record(self.into_event());
+    }
+
+    fn take_facts(&mut self) -> EdgeFacts {
+        let Decision { source, target, method, route, mode, stage, checks, policy, .. } = &mut self.record;
+        let edge = CallEdge {
+            source: source.take(),
+            target: take(target),
+            method: take(method),
+            route: take(route),
+            mode: take(mode),
+            stage: *stage,
+            checks: take(checks),
+            policy: policy.take(),
+        };
+        EdgeFacts { edge, user_proof: self.user_proof, has_user: self.user.is_some() }
+    }
+
+    fn put_back(&mut self, facts: EdgeFacts) {
+        let CallEdge { source, target, method, route, mode, stage, checks, policy } = facts.edge;
+        let record = &mut self.record;
+        (record.source, record.target, record.method, record.route) = (source, target, method, route);
+        (record.mode, record.stage, record.checks, record.policy) = (mode, stage, checks, policy);
     }
 
     /// The event for the ledger.

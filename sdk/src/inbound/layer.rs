@@ -129,8 +129,7 @@ impl Drop for PermittedCall<'_> {
             draft.unanswered();
         }
         measure(&draft);
-        self.door.spool.edges().count(draft.edge());
-        self.door.spool.record(draft.into_event());
+        draft.record_allowed(&self.door.spool);
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Files {
     next_number: u32,
     /// The sign of life of this start, locked.
     alive: Option<(PathBuf, File)>,
+    /// Those of starts that were killed, until that is recorded.
+    dead: Vec<(PathBuf, File)>,
 }
 
 /// What happens when the disk budget is used up.
@@ -76,19 +78,41 @@ impl Files {
             .filter_map(|entry| left_behind(&entry.ok()?.path()))
             .collect();
         let files = in_order(left);
-        Ok(Self { directory, limits, when_full, files, open: None, next_number: 1, alive: None })
+        Ok(Self {
+            directory,
+            limits,
+            when_full,
+            files,
+            open: None,
+            next_number: 1,
+            alive: None,
+            dead: Vec::new(),
+        })
     }
 
     /// A start begins. Returns what is to be said of earlier ones that were killed.
     pub(super) fn began(&mut self, boot: BootId) -> Result<Vec<Event>, SpoolError> {
         let entries = fs::read_dir(&self.directory).map_err(|error| disk(&self.directory, &error))?;
-        let killed = entries.filter_map(|entry| killed(&entry.ok()?.path())).collect();
+        let mut killed = Vec::new();
+        for (boot, path, sign) in entries.filter_map(|entry| dead(entry.ok()?.path())) {
+            killed.push(Event::EndedAbruptly { boot });
+            self.dead.push((path, sign));
+        }
         let path = self.directory.join(format!("{boot}{ALIVE}"));
         let alive = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let alive = alive.map_err(|error| disk(&path, &error))?;
         alive.try_lock().map_err(|error| disk(&path, &error.into()))?;
         self.alive = Some((path, alive));
         Ok(killed)
+    }
+
+    /// It is on disk which earlier starts were killed.
+    pub(super) fn told_of_the_dead(&mut self) {
+        for (path, _sign) in self.dead.drain(..) {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "a sign of life cannot be removed");
+            }
+        }
     }
 
     /// The start ends in good order: everything is on disk.
@@ -286,13 +310,12 @@ fn left_behind(path: &Path) -> Option<(SystemTime, String, SpoolFile)> {
     Some((modified, number.to_owned(), file))
 }
 
-/// The start whose sign of life this is, if its process lives no more; the sign goes.
-fn killed(path: &Path) -> Option<Event> {
+/// The start whose sign of life this is, if its process lives no more.
+fn dead(path: PathBuf) -> Option<(BootId, PathBuf, File)> {
     let boot = path.file_name()?.to_str()?.strip_suffix(ALIVE)?.parse().ok()?;
-    let alive = File::open(path).ok()?;
-    alive.try_lock().ok()?;
-    fs::remove_file(path).ok()?;
-    Some(Event::EndedAbruptly { boot })
+    let sign = File::open(&path).ok()?;
+    sign.try_lock().ok()?;
+    Some((boot, path, sign))
 }
 
 fn disk(path: &Path, error: &std::io::Error) -> SpoolError {

@@ -180,6 +180,7 @@ impl Scribe {
         } else {
             self.own.clear();
             self.dropped = unwritable;
+            lock(&self.shared.files).told_of_the_dead();
         }
     }
 

@@ -15,7 +15,7 @@ use crate::desk::{Desk, Modes};
 use axum::{Router, routing::get};
 use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::{KeyPair, PublicKey, SystemRandom, random_bytes};
-use countersign_ledger::{CheckResult, Decision, Event, Record};
+use countersign_ledger::{CheckResult, Decision, Entry, Record};
 use countersign_pki::{
     Bundle, BundleSet, CertificateDer, Crl, CrlPolicy, RevocationReason,
     csr::{self, Csr},
@@ -415,18 +415,14 @@ impl Deployment {
     }
 
     pub(crate) fn decisions(&self) -> Vec<Decision> {
-        let events = self.events();
-        let decision = |event| match event {
-            Event::Decision(decision) => Some(*decision),
-            _ => None,
-        };
-        events.into_iter().filter_map(decision).collect()
+        let entries = self.entries();
+        entries.iter().flat_map(Entry::decisions).map(|(_, decision)| decision).collect()
     }
 
-    pub(crate) fn events(&self) -> Vec<Event> {
+    fn entries(&self) -> Vec<Entry> {
         let reports = self.reports.lock().unwrap();
         let records = reports.iter().flat_map(|report| &report.records);
-        records.map(|record| read(record).entry().unwrap().event).collect()
+        records.map(|record| read(record).entry().unwrap()).collect()
     }
 }
 

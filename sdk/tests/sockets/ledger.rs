@@ -1,7 +1,7 @@
 //! What is on disk before anybody is answered, and how it gets to the authority.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
@@ -33,8 +33,15 @@ fn count_call(spool: &Spool, source: &str) {
 
 /// Everything in the files of a directory.
 fn on_disk(directory: &Path) -> String {
+    spooled(directory).iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+/// The files of records in a directory, by their names.
+fn spooled(directory: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    files.map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "spool")).collect();
+    files.sort();
+    files
 }
 
 /// An authority that takes everything, or nothing for a while.
@@ -123,6 +130,9 @@ async fn allowed_calls_follow_in_a_batch_within_a_second_and_name_no_token() {
         let chain = chain.get_or_insert_with(|| WriterVerifier::start(record.writer.clone(), record.boot));
         chain.accept(&record).unwrap();
     }
+    let records = reports.iter().flat_map(|report| &report.records).map(read);
+    let batches = records.filter(|record| matches!(record.entry().unwrap().event, Event::AllowedCalls(_)));
+    assert!(batches.count() < 5, "calls of one second are not recorded together");
 }
 
 #[tokio::test]
@@ -148,7 +158,7 @@ async fn what_a_dead_process_left_behind_is_shipped_by_its_successor() {
     died.record_durably(event(2)).await.unwrap();
     drop(died);
     // It died in the middle of a line.
-    let file = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
+    let file = spooled(directory.path()).remove(0);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes.extend_from_slice(b"3 abcdef {\"v\":1,");
     std::fs::write(&file, bytes).unwrap();
@@ -176,8 +186,7 @@ async fn a_clock_that_was_set_back_does_not_reverse_what_a_dead_process_left() {
         died.record_durably(event(n)).await.unwrap();
     }
     drop(died);
-    let mut files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().path()).collect();
-    files.sort();
+    let files = spooled(directory.path());
     assert_eq!(files.len(), 4);
     for (hours, file) in files.iter().rev().enumerate() {
         let at = std::time::UNIX_EPOCH + Duration::from_hours(1 + hours as u64);
@@ -211,8 +220,8 @@ async fn records_wait_for_an_authority_that_is_away_and_then_come_once_and_in_or
     shipping.await.unwrap();
     let sequences: Vec<_> = taker.records().iter().map(|record| record.sequence).collect();
     assert_eq!(sequences, (1..=20).collect::<Vec<_>>());
-    let files = std::fs::read_dir(directory.path()).unwrap().count();
-    assert_eq!(files, 1, "only the file that is being written stays");
+    let files = spooled(directory.path());
+    assert_eq!(files.len(), 1, "only the file that is being written stays");
 }
 
 #[tokio::test]
@@ -298,8 +307,8 @@ async fn files_are_for_their_owner_alone_and_a_closed_spool_takes_nothing() {
     assert_eq!(spool.record_durably(event(3)).await, Err(SpoolError::Closed));
     assert!(on_disk(&directory).contains("\"by_ms\":2"), "what was waiting is lost");
     assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
-    let file = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap();
-    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let file = std::fs::metadata(&spooled(&directory)[0]).unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The SDK through real sockets: a deployment in one process, with certificates made by `pki`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
+mod batches;
 mod callers;
 mod calls;
 mod claims;

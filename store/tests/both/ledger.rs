@@ -1,6 +1,8 @@
 use countersign_identity::DecisionId;
 use countersign_ledger::log::{Assurance, LogError, LogVerifier};
-use countersign_ledger::{Decision, Event, Record, SignedHead, Stage, Verdict, Writer};
+use countersign_ledger::{
+    CallBatcher, CallEdge, Decision, Event, NewCall, Record, SignedHead, Stage, Verdict, Writer,
+};
 use countersign_store::ledger::LedgerQuery;
 use countersign_store::{Db, ROWS_MAX, StoreError};
 
@@ -30,8 +32,38 @@ fn decision(number: u8, verdict: Verdict) -> Event {
     }))
 }
 
-fn id(number: u8) -> String {
-    DecisionId::from_random([number; 10]).to_string()
+/// A batch of calls over one edge, with these numbers.
+fn batch(numbers: &[u8]) -> Event {
+    let facts = CallEdge {
+        source: None,
+        target: "ads".to_owned(),
+        method: "GET".to_owned(),
+        route: "/ads/{id}".to_owned(),
+        mode: "mtls".to_owned(),
+        stage: Stage::Policy,
+        checks: Vec::new(),
+        policy: None,
+    };
+    let mut batcher = CallBatcher::new(&"spiffe://td/svc/ads".parse().unwrap());
+    for number in numbers {
+        let call = NewCall {
+            id: id(*number),
+            edge: 0,
+            facts: &facts,
+            at: NOW,
+            latency_us: 1,
+            status: 200,
+            trace: 0,
+            user: None,
+            connection: None,
+        };
+        batcher.push(&call).unwrap();
+    }
+    batcher.take().unwrap().into()
+}
+
+fn id(number: u8) -> DecisionId {
+    DecisionId::from_random([number; 10])
 }
 
 async fn verify(db: &Db) -> Result<Assurance, LogError> {
@@ -123,14 +155,47 @@ both! {
         let sent: Vec<Record> = events.iter().map(|event| writer.append(event, NOW).unwrap()).collect();
         ground.db.append(&sent, NOW).await.unwrap();
 
-        assert_eq!(ground.db.decision(&id(1)).await.unwrap().unwrap().record, sent[0]);
-        assert_eq!(ground.db.decision(&id(9)).await.unwrap(), None);
+        assert_eq!(ground.db.decision(id(1)).await.unwrap().unwrap().record, sent[0]);
+        assert_eq!(ground.db.decision(id(9)).await.unwrap(), None);
         let last = |verdict| async move {
             ground.db.last_decision(verdict).await.unwrap().and_then(|event| event.decision)
         };
-        assert_eq!(last(None).await, Some(id(2)));
-        assert_eq!(last(Some(Verdict::Deny)).await, Some(id(1)));
-        assert_eq!(last(Some(Verdict::Allow)).await, Some(id(2)));
+        assert_eq!(last(None).await, Some(id(2).to_string()));
+        assert_eq!(last(Some(Verdict::Deny)).await, Some(id(1).to_string()));
+        assert_eq!(last(Some(Verdict::Allow)).await, Some(id(2).to_string()));
+    }
+
+    async fn a_call_in_a_batch_is_found_by_its_id_and_by_every_search_for_decisions(ground: &Ground) {
+        let mut writer = ground.writer();
+        let events =
+            [batch(&[1, 2]), decision(3, Verdict::Deny), batch(&[4]), decision(4, Verdict::Deny), batch(&[3])];
+        let sent: Vec<Record> = events.iter().map(|event| writer.append(event, NOW).unwrap()).collect();
+        ground.db.append(&sent, NOW).await.unwrap();
+        let place = |number| async move { ground.db.decision(id(number)).await.unwrap().map(|found| found.index) };
+        assert_eq!((place(1).await, place(2).await), (Some(1), Some(1)));
+        // The first one that says it counts, whatever its form.
+        assert_eq!((place(3).await, place(4).await, place(5).await), (Some(2), Some(3), None));
+
+        let all = LedgerQuery { limit: 100, ..LedgerQuery::default() };
+        let found = |query: LedgerQuery| async move {
+            ground.db.events(&query).await.unwrap().iter().map(|event| event.index).collect::<Vec<_>>()
+        };
+        assert_eq!(found(LedgerQuery { decision: Some(id(4)), ..all.clone() }).await, [3, 4]);
+        assert_eq!(found(LedgerQuery { decision: Some(id(9)), ..all.clone() }).await, [0_u64; 0]);
+        assert_eq!(found(LedgerQuery { kind: Some("decision".into()), ..all.clone() }).await, [1, 2, 3, 4, 5]);
+        assert_eq!(found(LedgerQuery { kind: Some("allowed_calls".into()), ..all.clone() }).await, [1, 3, 5]);
+        assert_eq!(found(LedgerQuery { verdict: Some(Verdict::Allow), ..all.clone() }).await, [1, 3, 5]);
+        verify(&ground.db).await.unwrap();
+    }
+
+    async fn an_id_that_only_looks_like_one_of_a_batch_is_not_found(ground: &Ground) {
+        let record = ground.writer().append(&batch(&[1]), NOW).unwrap();
+        ground.db.append(&[record], NOW).await.unwrap();
+        // The last byte is not among those that the database looks for.
+        let close = DecisionId::from_random([1, 1, 1, 1, 1, 1, 1, 1, 1, 2]);
+        assert_eq!(ground.db.decision(close).await.unwrap(), None);
+        let query = LedgerQuery { decision: Some(close), limit: 9, ..LedgerQuery::default() };
+        assert_eq!(ground.db.events(&query).await.unwrap(), []);
     }
 
     async fn calls_of_the_administration_are_found_by_their_decision_too(ground: &Ground) {
@@ -142,7 +207,7 @@ both! {
         };
         let record = ground.writer().append(&call, NOW).unwrap();
         ground.db.append(&[record], NOW).await.unwrap();
-        assert_eq!(ground.db.decision(&id(5)).await.unwrap().unwrap().kind, "admin_call");
+        assert_eq!(ground.db.decision(id(5)).await.unwrap().unwrap().kind, "admin_call");
         assert_eq!(ground.db.last_decision(None).await.unwrap(), None, "that is about requests between services");
     }
 

@@ -46,13 +46,13 @@ pub struct AuditQuery {
     /// As in [`super::PageQuery`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Kind of event.
+    /// Kind of event. `decision` also finds the batches of `allowed_calls`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// SPIFFE ID of the writer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer: Option<String>,
-    /// Decision id.
+    /// Decision id: the event of its own, or the batch that holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<String>,
     /// `allow` or `deny`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use countersign_identity::Mode;
 use countersign_keys::{SystemRandom, random_bytes};
-use countersign_ledger::event::{CheckResult, Decision, Entry, Event};
+use countersign_ledger::event::{CheckResult, Decision, Entry};
 use countersign_wire::api::Page;
 use countersign_wire::api::audit::AuditEvent;
 use countersign_wire::api::modes::{ModesChanged, SwitchDemo};
@@ -125,12 +125,8 @@ async fn decisions(at: &At, trace: &str) -> Result<Vec<(String, Decision)>, CliE
         .filter_map(|event| {
             Some((event.writer, serde_json::from_slice::<Entry>(event.event.as_slice()).ok()?))
         })
-        .filter_map(|(writer, entry)| match entry.event {
-            Event::Decision(decision) if decision.trace.as_deref() == Some(trace) => {
-                Some((writer, *decision))
-            }
-            _ => None,
-        })
+        .flat_map(|(writer, entry)| entry.decisions().into_iter().map(move |(_, d)| (writer.clone(), d)))
+        .filter(|(_, decision)| decision.trace.as_deref() == Some(trace))
         .collect())
 }
 

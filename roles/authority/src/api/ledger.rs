@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
-use countersign_identity::DecisionId;
+use countersign_identity::{DecisionId, SpiffeId, UnixTime};
 use countersign_ledger::{CheckResult, Decision, Entry, Event, Verdict};
 use countersign_sdk::clock;
 use countersign_store::ledger::{LedgerQuery, StoredRecord};
@@ -49,22 +49,29 @@ pub(crate) async fn decision(
     State(authority): State<Arc<Authority>>,
     PathParam(id): PathParam,
 ) -> Result<Json<Explanation>, ApiError> {
-    let stored = if id == "last" {
-        authority.db.last_decision(Some(Verdict::Deny)).await?
-    } else {
-        let id = DecisionId::parse(&id)
-            .map_err(|error| ApiError::because(Code::ParameterInvalid, error.to_string()))?;
-        authority.db.decision(&id.to_string()).await?
+    let id = if id == "last" { None } else { Some(decision_id(&id)?) };
+    let stored = match id {
+        None => authority.db.last_decision(Some(Verdict::Deny)).await?,
+        Some(id) => authority.db.decision(id).await?,
     };
     let stored = stored.ok_or(Code::ObjectUnknown)?;
     let entry =
         stored.record.entry().map_err(|error| ApiError::internal("an event cannot be read", &error))?;
-    explain(entry).map(Json).ok_or_else(|| Code::ObjectUnknown.into())
+    explain(entry, id).map(Json).ok_or_else(|| Code::ObjectUnknown.into())
 }
 
-fn explain(entry: Entry) -> Option<Explanation> {
+fn decision_id(text: &str) -> Result<DecisionId, ApiError> {
+    DecisionId::parse(text).map_err(|error| ApiError::because(Code::ParameterInvalid, error.to_string()))
+}
+
+/// What an event tells of a decision, or of its only one.
+fn explain(entry: Entry, id: Option<DecisionId>) -> Option<Explanation> {
     match entry.event.clone() {
-        Event::Decision(decision) => Some(explain_decision(&entry, *decision)),
+        Event::Decision(decision) => Some(explain_decision(&entry.writer, entry.at, *decision)),
+        Event::AllowedCalls(batch) => {
+            let call = batch.find(id?)?;
+            Some(explain_decision(&entry.writer, call.at, call.decision()))
+        }
         Event::AdminCall { route, actor, verdict, decision } => {
             let (method, route) = route.split_once(' ').map(|(m, r)| (m.to_owned(), r.to_owned())).unzip();
             Some(Explanation {
@@ -94,7 +101,7 @@ fn explain(entry: Entry) -> Option<Explanation> {
     }
 }
 
-fn explain_decision(entry: &Entry, decision: Decision) -> Explanation {
+fn explain_decision(writer: &SpiffeId, at: UnixTime, decision: Decision) -> Explanation {
     let denied = decision.verdict == Verdict::Deny;
     Explanation {
         decision: decision.id,
@@ -104,8 +111,8 @@ fn explain_decision(entry: &Entry, decision: Decision) -> Explanation {
         fix: decision.fix,
         code: decision.code,
         reason: decision.reason.filter(|_| denied),
-        at: entry.at,
-        writer: entry.writer.to_string(),
+        at,
+        writer: writer.to_string(),
         source: decision.source,
         target: decision.target,
         method: Some(decision.method).filter(|method| !method.is_empty()),
@@ -156,7 +163,7 @@ pub(crate) async fn events(
         limit,
         kind: query.kind,
         writer: query.writer,
-        decision: query.decision,
+        decision: query.decision.as_deref().map(decision_id).transpose()?,
         verdict,
         since: query.since,
         until: query.until,

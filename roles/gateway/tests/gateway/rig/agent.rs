@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use countersign_identity::{SpiffeId, TrustDomain};
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
-use countersign_ledger::{Entry, Event};
+use countersign_ledger::{Decision, Entry, Event};
 use countersign_pki::csr::Csr;
 use countersign_pki::issue::{Issuer, issue_signing, issue_workload};
 use countersign_pki::profile::LeafTtl;
@@ -39,7 +39,7 @@ pub struct World {
     snapshot_key: KeyPair,
     snapshot: Mutex<Snapshot>,
     signed: watch::Sender<SignedSnapshot>,
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<Entry>>,
     edges: Mutex<Vec<EdgeCount>>,
 }
 
@@ -111,7 +111,13 @@ impl World {
 
     /// Every event that any writer reported.
     pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap().clone()
+        self.events.lock().unwrap().iter().map(|entry| entry.event.clone()).collect()
+    }
+
+    /// Every decision about a request that any writer reported.
+    pub fn decisions(&self) -> Vec<Decision> {
+        let events = self.events.lock().unwrap();
+        events.iter().flat_map(Entry::decisions).map(|(_, decision)| decision).collect()
     }
 }
 
@@ -193,7 +199,7 @@ impl Agent for Stub {
         let mut events = self.world.events.lock().unwrap();
         for record in report.records {
             let entry: Entry = serde_json::from_slice(&record.event).unwrap();
-            events.push(entry.event);
+            events.push(entry);
         }
         Ok(Response::new(ReportResponse { acknowledged }))
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use countersign_gateway::{Gateway, Settings};
 use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UserContext};
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
-use countersign_ledger::{Decision, Event};
+use countersign_ledger::Decision;
 use countersign_pki::issue::{Issuer, Root, issue_edge_server, make_issuing, make_root};
 use countersign_pki::profile::EdgeNames;
 use countersign_sdk::clock;
@@ -231,10 +231,7 @@ impl Rig {
     /// Decisions that the agent was told of, waiting until one fits.
     pub async fn decision(&self, fits: impl Fn(&Decision) -> bool) -> Decision {
         for _ in 0..200 {
-            let found = self.world.events().into_iter().find_map(|event| match event {
-                Event::Decision(decision) if fits(&decision) => Some(*decision),
-                _ => None,
-            });
+            let found = self.world.decisions().into_iter().find(&fits);
             if let Some(decision) = found {
                 return decision;
             }

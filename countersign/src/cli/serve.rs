@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use clap::{Args, ValueEnum};
 use countersign_gateway::sidecar::Sidecar;
+use countersign_gateway::{Gateway, Reloader};
 use countersign_identity::SpiffeId;
 use countersign_sdk::outbound::CallLimits;
 use countersign_sdk::workload::{FileIdentity, Workload};
@@ -81,7 +82,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     match args.role {
         Role::Authority => authority(config, metrics, stop).await,
         Role::Agent => agent(config, metrics, stop).await,
-        Role::Gateway => gateway(config, metrics, stop).await,
+        Role::Gateway => gateway(config, args.common.config, metrics, stop).await,
         Role::Sidecar => sidecar(config, metrics, stop).await,
     }
 }
@@ -117,19 +118,54 @@ async fn agent(config: Config, metrics: PrometheusHandle, stop: CancellationToke
         .map_err(|e| CliError::failed(&e, sources(&e), ""))
 }
 
-async fn gateway(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
+async fn gateway(
+    config: Config,
+    file: PathBuf,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Result<(), CliError> {
     let settings = config.table(&config.gateway, "gateway")?;
     let workload = workload(&config, settings.call_limits(), || {
         Ok(format!("spiffe://{}/countersign/gateway/edge", config.trust_domain()?))
     })
     .await?;
-    let served =
-        countersign_gateway::run(settings, workload.clone(), Arc::new(move || metrics.render()), stop).await;
+    let render = Arc::new(move || metrics.render());
+    let served = match Gateway::bind(settings, workload.clone(), render).await {
+        Ok(gateway) => {
+            let reloading = tokio::spawn(reload_on_hangup(file, gateway.reloader()));
+            gateway.run(stop).await;
+            reloading.abort();
+            Ok(())
+        }
+        Err(e) => Err(e),
+    };
     workload.close().await;
     served.map_err(|e| {
         let why = sources(&e);
         if e.exit_code() == 2 { CliError::usage(e, why, "") } else { CliError::failed(e, why, "") }
     })
+}
+
+/// SIGHUP: reads the file again and puts it into force whole, or says where it is wrong and keeps the old one.
+async fn reload_on_hangup(file: PathBuf, reloader: Reloader) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    metrics::gauge!("countersign_config_reload_success").set(1.0);
+    while hangups.recv().await.is_some() {
+        let settings = Config::read(&file).and_then(|config| config.table(&config.gateway, "gateway"));
+        let applied = match settings {
+            Ok(settings) => reloader.apply(settings).await.map_err(|e| CliError::usage(&e, sources(&e), "")),
+            Err(e) => Err(e),
+        };
+        match applied {
+            Ok(()) => {
+                tracing::info!(file = %file.display(), "the configuration was read again and is in force")
+            }
+            Err(ref error) => {
+                tracing::error!(%error, "the configuration was read again and is wrong: the old one stays in force");
+            }
+        }
+        metrics::gauge!("countersign_config_reload_success").set(if applied.is_ok() { 1.0 } else { 0.0 });
+    }
 }
 
 /// The identity of a proxy: from the files of `[identity]`, else from the agent, for the registered `entry`.

@@ -38,6 +38,7 @@ mod pipeline;
 mod proof;
 mod record;
 mod refusal;
+mod reload;
 mod route;
 pub mod settings;
 pub mod sidecar;
@@ -49,10 +50,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use countersign_keys::{KeyError, KeyPair, SystemRandom};
-use countersign_policy::Explainer;
+use countersign_keys::KeyError;
 use countersign_sdk::accept::{Transport, serve};
-use countersign_sdk::clock;
 use countersign_sdk::workload::Workload;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -64,24 +63,16 @@ pub use guard::{CorsError, CountriesError, GuardError, PuzzleSettingsError};
 pub use headers::HeaderRuleError;
 pub use issuer::IssuerError;
 pub use login::LoginSettingsError;
+pub use reload::Reloader;
 pub use route::{NoRoute, RewriteError, RouteError};
 pub use settings::Settings;
 pub use upstream::{DiscoveryError, EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
 
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};
-use crate::guard::Guard;
-use crate::headers::Rules;
-use crate::issuer::Issuers;
 use crate::listener::{EdgeService, HandshakeMeter, accept_limits};
-use crate::login::LoginDesk;
-use crate::pipeline::Pipeline;
-use crate::proof::Proofs;
-use crate::record::Recorder;
-use crate::route::RouteTable;
-use crate::throttle::{AddressCount, Throttle};
-use crate::token::Tokens;
-use crate::upstream::Upstreams;
+use crate::reload::{Current, Reloads};
+use crate::throttle::AddressCount;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +128,17 @@ pub enum GatewayError {
     /// See [`LoginSettingsError`].
     #[error("[gateway] {0}")]
     Login(#[from] LoginSettingsError),
+    /// A reload changes what stands as long as the process.
+    #[error(
+        "[gateway] {setting} cannot change while the gateway runs; restart it, the old settings stay in force"
+    )]
+    NeedsRestart {
+        /// Which setting.
+        setting: &'static str,
+    },
+    /// A reload of a gateway that does not run any more.
+    #[error("the gateway does not run any more; start it again")]
+    Stopped,
     /// No key for internal tokens, or none for nonces.
     #[error("no key for internal tokens: {0}")]
     Key(#[from] KeyError),
@@ -147,7 +149,7 @@ impl GatewayError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Key(_) => 1,
+            Self::Key(_) | Self::Stopped => 1,
             _ => 2,
         }
     }
@@ -155,7 +157,9 @@ impl GatewayError {
 
 /// A gateway with open listeners that does not serve yet.
 pub struct Gateway {
-    pipeline: Arc<Pipeline>,
+    current: Arc<Current>,
+    reloader: Reloader,
+    reloads: Reloads,
     workers: NonZeroUsize,
     plain: Option<Sockets>,
     tls: Option<(Sockets, Arc<EdgeTls>)>,
@@ -210,8 +214,9 @@ impl Gateway {
             Some(address) => Some(listen_alone(address).await?),
             None => None,
         };
-        let pipeline = Arc::new(pipeline(settings, workload)?);
-        Ok(Gateway { pipeline, workers, plain, tls, admin, metrics })
+        let current = Current::new(Arc::new(reload::first(settings, workload)?));
+        let (reloader, reloads) = Reloads::of(Arc::clone(&current));
+        Ok(Gateway { current, reloader, reloads, workers, plain, tls, admin, metrics })
     }
 
     /// The address of the plain listener.
@@ -229,33 +234,27 @@ impl Gateway {
         self.admin.as_ref()?.local_addr().ok()
     }
 
+    /// Reloads this gateway, from the moment it runs.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Serves until `shutdown` is cancelled, then lets requests in progress finish.
     pub async fn run(self, shutdown: CancellationToken) {
-        let pipeline = self.pipeline;
+        let current = self.current;
+        let pipeline = current.pipeline();
         let limits = accept_limits(&pipeline.limits);
         let seats = AddressCount::new(pipeline.limits.connections_per_address_max);
         let mut tasks = tokio::task::JoinSet::new();
-        {
-            let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
-            tasks.spawn(async move { pipeline.publish_key(shutdown).await });
-        }
-        tasks.spawn(Arc::clone(&pipeline.issuers).watch(shutdown.clone()));
-        {
-            let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
-            tasks.spawn(async move { pipeline.guard.watch(shutdown).await });
-        }
-        {
-            let (pipeline, shutdown) = (Arc::clone(&pipeline), shutdown.clone());
-            tasks.spawn(async move { pipeline.upstreams.run(shutdown).await });
-        }
+        tasks.spawn(self.reloads.run(shutdown.clone()));
         let mut ports = Vec::new();
         if let Some(sockets) = self.plain {
-            let answers = Arc::new(EdgeService::new(Arc::clone(&pipeline), "http"));
+            let answers = Arc::new(EdgeService::new(Arc::clone(&current), "http"));
             ports.push(Port { sockets, transport: Transport::Plain, answers });
         }
         if let Some((sockets, edge)) = self.tls {
             tasks.spawn(Arc::clone(&edge).watch(shutdown.clone()));
-            let answers = Arc::new(EdgeService::new(Arc::clone(&pipeline), "https"));
+            let answers = Arc::new(EdgeService::new(Arc::clone(&current), "https"));
             let acceptor = edge
                 .acceptor()
                 .observed_by(Arc::new(HandshakeMeter::new(Arc::clone(pipeline.workload.spool()))));
@@ -270,8 +269,8 @@ impl Gateway {
         }
         if let Some(listener) = self.admin {
             let readiness = {
-                let pipeline = Arc::clone(&pipeline);
-                Arc::new(move || pipeline.readiness())
+                let current = Arc::clone(&current);
+                Arc::new(move || current.pipeline().readiness())
             };
             let router = admin::router(readiness, self.metrics);
             let shutdown = shutdown.clone();
@@ -289,36 +288,6 @@ fn edge_tls(settings: &Settings) -> Result<EdgeTls, GatewayError> {
         Ok(first) => Ok(EdgeTls::load(first, &settings.tls)?),
         Err(()) => Err(GatewayError::NoEdgeCertificate),
     }
-}
-
-fn pipeline(settings: Settings, workload: Workload) -> Result<Pipeline, GatewayError> {
-    let login = match &settings.authority_url {
-        Some(url) => Some(LoginDesk::new(url, settings.authority_ca.as_deref(), workload.trust())?),
-        None => None,
-    };
-    // The key lives and dies with this process; it signs internal tokens and nothing else.
-    let rng = SystemRandom::new();
-    let key = KeyPair::generate(&rng)?;
-    let proofs = Proofs::new(&rng, clock::now()).map_err(KeyError::Random)?;
-    let upstreams = Upstreams::load(&settings.upstreams, workload.trust())?;
-    if let Some(clash) = upstreams.clash(|name| workload.live().service(name).is_some()) {
-        return Err(clash.into());
-    }
-    Ok(Pipeline {
-        routes: RouteTable::compile(&settings.routes, &upstreams)?,
-        upstreams,
-        rules: Rules::compile(&settings.headers)?,
-        throttle: Throttle::new(&settings.throttle),
-        tokens: Tokens::new(key, workload.id().clone(), settings.limits.sessions_max),
-        guard: Guard::new(&settings, &rng)?,
-        issuers: Arc::new(Issuers::load(&settings.issuers)?),
-        proofs,
-        login,
-        recorder: Arc::new(Recorder::new(Arc::clone(workload.spool()))),
-        workload,
-        limits: settings.limits,
-        explainer: Explainer::default(),
-    })
 }
 
 fn listen(address: SocketAddr, workers: NonZeroUsize) -> Result<Sockets, GatewayError> {

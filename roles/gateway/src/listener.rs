@@ -15,33 +15,34 @@ use http::{Request, Version};
 
 use crate::engine::quick::{EdgeQuick, Quick};
 use crate::engine::{AnswerLimits, Answering, Answers};
-use crate::pipeline::{GATEWAY, Pipeline};
+use crate::pipeline::GATEWAY;
 use crate::refusal::Refusal;
+use crate::reload::Current;
 use crate::settings::Limits;
 
 /// Hands each request of a listener to the pipeline.
 #[derive(Clone)]
 pub(crate) struct EdgeService {
-    pipeline: Arc<Pipeline>,
+    current: Arc<Current>,
     scheme: &'static str,
 }
 
 impl EdgeService {
     /// `scheme`: what this listener speaks, `http` or `https`.
-    pub(crate) fn new(pipeline: Arc<Pipeline>, scheme: &'static str) -> Self {
-        EdgeService { pipeline, scheme }
+    pub(crate) fn new(current: Arc<Current>, scheme: &'static str) -> Self {
+        EdgeService { current, scheme }
     }
 }
 
 impl Answers for EdgeService {
     fn answer(&self, request: Request<RequestBody>) -> Answering {
-        let pipeline = Arc::clone(&self.pipeline);
+        let pipeline = self.current.pipeline();
         let arrival = Arrival::of(&request, self.scheme);
         Box::pin(async move { pipeline.handle(request, &arrival).await })
     }
 
     fn limits(&self) -> AnswerLimits {
-        let limits = &self.pipeline.limits;
+        let limits = &self.current.peek().limits;
         AnswerLimits {
             response_bytes_max: limits.response_bytes_max,
             request_timeout: limits.request_timeout(),
@@ -49,11 +50,11 @@ impl Answers for EdgeService {
     }
 
     fn quick(&self) -> Option<Rc<dyn Quick>> {
-        Some(Rc::new(EdgeQuick::new(Arc::clone(&self.pipeline), self.scheme)))
+        Some(Rc::new(EdgeQuick::new(Arc::clone(&self.current), self.scheme)))
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
-        let (pipeline, refusal) = (Arc::clone(&self.pipeline), Refusal::from(error));
+        let (pipeline, refusal) = (self.current.pipeline(), Refusal::from(error));
         let connection = Some(connection.clone());
         let arrival = Arrival { connection, scheme: self.scheme, client: None, is_http_1: true };
         Box::pin(async move { pipeline.refuse(&refusal, &arrival).await })

@@ -50,7 +50,7 @@ use crate::proof::{DPOP_NONCE, Proofs};
 use crate::record::{Check, Notes, Recorder, Trace};
 use crate::refusal::Refusal;
 use crate::route::{NoRoute, Route, RouteTable, Target};
-use crate::settings::{Limits, UserNeed};
+use crate::settings::{Limits, Settings, UserNeed};
 use crate::throttle::Throttle;
 use crate::token::{AccessRules, Internal, Session, Tokens};
 use crate::upstream::Upstreams;
@@ -58,17 +58,21 @@ use crate::upstream::Upstreams;
 /// Everything that a request meets between the listener and the service behind.
 pub(crate) struct Pipeline {
     pub(crate) routes: RouteTable,
-    pub(crate) upstreams: Upstreams,
+    pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) rules: Rules,
-    pub(crate) throttle: Throttle,
-    pub(crate) tokens: Tokens,
-    pub(crate) guard: Guard,
+    pub(crate) throttle: Arc<Throttle>,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) guard: Arc<Guard>,
     pub(crate) issuers: Arc<Issuers>,
-    pub(crate) proofs: Proofs,
+    pub(crate) proofs: Arc<Proofs>,
     pub(crate) login: Option<LoginDesk>,
     pub(crate) workload: Workload,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) limits: Limits,
+    /// What it was made of.
+    pub(crate) settings: Settings,
+    /// No two pipelines of a process have the same, whatever became of them.
+    pub(crate) number: u64,
     pub(crate) explainer: Explainer,
 }
 

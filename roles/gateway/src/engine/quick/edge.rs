@@ -1,6 +1,6 @@
 //! The edge's own pipeline, asked about borrowed heads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -22,12 +22,16 @@ use crate::listener::Arrival;
 use crate::pipeline::{GATEWAY, Judged, Pipeline};
 use crate::record::{Check, Trace, Unheard};
 use crate::refusal::Refusal;
+use crate::reload::Current;
 use crate::route::Target;
 use crate::upstream::{Cluster, UpstreamError};
 
 /// The pipeline of one port, on one worker.
 pub(crate) struct EdgeQuick {
-    pipeline: Arc<Pipeline>,
+    current: Arc<Current>,
+    /// Number of the pipeline that was asked last: what is remembered under its addresses is forgotten when another
+    /// takes its place.
+    asked: Cell<u64>,
     scheme: &'static str,
     decisions: RefCell<DecisionCache>,
     taken: Taken,
@@ -42,9 +46,10 @@ struct Forwarded {
 }
 
 impl EdgeQuick {
-    pub(crate) fn new(pipeline: Arc<Pipeline>, scheme: &'static str) -> Self {
+    pub(crate) fn new(current: Arc<Current>, scheme: &'static str) -> Self {
         Self {
-            pipeline,
+            current,
+            asked: Cell::new(0),
             scheme,
             decisions: RefCell::new(DecisionCache::new(DECISIONS_MAX)),
             taken: Taken::default(),
@@ -53,7 +58,7 @@ impl EdgeQuick {
     }
 
     /// Could the full carrier do anything that this one does not?
-    fn knows(&self, head: &RequestHead<'_>, arrival: &Arrival) -> bool {
+    fn knows(pipeline: &Pipeline, head: &RequestHead<'_>, arrival: &Arrival) -> bool {
         let plain = head.upgrade.is_none()
             && !head.expects_continue
             && !matches!(head.body, BodyLength::Chunked | BodyLength::UntilClose)
@@ -64,16 +69,16 @@ impl EdgeQuick {
             _ => 0,
         };
         plain
-            && self.pipeline.guard.is_idle()
-            && length <= self.pipeline.limits.body_bytes_max
-            && !self.pipeline.is_login(&head.canonical)
+            && pipeline.guard.is_idle()
+            && length <= pipeline.limits.body_bytes_max
+            && !pipeline.is_login(&head.canonical)
             && arrival.server_name().is_none_or(|name| name == head.canonical.authority().host())
     }
 
     /// The upstream, if the way there is one that this carrier knows.
-    fn way<'p>(&self, judged: &Judged<'p>) -> Option<&'p Arc<Cluster>> {
+    fn way<'p>(pipeline: &Pipeline, judged: &Judged<'p>) -> Option<&'p Arc<Cluster>> {
         let Target::Upstream(cluster) = judged.target else { return None };
-        let has_rules = [&self.pipeline.rules, &judged.route.headers].iter().any(|rules| !rules.is_empty());
+        let has_rules = [&pipeline.rules, &judged.route.headers].iter().any(|rules| !rules.is_empty());
         let plain = judged.route.rewrite.is_none()
             && judged.route.guard.is_idle()
             && !has_rules
@@ -132,16 +137,19 @@ impl Quick for EdgeQuick {
         journal: &Journal,
         out: &mut Vec<u8>,
     ) -> Option<Errand> {
-        if !self.knows(head, arrival) {
+        let pipeline = self.current.peek();
+        if self.asked.replace(pipeline.number) != pipeline.number {
+            journal.forget();
+        }
+        if !Self::knows(&pipeline, head, arrival) {
             return None;
         }
         let now = clock::now();
         let mut decisions = self.decisions.borrow_mut();
-        let judged = self
-            .pipeline
+        let judged = pipeline
             .judge(&head.canonical, arrival, &mut Unheard, |rules, ask| decisions.decide(rules, ask))
             .ok()?;
-        let cluster = self.way(&judged)?;
+        let cluster = Self::way(&pipeline, &judged)?;
         let decision = DecisionId::from_random(entropy.draw()?);
         let trace = TraceId::of_value(head.canonical.header(&TRACEPARENT))
             .or_else(|| entropy.draw().map(TraceId::from_random))?;
@@ -160,7 +168,7 @@ impl Quick for EdgeQuick {
                 let mut said = Trace::new(DecisionDraft::begin(GATEWAY, trace), arrival.address());
                 said.pass(Check::Request, "");
                 said.pass(Check::Quota, "");
-                self.pipeline
+                pipeline
                     .judge(&head.canonical, arrival, &mut said, |rules, ask| decisions.decide(rules, ask))
                     .ok()?;
                 Some(said)
@@ -168,7 +176,7 @@ impl Quick for EdgeQuick {
         )?;
         self.write_head(head, arrival, trace, entropy, out)?;
         // Last, because it counts: what is refused now is refused, and recorded, by the full carrier.
-        if !self.taken.one(&self.pipeline.throttle, arrival.address(), now) {
+        if !self.taken.one(&pipeline.throttle, arrival.address(), now) {
             return None;
         }
         let lease = cluster.pick().ok()?;
@@ -178,7 +186,7 @@ impl Quick for EdgeQuick {
     }
 
     fn failed(&self, standing: &Standing, call: Call, error: UpstreamError, arrival: &Arrival) -> Answering {
-        let (pipeline, arrival) = (Arc::clone(&self.pipeline), arrival.clone());
+        let (pipeline, arrival) = (self.current.pipeline(), arrival.clone());
         let trace = call.as_told(standing);
         Box::pin(async move { pipeline.refused(trace, &Refusal::Cluster(error), &arrival).await })
     }

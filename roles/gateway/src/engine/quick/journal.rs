@@ -148,6 +148,11 @@ impl Journal {
         Some(standing)
     }
 
+    /// Forgets what keys stand for: the addresses in them may soon be those of something else.
+    pub(crate) fn forget(&self) {
+        self.known.borrow_mut().clear();
+    }
+
     /// Records an answered call.
     pub(crate) fn record(&self, standing: &Standing, mut call: Call) {
         let batch = self.batch.get();

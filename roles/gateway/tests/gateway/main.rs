@@ -10,6 +10,7 @@ mod issuers;
 mod login;
 mod observe;
 mod refused_tokens;
+mod reload;
 mod rig;
 mod sidecar;
 mod smuggling;

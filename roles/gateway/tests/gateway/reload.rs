@@ -1,0 +1,115 @@
+//! Another configuration takes the place of the one in force, and nobody who is being served notices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use countersign_gateway::{Gateway, GatewayError, RouteError};
+use countersign_identity::SpiffeId;
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::client::{bearer, get};
+use crate::rig::echo::{self, Seen};
+use crate::rig::{Rig, eventually, settings};
+
+const EVERYBODY: &str = "@id(\"all\") permit (principal, action, resource);";
+
+fn to(path: &str) -> String {
+    format!("listen = \"127.0.0.1:0\"\n[[route]]\npath = \"{path}\"\nto = \"ads\"\nuser = \"required\"\n")
+}
+
+#[tokio::test]
+async fn a_reload_changes_routes_and_keeps_keys_sessions_and_connections() {
+    let rig = Rig::new();
+    rig.policy("gateway", EVERYBODY);
+    let seen = Seen::default();
+    let _ads = rig.service("ads", EVERYBODY, echo::router(&["/ads", "/new"], &seen)).await;
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let gateway =
+        Gateway::bind(settings(&to("/ads")), workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(gateway.run(shutdown.clone()));
+    eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    let alice = bearer(&rig.access_token("alice", &["buyer"]));
+    let status = async |path: &str| get(address, path, &[("authorization", &alice)]).await.status;
+    assert_eq!((status("/ads").await, status("/new").await), (200, 404));
+    let token = echo::header(&seen.last(), "txn-token");
+
+    reloader.apply(settings(&to("/new"))).await.unwrap();
+    assert_eq!((status("/ads").await, status("/new").await), (404, 200));
+    assert_eq!(echo::header(&seen.last(), "txn-token"), token, "the session went over");
+
+    // What is wrong, or needs a restart, changes nothing.
+    let twice = format!("{}[[route]]\npath = \"/new\"\nto = \"ads\"\n", to("/new"));
+    let refused = reloader.apply(settings(&twice)).await.unwrap_err();
+    assert!(matches!(refused, GatewayError::Route(RouteError::Ambiguous { .. })), "{refused}");
+    let elsewhere = settings(&to("/ads").replace("127.0.0.1:0", "127.0.0.1:1"));
+    let refused = reloader.apply(elsewhere).await.unwrap_err();
+    assert!(matches!(refused, GatewayError::NeedsRestart { setting: "listen" }), "{refused}");
+    assert_eq!((status("/ads").await, status("/new").await), (404, 200));
+
+    shutdown.cancel();
+    running.await.unwrap();
+    let refused = reloader.apply(settings(&to("/ads"))).await.unwrap_err();
+    assert!(matches!(refused, GatewayError::Stopped), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_under_load_fail_no_request_by_either_carrier() {
+    let rig = Rig::new();
+    rig.policy("gateway", EVERYBODY);
+    let seen = Seen::default();
+    let _ads = rig.service("ads", EVERYBODY, echo::router(&["/ads"], &seen)).await;
+    // A plain upstream is reached by the quick carrier, a service by the full one.
+    let backend = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = backend.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(backend, echo::router(&["/plain"], &Seen::default())).await });
+    let configured = |more: &str| {
+        let plain = "[[route]]\npath = \"/plain\"\nto = \"backend\"\nuser = \"none\"\n";
+        settings(&format!(
+            "{}{plain}{more}[[upstream]]\nname = \"backend\"\nendpoints = [\"{upstream}\"]\n",
+            to("/ads")
+        ))
+    };
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let gateway = Gateway::bind(configured(""), workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(gateway.run(shutdown.clone()));
+    eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    let alice = bearer(&rig.access_token("alice", &["buyer"]));
+    let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = ["/ads", "/plain", "/ads", "/plain"]
+        .into_iter()
+        .map(|path| {
+            let (over, served, alice) = (Arc::clone(&over), Arc::clone(&served), alice.clone());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let answer = get(address, path, &[("authorization", &alice)]).await;
+                    assert_eq!(answer.status, 200, "{path}: {answer:?}");
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for number in 0..20 {
+        // Every other time the upstreams are made anew as well.
+        let more = format!("[[route]]\npath = \"/r{number}\"\nto = \"ads\"\n");
+        let mut new = configured(&more);
+        if number % 2 == 0 {
+            new.upstreams[0].name = "backend".to_owned();
+            new.upstreams.push(new.upstreams[0].clone());
+            new.upstreams[1].name = format!("b{number}");
+        }
+        reloader.apply(new).await.unwrap();
+        let before = served.load(Ordering::Relaxed);
+        eventually(|| served.load(Ordering::Relaxed) >= before + 8).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+}

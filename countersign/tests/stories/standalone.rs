@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -247,4 +248,47 @@ fn config_says_where_each_value_was_said_and_where_a_file_is_wrong() {
         assert_eq!(code, Some(2), "{wrong}: {said}");
         assert!(said.contains(place) && said.contains(hint), "{wrong}: {said}");
     }
+}
+
+#[test]
+fn a_hangup_reloads_the_configuration_without_a_failed_request_and_a_bad_file_keeps_the_old_one() {
+    let pair = Standalone::start();
+    let url = |path: &str| format!("http://127.0.0.1:{}{path}", pair.gateway);
+    assert!(wait_for(|| (curl(&url("/hello"), &["-f"]).0 == 0).then_some(())).is_some());
+    let (file, log) = (pair.dir.path().join("client.toml"), pair.dir.path().join("client.log"));
+    let good = std::fs::read_to_string(&file).unwrap();
+    let hang_up = || {
+        let pid = pair.processes[1].id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    };
+    let said = |words: &str| std::fs::read_to_string(&log).unwrap().matches(words).count();
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let (code, said) = curl(&url("/hello"), &["-f"]);
+                if code != 0 {
+                    over.store(true, Ordering::Relaxed);
+                    panic!("a request failed during reloads: {said}");
+                }
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for number in 1..=5 {
+            let more =
+                format!("[[gateway.route]]\npath = \"/more{number}\"\nto = \"backend\"\nuser = \"none\"\n");
+            std::fs::write(&file, format!("{good}{more}")).unwrap();
+            hang_up();
+            let before = served.load(Ordering::Relaxed);
+            let reloaded = || said("is in force") == number && served.load(Ordering::Relaxed) > before + 2;
+            assert!(wait_for(|| reloaded().then_some(())).is_some(), "reload {number}");
+        }
+        std::fs::write(&file, format!("{good}[[gateway.route]]\npth = \"/x\"\n")).unwrap();
+        hang_up();
+        assert!(wait_for(|| (said("the old one stays in force") == 1).then_some(())).is_some());
+        over.store(true, Ordering::Relaxed);
+    });
+    let place = format!("client.toml:{}:1", good.matches('\n').count() + 2);
+    assert_eq!(said(&place), 1, "{place} in {}", std::fs::read_to_string(&log).unwrap());
+    assert_eq!(curl(&url("/hello"), &["-f"]).0, 0);
 }

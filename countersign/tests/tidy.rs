@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lab", &["sdk", "wire", "token", "pki"]),
     ("countersign", &["authority", "agent", "gateway", "flea-market", "sdk"]),
     ("testkit", &[]),
-    ("fuzz", &["token", "http1"]),
+    ("fuzz", &["token", "http1", "ledger"]),
     ("xtask", &[]),
 ];
 

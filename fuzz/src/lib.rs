@@ -23,6 +23,7 @@ use countersign_token::macaroon::{
 use countersign_token::{TokenKind, jws};
 
 mod http1;
+mod ledger;
 #[path = "../../rules/token/tests/common/samples.rs"]
 mod samples;
 
@@ -60,6 +61,7 @@ pub static TARGETS: LazyLock<Vec<Target>> = LazyLock::new(|| {
         parser("jws", seeds_of("service-token"), compact_jws),
         parser("macaroon-format", macaroons(), macaroon_format),
         parser("macaroon-caveat", caveats(), caveat),
+        parser("allowed-calls", ledger::batches(), ledger::batch),
         parser("http1-request", http1::requests(), http1::request),
         parser("http1-response", http1::responses(), http1::response),
     ];

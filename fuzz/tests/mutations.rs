@@ -40,6 +40,7 @@ fn every_kind_of_token_has_a_target_and_starts_from_a_good_one() {
         "jws",
         "macaroon-format",
         "macaroon-caveat",
+        "allowed-calls",
         "http1-request",
         "http1-response",
     ];

@@ -52,6 +52,31 @@ pub fn vectors(rel: &str) -> Option<PathBuf> {
     None
 }
 
+/// The NGINX of this machine, or `None` (and a line on stderr) where there is none.
+///
+/// With `COUNTERSIGN_DEMAND_NGINX=1` absence is a failure.
+#[must_use]
+pub fn nginx() -> Option<PathBuf> {
+    installed("/usr/sbin/nginx", "COUNTERSIGN_DEMAND_NGINX")
+}
+
+/// ModSecurity for that NGINX, and the OWASP core rule set.
+#[must_use]
+pub fn modsecurity() -> Option<PathBuf> {
+    installed("/usr/share/modsecurity-crs/owasp-crs.load", "COUNTERSIGN_DEMAND_NGINX")?;
+    installed("/usr/lib/nginx/modules/ngx_http_modsecurity_module.so", "COUNTERSIGN_DEMAND_NGINX")
+}
+
+fn installed(path: &str, variable: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(path);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(!demanded(variable), "{} is demanded, and is not there", path.display());
+    eprintln!("skipped: there is no {}", path.display());
+    None
+}
+
 /// The folder of the root `Cargo.toml`.
 #[must_use]
 pub fn workspace_root() -> PathBuf {

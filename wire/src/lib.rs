@@ -1,7 +1,7 @@
 //! What crosses the wire, and nothing that does anything: types for gRPC, for the JSON API and for the
 //! snapshot, with the one registry of error codes.
 //!
-//! - [`agent`], [`node`], [`workload`]: protobuf messages, clients and servers (`proto/*.proto`).
+//! - [`agent`], [`node`], [`workload`], [`ext_authz`]: protobuf messages, clients and servers (`proto/*.proto`).
 //! - [`snapshot`]: what every data plane needs to decide without asking anybody.
 //! - [`api`]: bodies of `/api/v1`.
 //! - [`codes`]: CSnnnn ↔ public code ↔ HTTP ↔ OAuth ↔ gRPC ↔ exit code, with the text for humans.
@@ -32,6 +32,7 @@ pub use secret::SecretText;
 
 pub use proto::countersign::agent::v1 as agent;
 pub use proto::countersign::node::v1 as node;
+pub use proto::envoy::service::auth::v3 as ext_authz;
 
 /// The SPIFFE Workload API (SPF-8, SPF-9). Its service has no package; every call carries the metadata
 /// [`WORKLOAD_METADATA`].
@@ -57,6 +58,15 @@ mod proto {
         pub mod node {
             pub mod v1 {
                 tonic::include_proto!("countersign.node.v1");
+            }
+        }
+    }
+    pub mod envoy {
+        pub mod service {
+            pub mod auth {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.auth.v3");
+                }
             }
         }
     }

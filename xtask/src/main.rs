@@ -12,6 +12,9 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("openssl", &["/usr/bin/openssl"]),
     ("curl", &["/usr/bin/curl"]),
     ("python3-venv", &["/usr/bin/python3"]),
+    ("nginx", &["/usr/sbin/nginx"]),
+    ("libnginx-mod-http-modsecurity", &["/usr/lib/nginx/modules/ngx_http_modsecurity_module.so"]),
+    ("modsecurity-crs", &["/usr/share/modsecurity-crs/owasp-crs.load"]),
     ("procps", &["/usr/bin/kill", "/bin/kill"]),
     (
         "postgresql",

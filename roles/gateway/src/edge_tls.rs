@@ -113,6 +113,11 @@ impl EdgeTls {
         Ok(tls)
     }
 
+    /// What is shown, for listeners that judge their clients as well.
+    pub(crate) fn shown(&self) -> Arc<TrustState> {
+        Arc::clone(&self.shown)
+    }
+
     /// Does the handshakes of this edge; always with the newest certificates.
     pub(crate) fn acceptor(&self) -> Acceptor {
         let acceptor = Acceptor::new(Arc::clone(&self.shown), ClientAuth::Never).by_name(self.unknown_name);

@@ -25,6 +25,7 @@
 //! ```
 
 mod admin;
+mod ask;
 mod body;
 mod edge_tls;
 mod engine;
@@ -57,6 +58,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use admin::{MetricsText, ReadyCheck};
+pub use ask::AskError;
 pub use body::BodyError;
 pub use edge_tls::{CertificateSettings, EdgeCertificateError, TlsSettings};
 pub use guard::{CorsError, CountriesError, GuardError, PuzzleSettingsError};
@@ -68,6 +70,7 @@ pub use route::{NoRoute, RewriteError, RouteError};
 pub use settings::Settings;
 pub use upstream::{DiscoveryError, EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
 
+use crate::ask::Desk;
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};
 use crate::listener::{EdgeService, HandshakeMeter, accept_limits};
@@ -125,6 +128,9 @@ pub enum GatewayError {
     /// See [`IssuerError`].
     #[error("[[gateway.issuer]]: {0}")]
     Issuer(#[from] IssuerError),
+    /// See [`AskError`].
+    #[error("[[gateway.ask]] or [[gateway.front]]: {0}")]
+    Ask(#[from] AskError),
     /// See [`LoginSettingsError`].
     #[error("[gateway] {0}")]
     Login(#[from] LoginSettingsError),
@@ -163,6 +169,7 @@ pub struct Gateway {
     workers: NonZeroUsize,
     plain: Option<Sockets>,
     tls: Option<(Sockets, Arc<EdgeTls>)>,
+    asks: Vec<Desk>,
     admin: Option<TcpListener>,
     metrics: MetricsText,
 }
@@ -191,7 +198,11 @@ impl Gateway {
         workload: Workload,
         metrics: MetricsText,
     ) -> Result<Self, GatewayError> {
-        if settings.listen.is_none() && settings.listen_tls.is_none() {
+        if settings.listen.is_none()
+            && settings.listen_tls.is_none()
+            && settings.asks.is_empty()
+            && settings.fronts.is_empty()
+        {
             return Err(GatewayError::NoListener);
         }
         if let Some(address) = settings.listen.filter(|address| !is_loopback(address)) {
@@ -214,9 +225,16 @@ impl Gateway {
             Some(address) => Some(listen_alone(address).await?),
             None => None,
         };
+        let mut asks = Vec::with_capacity(settings.asks.len());
+        for ask in &settings.asks {
+            asks.push(Desk::bind(ask).await?);
+        }
+        for front in &settings.fronts {
+            asks.push(Desk::bind_front(front).await?);
+        }
         let current = Current::new(Arc::new(reload::first(settings, workload)?));
         let (reloader, reloads) = Reloads::of(Arc::clone(&current));
-        Ok(Gateway { current, reloader, reloads, workers, plain, tls, admin, metrics })
+        Ok(Gateway { current, reloader, reloads, workers, plain, tls, asks, admin, metrics })
     }
 
     /// The address of the plain listener.
@@ -227,6 +245,11 @@ impl Gateway {
     /// The address of the HTTPS listener.
     pub fn tls_address(&self) -> Option<SocketAddr> {
         self.tls.as_ref()?.0.address()
+    }
+
+    /// Where other proxies ask, in the order of the settings.
+    pub fn ask_addresses(&self) -> Vec<SocketAddr> {
+        self.asks.iter().filter_map(Desk::address).collect()
     }
 
     /// The address of the admin listener.
@@ -266,6 +289,9 @@ impl Gateway {
             tasks.spawn(async move {
                 tell_drained(engine::run(ports, workers, limits, seats, recorder, shutdown).await);
             });
+        }
+        for desk in self.asks {
+            tasks.spawn(desk.serve(Arc::clone(&current), limits, shutdown.clone()));
         }
         if let Some(listener) = self.admin {
             let readiness = {

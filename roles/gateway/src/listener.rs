@@ -1,13 +1,16 @@
 //! Between a connection and the pipeline: how a request came in, and what becomes of handshakes.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_http1::RequestHeadError;
+use countersign_identity::{Caller, SpiffeId, Verified, Workload};
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::accept::{Connection, Limits as AcceptLimits};
+use countersign_sdk::authenticate::behind_proxy;
 use countersign_sdk::inbound::HandshakeRecorder;
 use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport};
@@ -56,7 +59,8 @@ impl Answers for EdgeService {
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
         let (pipeline, refusal) = (self.current.pipeline(), Refusal::from(error));
         let connection = Some(connection.clone());
-        let arrival = Arrival { connection, scheme: self.scheme, client: None, is_http_1: true };
+        let arrival =
+            Arrival { connection, scheme: self.scheme, client: None, is_http_1: true, through: None };
         Box::pin(async move { pipeline.refuse(&refusal, &arrival).await })
     }
 }
@@ -72,18 +76,29 @@ pub(crate) struct Arrival {
     pub(crate) client: Option<IpAddr>,
     /// HTTP/1 frames requests by what they say of themselves: after one that was not understood the connection ends.
     pub(crate) is_http_1: bool,
+    /// The other proxy whose request it was before, if it proved itself.
+    pub(crate) through: Option<Through>,
+}
+
+/// Another proxy, proven and listed, and whom else it brought along.
+#[derive(Debug, Clone)]
+pub(crate) struct Through {
+    pub(crate) proxy: SpiffeId,
+    /// Whose certificate its client showed, which was verified again.
+    pub(crate) workload: Option<Verified<Workload>>,
 }
 
 impl Arrival {
     /// Over HTTP/1.x.
     pub(crate) fn over(connection: &Connection) -> Self {
         let scheme = if connection.exporter.is_some() { "https" } else { "http" };
-        Arrival { connection: Some(connection.clone()), scheme, client: None, is_http_1: true }
+        Arrival { connection: Some(connection.clone()), scheme, client: None, is_http_1: true, through: None }
     }
 
-    fn of(request: &Request<RequestBody>, scheme: &'static str) -> Self {
+    pub(crate) fn of(request: &Request<RequestBody>, scheme: &'static str) -> Self {
         let connection = request.extensions().get::<Connection>().cloned();
-        Arrival { connection, scheme, client: None, is_http_1: request.version() < Version::HTTP_2 }
+        let is_http_1 = request.version() < Version::HTTP_2;
+        Arrival { connection, scheme, client: None, is_http_1, through: None }
     }
 
     /// Whose request it is. Should nobody say, all such requests share one quota.
@@ -92,8 +107,25 @@ impl Arrival {
         self.client.or_else(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
-    /// The host that the TLS handshake named, without a trailing dot.
+    /// The caller, as it comes through the other proxy, if it does.
+    pub(crate) fn caller<'a>(&self, caller: Cow<'a, Caller>) -> Cow<'a, Caller> {
+        match self.through.as_ref().and_then(|through| Some((through, through.workload.clone()?))) {
+            Some((through, workload)) => Cow::Owned(behind_proxy(&caller, workload, through.proxy.clone())),
+            None => caller,
+        }
+    }
+
+    /// What the ledger says of how it came.
+    pub(crate) fn note(&self) -> String {
+        self.through.as_ref().map(|through| format!("through {}", through.proxy)).unwrap_or_default()
+    }
+
+    /// The host that the TLS handshake named, without a trailing dot. Through another proxy it is that one's handshake,
+    /// which names nothing that the request must repeat.
     pub(crate) fn server_name(&self) -> Option<&str> {
+        if self.through.is_some() {
+            return None;
+        }
         let name = self.connection.as_ref()?.server_name.as_deref()?;
         Some(name.strip_suffix('.').unwrap_or(name))
     }

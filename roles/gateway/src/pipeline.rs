@@ -11,6 +11,7 @@
 //! | forward | permit, request | the answer |
 //! | record | everything above | one ledger event |
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -146,28 +147,48 @@ impl Pipeline {
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
         let (head, body) = request.into_parts();
-        let request = read(&head, arrival)?;
-        trace.pass(Check::Request, "");
-        self.guard.admit(arrival.address())?;
-        self.throttle.request(arrival.address(), clock::now())?;
-        trace.pass(Check::Quota, "");
+        let request = self.admit(&head, arrival, trace)?;
         if let Some(answer) = self.preflight(&request, arrival, trace)? {
             return Ok(answer);
         }
         if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
             return self.log_in(desk, &request, body, arrival, trace).await;
         }
-        let judged = match self.judge(&request, arrival, trace, decide) {
-            // The issuer may have a new key since it was asked last.
-            Err(refusal) if self.has_newer_keys(&refusal).await? => {
-                self.judge(&request, arrival, trace, decide)?
-            }
-            judged => judged?,
-        };
-        let Judged { permit, route, target, session } = judged;
+        let Judged { permit, route, target, session } =
+            self.judge_patiently(&request, arrival, trace).await?;
         let token = session.map(|session| self.countersign(&permit, &session)).transpose()?;
         let outgoing = Outgoing { request: &request, target, body, token, trace_id };
         self.forward(permit, route, outgoing, arrival, trace).await
+    }
+
+    /// Read and throttled: what anybody may ask.
+    pub(crate) fn admit(
+        &self,
+        head: &Parts,
+        arrival: &Arrival,
+        trace: &mut Trace,
+    ) -> Result<CanonicalRequest, Refusal> {
+        let request = read(head, arrival)?;
+        trace.pass(Check::Request, arrival.note());
+        self.guard.admit(arrival.address())?;
+        self.throttle.request(arrival.address(), clock::now())?;
+        trace.pass(Check::Quota, "");
+        Ok(request)
+    }
+
+    /// As [`Pipeline::judge`], and once more where the issuer may have a new key since it was asked last.
+    pub(crate) async fn judge_patiently(
+        &self,
+        request: &CanonicalRequest,
+        arrival: &Arrival,
+        trace: &mut Trace,
+    ) -> Result<Judged<'_>, Refusal> {
+        match self.judge(request, arrival, trace, decide) {
+            Err(refusal) if self.has_newer_keys(&refusal).await? => {
+                self.judge(request, arrival, trace, decide)
+            }
+            judged => judged,
+        }
     }
 
     /// From the canonical request to the permit. Nothing here waits, because all that it needs is in memory; the head
@@ -195,6 +216,7 @@ impl Pipeline {
         let asked = Asked {
             route: route.template.as_str(),
             session: session.as_deref(),
+            arrival,
             token_counts: route.user != UserNeed::None,
         };
         let permit = self.decide(request, asked, &live, notes, decide)?;
@@ -319,6 +341,11 @@ impl Pipeline {
                 &stranger
             }
         };
+        let caller = asked.arrival.caller(Cow::Borrowed(caller));
+        if asked.arrival.through.is_some() {
+            notes.comes_from(&caller, live);
+        }
+        let caller = &*caller;
         let (method, path) = (request.method(), request.path());
         let ask = Ask { caller, target: GATEWAY, method, route: asked.route, path };
         let policies = live.policy().map_err(|error| Refusal::PolicyBroken(error.clone()))?;
@@ -334,7 +361,7 @@ impl Pipeline {
     }
 
     /// The internal token that goes on in place of the access token.
-    fn countersign(&self, _permit: &Permit, session: &Session) -> Result<InternalToken, Refusal> {
+    pub(crate) fn countersign(&self, _permit: &Permit, session: &Session) -> Result<InternalToken, Refusal> {
         let token = match self.tokens.internal(session, &SystemRandom::new(), clock::now())? {
             Internal::Known(token) => token,
             Internal::Minted(token) => {
@@ -442,7 +469,7 @@ impl Pipeline {
         trace.pass(Check::Route, "login");
         let key = self.key_of_login(request, arrival)?;
         trace.pass(Check::Token, if key.is_some() { "a key for the token" } else { "not asked for" });
-        let asked = Asked { route: LOGIN_PATH, session: None, token_counts: false };
+        let asked = Asked { route: LOGIN_PATH, session: None, arrival, token_counts: false };
         let permit = {
             let live = self.live()?;
             self.decide(request, asked, &live, trace, decide)?
@@ -562,6 +589,7 @@ pub(crate) struct Judged<'p> {
 struct Asked<'a> {
     route: &'a str,
     session: Option<&'a Session>,
+    arrival: &'a Arrival,
     /// Would an access token have been looked at? Then a stranger is told to log in.
     token_counts: bool,
 }

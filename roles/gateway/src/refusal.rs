@@ -21,6 +21,7 @@ use countersign_wire::problem::Problem;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt as _, Full};
 
+use crate::ask::QuestionError;
 use crate::body::BodyError;
 use crate::forward::EdgeBody;
 use crate::guard::access::AccessError;
@@ -94,6 +95,11 @@ pub(crate) enum Refusal {
     UpstreamChallenge { target: String },
     #[error("no answer within {after_ms} ms")]
     TimedOut { after_ms: u64 },
+    #[error(transparent)]
+    Question(#[from] QuestionError),
+    /// Its certificate expired or was revoked after the handshake.
+    #[error("the asking proxy is not believed any more")]
+    NoAsker,
     #[error("login: {0}")]
     Login(#[from] LoginError),
     #[error("login: wrong name or password")]
@@ -148,6 +154,8 @@ impl Refusal {
             Refusal::Address(_) => Code::AddressRefused,
             Refusal::Preflight(_) => Code::OriginRefused,
             Refusal::Puzzle(_) => Code::PuzzleNeeded,
+            Refusal::Question(_) => Code::HeaderAmbiguous,
+            Refusal::NoAsker => Code::PeerUnexpected,
             Refusal::Throttled(_) | Refusal::LoginThrottled { .. } => Code::TooManyRequests,
             Refusal::NoRoute(NoRoute::Unknown) => Code::RouteUnknown,
             Refusal::NoRoute(NoRoute::Method { .. }) | Refusal::LoginMethod => Code::MethodNotAllowed,

@@ -257,6 +257,8 @@ fn stays_the_same(new: &Settings, old: &Settings) -> Result<(), GatewayError> {
         ("tls", new.tls != old.tls),
         ("workers", new.workers != old.workers),
         ("admin", new.admin != old.admin),
+        ("ask", new.asks != old.asks),
+        ("front", new.fronts != old.fronts),
         ("limits of connections", connections(new) != connections(old)),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {

@@ -25,6 +25,8 @@ use std::time::Duration;
 use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 
+pub use crate::ask::front::FrontSettings;
+pub use crate::ask::settings::AskSettings;
 use crate::edge_tls::{CertificateSettings, TlsSettings};
 pub use crate::guard::access::AccessSettings;
 pub use crate::guard::behind::{BehindSettings, ForwardedHeader};
@@ -93,6 +95,12 @@ pub struct Settings {
     /// Issuers of access tokens beside our own authority.
     #[serde(default, rename = "issuer")]
     pub issuers: Vec<IssuerSettings>,
+    /// Where other proxies ask whether a request may go on.
+    #[serde(default, rename = "ask")]
+    pub asks: Vec<AskSettings>,
+    /// Where other proxies pass requests on.
+    #[serde(default, rename = "front")]
+    pub fronts: Vec<FrontSettings>,
     /// Which requests go where. None matches: 404.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteSettings>,

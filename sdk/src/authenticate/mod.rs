@@ -15,6 +15,7 @@ mod checks;
 mod clocks;
 mod edge;
 mod error;
+mod forwarded;
 mod jwt_svid;
 mod known;
 mod macaroon;
@@ -38,6 +39,7 @@ pub use edge::{
     authenticate_guest, bearer_token,
 };
 pub use error::EvidenceError;
+pub use forwarded::{authenticate_forwarded, behind_proxy};
 
 use self::{
     body::BodyClaim,

@@ -14,7 +14,7 @@
 //! | `Countersign-Context` | the sealed context of the user | given back with calls on behalf of that user |
 
 mod app;
-mod headers;
+pub(crate) mod headers;
 mod inbound;
 mod outbound;
 mod settings;

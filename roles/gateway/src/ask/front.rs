@@ -19,8 +19,8 @@ use super::question::{QuestionError, scheme};
 use crate::edge_tls::CertificateSettings;
 use crate::forward::EdgeBody;
 use crate::listener::{Arrival, Through};
-use crate::reload::Current;
 use crate::refusal::Refusal;
+use crate::reload::Current;
 
 /// One `[[gateway.front]]`: a listener for proxies that pass requests on. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

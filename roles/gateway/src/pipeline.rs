@@ -11,11 +11,13 @@
 //! | forward | permit, request | the answer |
 //! | record | everything above | one ledger event |
 
+mod login;
+mod upkeep;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_identity::{Caller, Possession};
@@ -32,21 +34,18 @@ use countersign_sdk::inbound::{DecisionDraft, TraceId};
 use countersign_sdk::live::{Freshness, Live};
 use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::workload::Workload;
-use countersign_token::{DpopProof, ForeignTokenError};
+use countersign_token::ForeignTokenError;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body::Body;
-use http_body_util::{BodyExt as _, Full, Limited};
-use tokio_util::sync::CancellationToken;
 
-use crate::admin::ReadyCheck;
-use crate::body::{BodyError, BodyFault, BodyLimits};
+use crate::body::{BodyFault, BodyLimits};
 use crate::forward::{self, EdgeBody};
 use crate::guard::Guard;
 use crate::guard::cors::Preflight;
 use crate::headers::Rules;
 use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
-use crate::login::{LOGIN_BYTES_MAX, LoginAnswer, LoginDesk};
+use crate::login::LoginDesk;
 use crate::proof::{DPOP_NONCE, Proofs};
 use crate::record::{Check, Notes, Recorder, Trace};
 use crate::refusal::Refusal;
@@ -450,120 +449,6 @@ impl Pipeline {
         Ok(forward::outbound_answer(answer, rules, target.as_str(), limits))
     }
 
-    async fn log_in(
-        &self,
-        desk: &LoginDesk,
-        request: &CanonicalRequest,
-        body: RequestBody,
-        arrival: &Arrival,
-        trace: &mut Trace,
-    ) -> Result<Response<EdgeBody>, Refusal> {
-        let client = arrival.address();
-        trace.draft.asks_for(request.method(), LOGIN_PATH);
-        AUTHORITY.clone_into(&mut trace.callee);
-        if request.method() != Method::POST {
-            return Err(Refusal::LoginMethod);
-        }
-        self.throttle.login(client, clock::now())?;
-        self.guard.admit_login(client, LOGIN_PATH, request.headers(), clock::now(), &mut trace.told)?;
-        trace.pass(Check::Route, "login");
-        let key = self.key_of_login(request, arrival)?;
-        trace.pass(Check::Token, if key.is_some() { "a key for the token" } else { "not asked for" });
-        let asked = Asked { route: LOGIN_PATH, session: None, arrival, token_counts: false };
-        let permit = {
-            let live = self.live()?;
-            self.decide(request, asked, &live, trace, decide)?
-        };
-        let fault = BodyFault::default();
-        let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
-        let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
-        let body = Limited::new(body, LOGIN_BYTES_MAX).collect().await;
-        let body = body.map_err(|_| Refusal::Body(fault.seen(&limits).unwrap_or(BodyError::BrokenOff)))?;
-        match desk.ask(permit, &body.to_bytes(), client, key.as_ref()).await? {
-            LoginAnswer::Accepted(body) => {
-                trace.pass(Check::Upstream, "200");
-                Ok(login_response(body))
-            }
-            LoginAnswer::Refused => {
-                self.guard.login_failed(client, clock::now());
-                metrics::counter!("countersign_login_failures_total", "reason" => "refused").increment(1);
-                Err(Refusal::LoginRefused)
-            }
-            LoginAnswer::Throttled { retry_after_s } => Err(Refusal::LoginThrottled { retry_after_s }),
-        }
-    }
-
-    /// The key that the client of a login proves to hold, if it wants a token that is bound to one.
-    fn key_of_login(
-        &self,
-        request: &CanonicalRequest,
-        arrival: &Arrival,
-    ) -> Result<Option<DpopProof>, Refusal> {
-        let Some(proof) = request.headers().get(DPOP) else { return Ok(None) };
-        let now = clock::now();
-        let judged =
-            self.proofs.judge(proof.to_str().unwrap_or_default(), arrival.scheme, request, None, now)?;
-        self.proofs.admit(&judged, now)?;
-        Ok(Some(judged.proof))
-    }
-
-    /// Makes the key of the internal tokens known, and again whenever a snapshot has lost it.
-    pub(crate) async fn publish_key(&self, shutdown: CancellationToken) {
-        // Without an authority there is nobody who could tell others of it.
-        if !self.workload.has_agent() {
-            return;
-        }
-        let mut changes = self.workload.live_cell().subscribe();
-        let mut renewed = tokio::time::Instant::now();
-        loop {
-            let published = self.key_is_published();
-            if !published || renewed.elapsed() >= RENEW_KEY_EVERY {
-                match self.workload.publish_token_key(self.tokens.public_key()).await {
-                    Ok(()) => renewed = tokio::time::Instant::now(),
-                    Err(error) => tracing::warn!(%error, "the key for internal tokens is not published yet"),
-                }
-            }
-            let pause = if published { PUBLISHED_PAUSE } else { UNPUBLISHED_PAUSE };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = changes.changed() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-    }
-
-    /// What has to hold before requests should be sent here.
-    pub(crate) fn readiness(&self) -> Vec<ReadyCheck> {
-        let identity = ReadyCheck {
-            name: "workload",
-            missing: self.workload.ready().err().map(|error| error.to_string()),
-        };
-        let unpublished = || "other services do not know our key yet: is the authority reachable?".to_owned();
-        let key = ReadyCheck {
-            name: "internal-token-key",
-            missing: (self.workload.has_agent() && !self.key_is_published()).then(unpublished),
-        };
-        let live = self.workload.live();
-        let services = self.routes.services();
-        let unknown: Vec<&str> = services
-            .iter()
-            .map(|service| service.as_str())
-            .filter(|name| live.service(name).is_none())
-            .collect();
-        let why = || format!("no such service is registered: {}", unknown.join(", "));
-        let routes = ReadyCheck { name: "routes", missing: (!unknown.is_empty()).then(why) };
-        let clash = self.upstreams.clash(|name| live.service(name).is_some()).map(|clash| clash.to_string());
-        let troubles: Vec<String> = self.upstreams.troubles().into_iter().chain(clash).collect();
-        let missing = (!troubles.is_empty()).then(|| troubles.join("; "));
-        vec![identity, key, routes, ReadyCheck { name: "upstreams", missing }]
-    }
-
-    fn key_is_published(&self) -> bool {
-        let kid = self.tokens.public_key().thumbprint();
-        let live = self.workload.live();
-        live.tokens().internal.get(&kid).is_some_and(|(_, owner)| owner == self.workload.id())
-    }
-
     fn request_body_limits(&self) -> BodyLimits {
         BodyLimits { bytes_max: self.limits.body_bytes_max, idle_timeout: self.limits.body_idle_timeout() }
     }
@@ -668,20 +553,6 @@ fn read(head: &Parts, arrival: &Arrival) -> Result<CanonicalRequest, Refusal> {
     }
 }
 
-fn login_response(body: Bytes) -> Response<EdgeBody> {
-    let mut answer = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // RFC 6749 section 5.1: a token is never cached.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
 /// Name of the gateway as a target of policies.
 pub(crate) const GATEWAY: &str = "gateway";
-const AUTHORITY: &str = "authority";
 const LOGIN_PATH: &str = "/login";
-const UNPUBLISHED_PAUSE: Duration = Duration::from_millis(500);
-const PUBLISHED_PAUSE: Duration = Duration::from_secs(60);
-/// The authority forgets a key that its gateway does not publish again: well before that, it is.
-const RENEW_KEY_EVERY: Duration = Duration::from_secs(1200);

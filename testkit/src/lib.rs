@@ -1,4 +1,4 @@
-//! What the tests of several crates lean on: conformance vectors, free ports, temporary directories,
+//! What the tests of several crates lean on: conformance vectors, the cases of llhttp, free ports, temporary directories,
 //! child processes that cannot outlive their test, a PostgreSQL server of our own, an interpreter of Python, and what benchmarks count.
 //!
 //! Everything here blocks and panics with a sentence on failure: it is test code, and a test that cannot
@@ -16,6 +16,7 @@
 )]
 
 mod child;
+pub mod llhttp;
 pub mod measure;
 mod postgres;
 mod python;

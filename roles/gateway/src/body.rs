@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
@@ -133,6 +134,14 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+/// Says how a body whose length nobody knows travels over HTTP/1.1: in chunks, whatever the method is. Without this word,
+/// hyper sends a GET without its body, which is another request than the one that was decided.
+pub(crate) fn state_framing(headers: &mut HeaderMap, body: &impl Body) {
+    if body.size_hint().exact().is_none() && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

@@ -21,7 +21,7 @@ use tower::{Layer as _, Service as _};
 use super::app::App;
 use super::headers;
 use super::settings::Settings;
-use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
+use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, state_framing};
 use crate::engine::{Answering, Answers};
 use crate::forward::EdgeBody;
 use crate::refusal::Refusal;
@@ -150,7 +150,9 @@ impl Inner {
         *outbound.method_mut() = canonical.method().clone();
         *outbound.uri_mut() = path(&canonical)?;
         *outbound.version_mut() = Version::HTTP_11;
-        *outbound.headers_mut() = self.headers(&canonical, caller)?;
+        let mut headers = self.headers(&canonical, caller)?;
+        state_framing(&mut headers, outbound.body());
+        *outbound.headers_mut() = headers;
         let workload = caller.workload().map(|workload| workload.id.clone());
         let answer = self.app.send(outbound, workload.as_ref()).await.map_err(|error| {
             match fault.seen(&self.body) {

@@ -21,6 +21,7 @@ use super::endpoint::Endpoint;
 use super::error::UpstreamError;
 use super::pool::{Http1, Http2};
 use super::retry::is_idempotent;
+use crate::body::state_framing;
 
 /// A connection for one request.
 enum Line {
@@ -132,7 +133,10 @@ impl Cluster {
         } else {
             *request.uri_mut() = Uri::from(path);
             *request.version_mut() = Version::HTTP_11;
-            request.headers_mut().insert(HOST, host);
+            let (mut head, body) = request.into_parts();
+            head.headers.insert(HOST, host);
+            state_framing(&mut head.headers, &body);
+            request = Request::from_parts(head, body);
         }
         Ok(request)
     }

@@ -9,6 +9,8 @@ pub mod backend;
 pub mod client;
 pub mod dns;
 pub mod echo;
+pub mod frames;
+pub mod tape;
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;

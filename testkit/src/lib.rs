@@ -1,5 +1,5 @@
 //! What the tests of several crates lean on: conformance vectors, the cases of llhttp, free ports, temporary directories,
-//! child processes that cannot outlive their test, a PostgreSQL server of our own, an interpreter of Python, and what benchmarks count.
+//! child processes that cannot outlive their test, a PostgreSQL server of our own, an interpreter of Python, Prometheus' tool, and what benchmarks count.
 //!
 //! Everything here blocks and panics with a sentence on failure: it is test code, and a test that cannot
 //! get its ground under its feet has failed.
@@ -19,10 +19,12 @@ mod child;
 pub mod llhttp;
 pub mod measure;
 mod postgres;
+mod promtool;
 mod python;
 
 pub use child::Child;
 pub use postgres::{Postgres, dump_postgres};
+pub use promtool::promtool;
 pub use python::Python;
 pub use tempfile::TempDir;
 

@@ -35,6 +35,7 @@ mod headers;
 mod issuer;
 mod listener;
 mod login;
+mod meters;
 mod pipeline;
 mod proof;
 mod record;
@@ -211,6 +212,8 @@ impl Gateway {
         if let Some(address) = settings.admin.filter(|address| !is_loopback(address)) {
             return Err(GatewayError::AdminExposed { address });
         }
+        meters::describe();
+        let metrics = meters::read_when_asked(workload.clone(), metrics);
         let workers = engine::workers(settings.workers);
         let tls = match settings.listen_tls {
             None => None,

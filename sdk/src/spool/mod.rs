@@ -275,6 +275,17 @@ impl Spool {
         &self.shared.edges
     }
 
+    /// Events that are not on disk yet, without the calls in the rings.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let mut count = 0;
+        let _: Option<()> = self.shared.waiting.find(|waiting| {
+            count += waiting.len();
+            None
+        });
+        count
+    }
+
     /// Bytes on disk that the authority does not hold yet.
     #[must_use]
     pub fn backlog_bytes(&self) -> u64 {

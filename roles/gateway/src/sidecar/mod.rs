@@ -40,6 +40,7 @@ use self::inbound::Inbound;
 use self::outbound::FromApp;
 use crate::admin::{self, MetricsText, ReadyCheck};
 use crate::engine::{self, Port, Sockets};
+use crate::meters;
 use crate::record::Recorder;
 use crate::tell_drained;
 use crate::throttle::AddressCount;
@@ -124,6 +125,8 @@ impl Sidecar {
                 return Err(SidecarError::Exposed { setting, address });
             }
         }
+        meters::describe();
+        let metrics = meters::read_when_asked(workload.clone(), metrics);
         let workers = engine::workers(settings.workers);
         let inbound = match settings.inbound {
             Some(address) => {

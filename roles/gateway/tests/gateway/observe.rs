@@ -49,7 +49,7 @@ async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhe
     let (rig, seen) = (Rig::new(), Seen::default());
     rig.policy("gateway", RULES);
     rig.open_service("relics", echo::router(&["/relics/{id}"], &seen)).await;
-    let edge = rig.gateway(ROUTES).await;
+    let edge = rig.gateway(&format!("admin = \"127.0.0.1:0\"\n{ROUTES}")).await;
     let alice = bearer(&rig.access_token("alice", &["buyer"]));
     let path = "/relics/lamp-xyz?near=48.37,14.51";
     assert_eq!(get(edge.plain, path, &[("Authorization", &alice)]).await.status, 200);
@@ -95,6 +95,8 @@ async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhe
     assert_eq!(told, [(200, ROUTE, "relics"), (403, ROUTE, "relics"), (401, ROUTE, "relics")]);
     assert!(access.iter().all(|line| line["fields"]["decision"].as_str().unwrap().starts_with("d_")));
 
+    // Some are read only when somebody asks.
+    assert_eq!(get(edge.admin.unwrap(), "/metrics", &[]).await.status, 200);
     let metrics = metrics.render();
     for series in [
         r#"countersign_requests_total{source="user",target="relics",auth="access_token",decision="allow",code_class="2xx"} 1"#,
@@ -107,5 +109,34 @@ async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhe
     }
     for label in ["lamp-xyz", "u_alice", "alice", "/relics/"] {
         assert!(!metrics.contains(label), "{label} is a label in\n{metrics}");
+    }
+    check_metrics(&metrics);
+}
+
+/// Each has a type and says what it is, in names and units that Prometheus' own linter likes; those of the process are real.
+fn check_metrics(text: &str) {
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+    }
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse::<f64>().unwrap()
+    };
+    assert!((value("countersign_config_reload_success") - 1.0).abs() < f64::EPSILON);
+    assert!(value("countersign_audit_queue_length") >= 0.0);
+    let now = f64::from(u32::try_from(countersign_sdk::clock::now().secs()).unwrap());
+    let left = value("countersign_svid_expiry_timestamp_seconds") - now;
+    assert!((0.0..86_400.0).contains(&left), "{left}");
+    if let Some(said) = countersign_testkit::promtool(&["check", "metrics"], text) {
+        assert_eq!(said, Ok(()));
+    }
+}
+
+#[test]
+fn prometheus_takes_the_alerts() {
+    let alerts = countersign_testkit::workspace_root().join("deploy/observability/alerts.yml");
+    if let Some(said) = countersign_testkit::promtool(&["check", "rules", alerts.to_str().unwrap()], "") {
+        assert_eq!(said, Ok(()));
     }
 }

@@ -15,6 +15,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("nginx", &["/usr/sbin/nginx"]),
     ("libnginx-mod-http-modsecurity", &["/usr/lib/nginx/modules/ngx_http_modsecurity_module.so"]),
     ("modsecurity-crs", &["/usr/share/modsecurity-crs/owasp-crs.load"]),
+    ("redis-server", &["/usr/bin/redis-server"]),
     ("procps", &["/usr/bin/kill", "/bin/kill"]),
     (
         "postgresql",

@@ -62,7 +62,7 @@ pub use admin::{MetricsText, ReadyCheck};
 pub use ask::AskError;
 pub use body::BodyError;
 pub use edge_tls::{CertificateSettings, EdgeCertificateError, TlsSettings};
-pub use guard::{CorsError, CountriesError, GuardError, PuzzleSettingsError};
+pub use guard::{CorsError, CountriesError, GuardError, PuzzleSettingsError, SharedLimitsError};
 pub use headers::HeaderRuleError;
 pub use issuer::IssuerError;
 pub use login::LoginSettingsError;

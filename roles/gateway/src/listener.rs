@@ -52,6 +52,10 @@ impl Answers for EdgeService {
         }
     }
 
+    fn is_balancer(&self, peer: IpAddr) -> bool {
+        self.current.peek().guard.is_balancer(peer)
+    }
+
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         Some(Rc::new(EdgeQuick::new(Arc::clone(&self.current), self.scheme)))
     }

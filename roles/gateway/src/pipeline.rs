@@ -42,6 +42,7 @@ use crate::body::{BodyFault, BodyLimits};
 use crate::forward::{self, EdgeBody};
 use crate::guard::Guard;
 use crate::guard::cors::Preflight;
+use crate::guard::limits::Known;
 use crate::headers::Rules;
 use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
@@ -182,12 +183,21 @@ impl Pipeline {
         arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Judged<'_>, Refusal> {
-        match self.judge(request, arrival, trace, decide) {
+        if let Ok(route) = self.routes.find(request) {
+            let known = Known::Place { address: arrival.address(), route: route.template.as_str() };
+            self.guard.take(&route.guard, known, &mut trace.told, clock::now()).await?;
+        }
+        let judged = match self.judge(request, arrival, trace, decide) {
             Err(refusal) if self.has_newer_keys(&refusal).await? => {
                 self.judge(request, arrival, trace, decide)
             }
             judged => judged,
-        }
+        }?;
+        let user = judged.session.as_deref().and_then(|session| session.caller.user());
+        let user = user.map(|user| user.id.as_str());
+        let known = Known::Caller { user, service: judged.target.as_str() };
+        self.guard.take(&judged.route.guard, known, &mut trace.told, clock::now()).await?;
+        Ok(judged)
     }
 
     /// From the canonical request to the permit. Nothing here waits, because all that it needs is in memory; the head

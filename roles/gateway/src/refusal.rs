@@ -26,6 +26,7 @@ use crate::body::BodyError;
 use crate::forward::EdgeBody;
 use crate::guard::access::AccessError;
 use crate::guard::cors::PreflightError;
+use crate::guard::limits::LimitError;
 use crate::guard::puzzle::PuzzleError;
 use crate::login::LoginError;
 use crate::proof::ProofError;
@@ -53,6 +54,8 @@ pub(crate) enum Refusal {
     Preflight(#[from] PreflightError),
     #[error(transparent)]
     Puzzle(#[from] PuzzleError),
+    #[error(transparent)]
+    Limited(#[from] LimitError),
     #[error(transparent)]
     Throttled(#[from] QuotaError),
     #[error(transparent)]
@@ -156,6 +159,8 @@ impl Refusal {
             Refusal::Puzzle(_) => Code::PuzzleNeeded,
             Refusal::Question(_) => Code::HeaderAmbiguous,
             Refusal::NoAsker => Code::PeerUnexpected,
+            Refusal::Limited(LimitError::Exceeded { .. }) => Code::TooManyRequests,
+            Refusal::Limited(LimitError::Unshared { .. }) => Code::Overloaded,
             Refusal::Throttled(_) | Refusal::LoginThrottled { .. } => Code::TooManyRequests,
             Refusal::NoRoute(NoRoute::Unknown) => Code::RouteUnknown,
             Refusal::NoRoute(NoRoute::Method { .. }) | Refusal::LoginMethod => Code::MethodNotAllowed,
@@ -253,6 +258,7 @@ impl Refusal {
         let whole = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         match self {
             Refusal::Throttled(error) => Some(whole(error.retry_after()).max(1)),
+            Refusal::Limited(error) => Some(whole(error.retry_after()).max(1)),
             Refusal::LoginThrottled { retry_after_s } => Some((*retry_after_s).max(1)),
             Refusal::Cluster(error) => error.retry_after_s(),
             Refusal::Stale
@@ -352,6 +358,7 @@ mod tests {
             (Refusal::Address(AccessError::Denied { address: [192, 0, 2, 1].into() }), 403),
             (Refusal::Preflight(PreflightError::Method { method: "PUT".into() }), 403),
             (Refusal::Puzzle(PuzzleError::Used), 429),
+            (Refusal::Limited(LimitError::Unshared { name: "user".into() }), 503),
             (Refusal::NoRoute(NoRoute::Unknown), 404),
             (Refusal::NoRoute(NoRoute::Method { allow: vec!["GET".into()] }), 405),
             (

@@ -197,8 +197,10 @@ fn another(settings: Settings, old: &Pipeline) -> Result<Pipeline, GatewayError>
 /// All that the guard is made of.
 fn guarded(settings: &Settings) -> impl PartialEq + '_ {
     let Settings { access, countries_file, behind, cors, puzzle, routes, .. } = settings;
+    let Settings { request_limits, shared_limits, proxy_protocol_from, .. } = settings;
     let routes: Vec<_> = routes.iter().map(|route| &route.access).collect();
-    (access, countries_file, behind, cors, puzzle, routes)
+    let counted = (request_limits, shared_limits, proxy_protocol_from);
+    (access, countries_file, behind, cors, puzzle, routes, counted)
 }
 
 /// What goes from one pipeline to the next.

@@ -32,8 +32,10 @@ pub use crate::guard::access::AccessSettings;
 pub use crate::guard::behind::{BehindSettings, ForwardedHeader};
 pub use crate::guard::cors::CorsSettings;
 pub use crate::guard::countries::Country;
+pub use crate::guard::limits::{LimitPer, LimitSettings, Rate};
 pub use crate::guard::networks::Networks;
 pub use crate::guard::puzzle::PuzzleSettings;
+pub use crate::guard::shared::{OnFailure, SharedLimitSettings};
 pub use crate::issuer::settings::{IssuerSettings, OneOrMany};
 use crate::upstream::settings::UpstreamSettings;
 
@@ -89,6 +91,15 @@ pub struct Settings {
     /// Which pages of other origins may read answers, where a route says nothing else.
     #[serde(default)]
     pub cors: Option<CorsSettings>,
+    /// Balancers that say whose connection they pass on, by PROXY protocol version 2, before the first byte.
+    #[serde(default)]
+    pub proxy_protocol_from: Networks,
+    /// How many requests users, addresses, routes and services may have.
+    #[serde(default, rename = "limit")]
+    pub request_limits: Vec<LimitSettings>,
+    /// Where several gateways count together.
+    #[serde(default)]
+    pub shared_limits: Option<SharedLimitSettings>,
     /// What a login costs after too many failed ones.
     #[serde(default)]
     pub puzzle: Option<PuzzleSettings>,
@@ -164,6 +175,9 @@ pub struct RouteSettings {
     /// Which networks and countries may knock here, besides what holds for the gateway.
     #[serde(default)]
     pub access: AccessSettings,
+    /// How many requests may come here, besides what holds for the gateway: one, or a list.
+    #[serde(default)]
+    pub limit: Option<OneOrMany<LimitSettings>>,
     /// Which pages of other origins may read answers, in place of what holds for the gateway.
     #[serde(default)]
     pub cors: Option<CorsSettings>,

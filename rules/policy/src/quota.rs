@@ -17,7 +17,9 @@ use std::{
 };
 
 use countersign_identity::UnixTime;
-use governor::{RateLimiter, clock::Clock, middleware::NoOpMiddleware, nanos::Nanos, state::StateStore};
+use governor::{
+    RateLimiter, clock::Clock, middleware::StateInformationMiddleware, nanos::Nanos, state::StateStore,
+};
 use thiserror::Error;
 
 const SHARDS: usize = 16;
@@ -29,7 +31,7 @@ const BURST_MAX: NonZeroU32 = match NonZeroU32::new(1_000_000) {
 
 /// A bucket for each key: so many per second or minute, and some at once.
 pub struct Quota<K: Hash + Eq + Clone> {
-    limiter: RateLimiter<K, Buckets<K>, GivenTime, NoOpMiddleware<Nanos>>,
+    limiter: RateLimiter<K, Buckets<K>, GivenTime, StateInformationMiddleware>,
     buckets: Buckets<K>,
     time: GivenTime,
 }
@@ -74,6 +76,13 @@ impl<K: Hash + Eq + Clone> Quota<K> {
         Self::new(governor::Quota::per_minute(count), burst, keys_max)
     }
 
+    /// One more after each `every`, `burst` at once, for at most `keys_max` keys at the same time. Nothing, if there
+    /// would be more than one in a nanosecond.
+    #[must_use]
+    pub fn one_every(every: Duration, burst: NonZeroU32, keys_max: usize) -> Option<Self> {
+        governor::Quota::with_period(every).map(|rate| Self::new(rate, burst, keys_max))
+    }
+
     fn new(rate: governor::Quota, burst: NonZeroU32, keys_max: usize) -> Self {
         let buckets = Buckets::new(keys_max);
         let time = GivenTime::default();
@@ -87,12 +96,21 @@ impl<K: Hash + Eq + Clone> Quota<K> {
     /// # Errors
     /// The bucket is empty, or there is no room for another key.
     pub fn check(&self, key: &K, now: UnixTime) -> Result<(), QuotaError> {
+        self.take(key, now).map(drop)
+    }
+
+    /// Takes one from the bucket of `key`, and says how many are left in it.
+    ///
+    /// # Errors
+    /// As of [`Quota::check`].
+    pub fn take(&self, key: &K, now: UnixTime) -> Result<u32, QuotaError> {
         let now = self.time.advance(now);
         if !self.buckets.reserve(key, now) {
             return Err(QuotaError::Full { retry_after: SWEEP_EVERY });
         }
         self.limiter
             .check_key(key)
+            .map(|state| state.remaining_burst_capacity())
             .map_err(|not_until| QuotaError::Exceeded { retry_after: not_until.wait_time_from(now) })
     }
 
@@ -106,7 +124,7 @@ impl<K: Hash + Eq + Clone> Quota<K> {
             return Err(QuotaError::Full { retry_after: SWEEP_EVERY });
         }
         match self.limiter.check_key_n(key, count) {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(not_until)) => Err(QuotaError::Exceeded { retry_after: not_until.wait_time_from(now) }),
             Err(_) => Err(QuotaError::Exceeded { retry_after: Duration::MAX }),
         }
@@ -346,5 +364,17 @@ mod tests {
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    #[test]
+    fn what_is_left_is_told_and_fills_again_at_the_stated_pace() {
+        let quota = Quota::one_every(Duration::from_secs(10), number(3), 10).unwrap();
+        let left = |millis| quota.take(&"alice", at(millis));
+        assert_eq!([left(0), left(0), left(0)], [Ok(2), Ok(1), Ok(0)]);
+        let retry_after = Duration::from_secs(10);
+        assert_eq!(left(0), Err(QuotaError::Exceeded { retry_after }));
+        assert_eq!(left(10_000), Ok(0));
+        assert_eq!(left(40_000), Ok(2));
+        assert!(Quota::<&str>::one_every(Duration::ZERO, number(1), 1).is_none());
     }
 }

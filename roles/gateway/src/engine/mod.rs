@@ -15,6 +15,7 @@ mod watch;
 mod wire;
 mod worker;
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -47,6 +48,11 @@ pub(crate) trait Answers: Send + Sync + 'static {
     /// What one answer may take.
     fn limits(&self) -> AnswerLimits {
         AnswerLimits::default()
+    }
+
+    /// Does whoever connects from there say first whose connection it is (PROXY protocol)?
+    fn is_balancer(&self, _peer: IpAddr) -> bool {
+        false
     }
 
     /// Who judges for the quick carrier, for one worker; `None` where everything goes the full way.

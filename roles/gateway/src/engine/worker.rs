@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,6 +22,8 @@ use super::watch::{TICK, Watch};
 use super::wire::Scratch;
 use super::{Answering, Answers, Port, Shared, h1, places};
 use crate::forward::EdgeBody;
+use crate::guard::proxy_header::read_proxy_header;
+use crate::throttle::Seat;
 
 /// Starts the threads. Each answers when it has ended.
 pub(super) fn start(ports: Vec<Port>, workers: NonZeroUsize, shared: &Shared) -> Vec<oneshot::Receiver<()>> {
@@ -165,23 +168,54 @@ async fn next(
         }
     };
     let seat = match origin {
+        // It holds connections of many, and says whose each is before anything else.
+        Origin::Tcp(peer) if door.answers.is_balancer(peer.ip()) => None,
+        Origin::Tcp(peer) => Some(seat(worker, peer.ip())?),
         Origin::Unix(_) => None,
-        Origin::Tcp(peer) => match worker.shared.seats.enter(peer.ip()) {
-            Some(seat) => Some(seat),
-            None => {
-                tracing::debug!(peer = %peer.ip(), "connection closed: too many from one address");
-                metrics::counter!("countersign_connections_refused_total", "reason" => "per_address")
-                    .increment(1);
-                return None;
-            }
-        },
     };
     let place = Arc::clone(&door.places).acquire_owned().await.ok()?;
     Some((Seated { bytes, _seat: seat }, origin, place))
 }
 
+/// A seat for this address, if it may have one more.
+fn seat(worker: &Worker, address: IpAddr) -> Option<Seat> {
+    let seat = worker.shared.seats.enter(address);
+    if seat.is_none() {
+        tracing::debug!(peer = %address, "connection closed: too many from one address");
+        metrics::counter!("countersign_connections_refused_total", "reason" => "per_address").increment(1);
+    }
+    seat
+}
+
+/// The connection with the address of whom it belongs to, by the word of a listed balancer.
+async fn introduced(
+    worker: &Worker,
+    door: &Door,
+    mut io: Seated,
+    origin: Origin,
+) -> Option<(Seated, Origin)> {
+    let Origin::Tcp(peer) = origin else { return Some((io, origin)) };
+    if !door.answers.is_balancer(peer.ip()) {
+        return Some((io, origin));
+    }
+    let limit = worker.shared.serving.limits.handshake;
+    let why = match tokio::time::timeout(limit, read_proxy_header(&mut io)).await {
+        Ok(Ok(Some(source))) => {
+            io._seat = Some(seat(worker, source.ip())?);
+            return Some((io, Origin::Tcp(source)));
+        }
+        Ok(Ok(None)) => return Some((io, origin)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the balancer did not say in time whose connection it is".to_owned(),
+    };
+    tracing::warn!(%peer, why, "connection of a balancer closed");
+    metrics::counter!("countersign_connections_refused_total", "reason" => "proxy_header").increment(1);
+    None
+}
+
 async fn serve(worker: &Rc<Worker>, door: &Door, io: Seated, origin: Origin) {
     let serving = &worker.shared.serving;
+    let Some((io, origin)) = introduced(worker, door, io, origin).await else { return };
     let admitted = admit(io, origin, &door.transport, &serving.limits, &serving.draining).await;
     let Some(admitted) = admitted else { return };
     if admitted.http2 == Some(true) {

@@ -1,12 +1,15 @@
 //! What an edge does besides the decision: who may knock at all, whose request it is behind another proxy, which pages
-//! may read answers, and what guessing costs. None of it lets anybody past the door.
+//! may read answers, how many requests there may be, and what guessing costs. None of it lets anybody past the door.
 
 pub(crate) mod access;
 pub(crate) mod behind;
 pub(crate) mod cors;
 pub(crate) mod countries;
+pub(crate) mod limits;
 pub(crate) mod networks;
+pub(crate) mod proxy_header;
 pub(crate) mod puzzle;
+pub(crate) mod shared;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,15 +23,19 @@ use tokio_util::sync::CancellationToken;
 pub use self::cors::CorsError;
 pub use self::countries::CountriesError;
 pub use self::puzzle::PuzzleSettingsError;
+pub use self::shared::SharedLimitsError;
 
 use self::access::{AccessError, AccessSettings};
 use self::behind::BehindSettings;
 use self::cors::Cors;
 use self::countries::Countries;
+use self::limits::{Known, Limit, LimitError, LimitSettings, Standing};
+use self::networks::Networks;
 use self::puzzle::{PUZZLE, PUZZLE_ANSWER, PuzzleError, Puzzles};
+use self::shared::SharedLimits;
 use crate::forward::EdgeBody;
 use crate::listener::Arrival;
-use crate::settings::{RouteSettings, Settings};
+use crate::settings::{OneOrMany, RouteSettings, Settings};
 
 /// Why the guard cannot stand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +49,17 @@ pub enum GuardError {
     /// Countries are listed, and there is no file that says where they are.
     #[error("access lists countries; name a MaxMind file in countries_file")]
     NoCountries,
+    /// A limit that cannot be counted.
+    #[error(
+        "limit {name:?}: its rate is more than one in a nanosecond, or its name is no printable ascii text"
+    )]
+    Limit {
+        /// Its name.
+        name: String,
+    },
+    /// See [`SharedLimitsError`].
+    #[error("shared_limits: {0}")]
+    Shared(#[from] SharedLimitsError),
     /// See [`PuzzleSettingsError`].
     #[error("puzzle: {0}")]
     Puzzle(#[from] PuzzleSettingsError),
@@ -56,6 +74,9 @@ pub(crate) struct Guard {
     countries: Option<Countries>,
     behind: BehindSettings,
     cors: Option<Arc<Cors>>,
+    limits: Vec<Limit>,
+    shared: Option<SharedLimits>,
+    balancers: Networks,
     puzzles: Option<Puzzles>,
 }
 
@@ -64,6 +85,7 @@ pub(crate) struct Guard {
 pub(crate) struct RouteGuard {
     access: AccessSettings,
     cors: Option<Arc<Cors>>,
+    limits: Vec<Limit>,
 }
 
 /// What an answer tells the client beside what it answers.
@@ -72,6 +94,7 @@ pub(crate) struct Told {
     cors: Option<Arc<Cors>>,
     origin: Option<HeaderValue>,
     challenge: Option<HeaderValue>,
+    standings: Vec<Standing>,
 }
 
 impl Guard {
@@ -92,6 +115,9 @@ impl Guard {
             countries,
             behind: settings.behind.clone(),
             cors: settings.cors.as_ref().map(Cors::compile).transpose()?.map(Arc::new),
+            limits: limits(&settings.request_limits, "gateway")?,
+            shared: settings.shared_limits.as_ref().map(SharedLimits::new).transpose()?,
+            balancers: settings.proxy_protocol_from.clone(),
             puzzles,
         })
     }
@@ -110,8 +136,8 @@ impl Guard {
 
     /// Is there nothing to do for any request but logins?
     pub(crate) fn is_idle(&self) -> bool {
-        let Guard { access, countries: _, behind, cors, puzzles: _ } = self;
-        cors.is_none() && access.is_empty() && behind.from.is_empty()
+        let Guard { access, countries: _, behind, cors, limits, shared: _, balancers: _, puzzles: _ } = self;
+        cors.is_none() && access.is_empty() && behind.from.is_empty() && limits.is_empty()
     }
 
     /// May this address knock?
@@ -127,12 +153,34 @@ impl Guard {
     /// What answers tell the client before there is a route.
     pub(crate) fn told(&self, headers: &HeaderMap) -> Told {
         let origin = headers.get(header::ORIGIN).cloned();
-        Told { cors: self.cors.clone(), origin, challenge: None }
+        Told { cors: self.cors.clone(), origin, ..Told::default() }
     }
 
     /// The rule for other origins: a route's own, else that of the gateway.
     pub(crate) fn cors<'a>(&'a self, route: &'a RouteGuard) -> Option<&'a Arc<Cors>> {
         route.cors.as_ref().or(self.cors.as_ref())
+    }
+
+    /// Takes from every bucket that counts a request by what is known of it now.
+    pub(crate) async fn take(
+        &self,
+        route: &RouteGuard,
+        known: Known<'_>,
+        told: &mut Told,
+        now: UnixTime,
+    ) -> Result<(), LimitError> {
+        for limit in route.limits.iter().chain(&self.limits) {
+            let Some(key) = limit.key(&known) else { continue };
+            let (standing, taken) = limit.take(&key, self.shared.as_ref(), now).await;
+            told.standings.push(standing);
+            taken?;
+        }
+        Ok(())
+    }
+
+    /// Does whoever connects from there say first whose connection it is?
+    pub(crate) fn is_balancer(&self, peer: IpAddr) -> bool {
+        self.balancers.contain(peer)
     }
 
     /// The rule where no route has its own.
@@ -174,14 +222,27 @@ impl Guard {
 impl RouteGuard {
     /// Is there nothing to do for requests of this route?
     pub(crate) fn is_idle(&self) -> bool {
-        let RouteGuard { access, cors } = self;
-        cors.is_none() && access.is_empty()
+        let RouteGuard { access, cors, limits } = self;
+        cors.is_none() && access.is_empty() && limits.is_empty()
     }
 
-    pub(crate) fn compile(settings: &RouteSettings) -> Result<Self, CorsError> {
+    pub(crate) fn compile(settings: &RouteSettings) -> Result<Self, GuardError> {
         let cors = settings.cors.as_ref().map(Cors::compile).transpose()?.map(Arc::new);
-        Ok(RouteGuard { access: settings.access.clone(), cors })
+        let own = settings.limit.as_ref().map(OneOrMany::to_vec).unwrap_or_default();
+        let place = format!("{} {}", settings.host.as_deref().unwrap_or("*"), settings.path);
+        Ok(RouteGuard { access: settings.access.clone(), cors, limits: limits(&own, &place)? })
     }
+}
+
+/// `place`: the gateway, or a route. Those of the gateway are called so, because both may meet in one answer.
+fn limits(settings: &[LimitSettings], place: &str) -> Result<Vec<Limit>, GuardError> {
+    let prefix = if place == "gateway" { "gateway-" } else { "" };
+    let compile = |limit: &LimitSettings| {
+        let name = format!("{prefix}{}", limit.per.as_str());
+        let refused = || GuardError::Limit { name: limit.name.clone().unwrap_or(name.clone()) };
+        Limit::new(limit, place, name.clone()).ok_or_else(refused)
+    };
+    settings.iter().map(compile).collect()
 }
 
 impl Told {
@@ -194,6 +255,9 @@ impl Told {
         let headers = answer.headers_mut();
         if let Some(cors) = &self.cors {
             cors.tell(self.origin.as_ref(), headers);
+        }
+        if !self.standings.is_empty() {
+            limits::tell(&self.standings, headers);
         }
         if let Some(challenge) = &self.challenge {
             headers.insert(PUZZLE, challenge.clone());
@@ -228,5 +292,21 @@ mod tests {
         std::fs::write(&file, "nonsense").unwrap();
         let none = guard(&format!("countries_file = {file:?}"));
         assert!(matches!(none, Some(GuardError::Countries(CountriesError::Malformed { .. }))));
+    }
+
+    #[test]
+    fn rejects_limits_that_cannot_be_counted_and_shared_ones_without_a_server() {
+        let named = "[[limit]]\nper = \"user\"\nrate = \"1/s\"\nname = \"\u{fc}\"";
+        assert_eq!(guard(named), Some(GuardError::Limit { name: "\u{fc}".into() }));
+        let fast = "[[limit]]\nper = \"user\"\nrate = \"4000000000/s\"";
+        assert_eq!(guard(fast), Some(GuardError::Limit { name: "gateway-user".into() }));
+        let missing = guard("shared_limits.url_file = \"/nowhere\"");
+        assert!(matches!(missing, Some(GuardError::Shared(SharedLimitsError::Unreadable { .. }))));
+        let dir = countersign_testkit::temp_dir();
+        let file = dir.path().join("redis.url");
+        std::fs::write(&file, "redis").unwrap();
+        let refused = guard(&format!("shared_limits.url_file = {file:?}"));
+        let path = file.display().to_string();
+        assert_eq!(refused, Some(GuardError::Shared(SharedLimitsError::Url { path })));
     }
 }

@@ -66,7 +66,7 @@ pub enum OneOrMany<T> {
 }
 
 impl<T: Clone> OneOrMany<T> {
-    fn to_vec(&self) -> Vec<T> {
+    pub(crate) fn to_vec(&self) -> Vec<T> {
         match self {
             Self::One(one) => vec![one.clone()],
             Self::Many(many) => many.clone(),

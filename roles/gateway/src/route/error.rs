@@ -3,7 +3,7 @@
 use countersign_identity::ServiceNameError;
 
 use super::{ALIKE_MAX, ROUTES_MAX};
-use crate::guard::CorsError;
+use crate::guard::GuardError;
 use crate::headers::HeaderRuleError;
 
 /// Why the routes do not load.
@@ -27,13 +27,13 @@ pub enum RouteError {
         /// What is wrong with the name.
         source: ServiceNameError,
     },
-    /// Its rule for other origins does not load.
-    #[error("route `{path}`: cors: {source}")]
-    Cors {
+    /// Its rule for other origins or a limit does not load.
+    #[error("route `{path}`: {source}")]
+    Guard {
         /// Path of the route.
         path: String,
         /// What is wrong with the rule.
-        source: CorsError,
+        source: GuardError,
     },
     /// Not a method that a route can have.
     #[error(

@@ -50,7 +50,7 @@ impl Route {
             lead: Lead::compile(settings, upstreams)?,
             user: settings.user,
             guard: RouteGuard::compile(settings)
-                .map_err(|source| RouteError::Cors { path: path(), source })?,
+                .map_err(|source| RouteError::Guard { path: path(), source })?,
             conditions: conditions(settings)?,
             template,
             headers,

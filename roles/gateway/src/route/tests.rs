@@ -20,6 +20,7 @@ fn route(path: &str, methods: &[&str], host: Option<&str>, to: &str) -> RouteSet
         rewrite_prefix: None,
         user: UserNeed::Required,
         access: Default::default(),
+        limit: None,
         cors: None,
         headers: crate::settings::HeaderRules::default(),
     }
@@ -344,6 +345,6 @@ fn a_split_may_stick_to_a_header() {
 #[test]
 fn rejects_a_rule_for_other_origins_that_does_not_load() {
     let refused = routes_of("[[route]]\npath = \"/a\"\nto = \"ads\"\ncors.origins = []").unwrap_err();
-    let source = crate::guard::CorsError::Nobody;
-    assert_eq!(refused, RouteError::Cors { path: "/a".into(), source });
+    let source = crate::guard::GuardError::Cors(crate::guard::CorsError::Nobody);
+    assert_eq!(refused, RouteError::Guard { path: "/a".into(), source });
 }

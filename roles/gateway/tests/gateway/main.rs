@@ -10,6 +10,7 @@ mod guard;
 mod http1;
 mod http2_floods;
 mod issuers;
+mod limits;
 mod llhttp;
 mod login;
 mod observe;

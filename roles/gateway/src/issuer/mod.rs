@@ -10,6 +10,7 @@ mod published;
 pub(crate) mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -114,7 +115,8 @@ enum Source {
 #[derive(Debug, Default)]
 struct Keys {
     set: JwkSet,
-    /// Counts up with every set that differs from the last.
+    /// Unlike that of any other set of this process, whichever settings it came with: sessions outlive a reload, and
+    /// what was verified by other rules or keys is verified again.
     generation: u64,
     /// When they are too old to be believed, if they ever are. Before the first ones: always.
     good_until: Option<UnixTime>,
@@ -224,11 +226,12 @@ impl Issuer {
         let (keys, source) = match &settings.jwks_file {
             Some(path) => {
                 let file = KeyFile::new(path);
-                let keys = Keys { set: file.read()?, generation: 0, good_until: None };
+                let keys = Keys { set: file.read()?, generation: next_generation(), good_until: None };
                 (keys, Source::File(file))
             }
             None => {
-                let keys = Keys { good_until: Some(UnixTime::from_secs(0)), ..Keys::default() };
+                let good_until = Some(UnixTime::from_secs(0));
+                let keys = Keys { good_until, generation: next_generation(), ..Keys::default() };
                 (keys, Source::Published(Published::new(settings)?))
             }
         };
@@ -282,7 +285,7 @@ impl Issuer {
             tracing::info!(issuer = self.rules.issuer, keys = set.len(), "keys of the issuer are new");
         }
         if is_new || old.good_until != good_until {
-            let generation = old.generation + u64::from(is_new);
+            let generation = if is_new { next_generation() } else { old.generation };
             self.keys.store(Arc::new(Keys { set, generation, good_until }));
         }
     }
@@ -292,6 +295,11 @@ impl Guesthouse<'_> {
     pub(crate) fn trust(&self) -> ForeignTrust<'_> {
         ForeignTrust { issuer: self.rules, keys: &self.keys.set }
     }
+}
+
+fn next_generation() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Few enough to look through.
@@ -398,6 +406,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_verified_under_other_settings_counts_no_longer() {
+        let mark_of = |issuers: &Issuers| {
+            let generation = issuers.0.first().unwrap().keys.load().generation;
+            GuestMark { issuer: 0, generation }
+        };
+        let old = load(&one("issuer = \"https://a.test\"\nroles = { x = \"admin\" }")).unwrap();
+        let new = load(&one("issuer = \"https://b.test\"")).unwrap();
+        assert!(old.stand_by(mark_of(&old), NOW) && new.stand_by(mark_of(&new), NOW));
+        assert!(!new.stand_by(mark_of(&old), NOW));
+    }
+
+    #[test]
     fn the_last_keys_that_were_fetched_count_until_they_are_too_old() {
         let toml = "[[issuer]]\nissuer = \"http://127.0.0.1:1\"\naudience = \"b\"\ninsecure_http_issuer_on_loopback = true";
         let issuers = load(toml).unwrap();
@@ -405,7 +425,7 @@ mod tests {
         assert!(issuer.keys_at(NOW).set.is_empty(), "before the first ones there are none");
         issuer.put(JwkSet::read(jwks("k1").as_bytes()).unwrap(), Some(NOW));
         let before = NOW.saturating_sub(Duration::from_secs(1));
-        let mark = GuestMark { issuer: 0, generation: 1 };
+        let mark = GuestMark { issuer: 0, generation: issuer.keys.load().generation };
         assert!(issuers.stand_by(mark, before) && !issuer.keys_at(before).set.is_empty());
         assert!(!issuers.stand_by(mark, NOW) && issuer.keys_at(NOW).set.is_empty());
     }

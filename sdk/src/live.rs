@@ -3,13 +3,7 @@
 mod floor;
 mod token_keys;
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    ops::Deref,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -142,8 +136,7 @@ impl Live {
         (*self.policy).as_ref()
     }
 
-    /// The routes that our rules name, for who stands in front of a service and does not know its routes. Of two that
-    /// differ in nothing but the names of their holes it has one.
+    /// The routes that our rules name, for who stands in front of a service and does not know its routes.
     #[must_use]
     pub fn routes(&self) -> &RouteTable<()> {
         &self.routes
@@ -233,17 +226,8 @@ fn routes(
         return Arc::clone(&previous.routes);
     }
     let (Some(target), Ok(policy)) = (target, &**policy) else { return Arc::default() };
-    let mut seen = HashSet::new();
-    let distinct =
-        policy.routes(target).into_iter().filter(|route| seen.insert(without_names(route.as_str())));
-    let table = RouteTable::new(distinct.map(|route| (route, ())).collect::<Vec<_>>());
-    Arc::new(table.unwrap_or_default())
-}
-
-/// `/users/{id}` and `/users/{handle}` are one route.
-fn without_names(route: &str) -> String {
-    let blank = |segment: &str| if segment.starts_with('{') { "{}".to_owned() } else { segment.to_owned() };
-    route.split('/').map(blank).collect::<Vec<_>>().join("/")
+    // Rules that give one route two names are not loaded: this is always a table.
+    Arc::new(RouteTable::new(policy.routes(target).into_iter().map(|route| (route, ()))).unwrap_or_default())
 }
 
 fn bundle(entry: &TrustBundle) -> Result<Bundle, CompileError> {

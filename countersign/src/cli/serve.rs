@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Layers};
 use crate::error::CliError;
 use crate::telemetry;
 use crate::up::SERVICES;
@@ -83,7 +83,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
         Role::Authority => authority(config, metrics, stop).await,
         Role::Agent => agent(config, metrics, stop).await,
         Role::Gateway => gateway(config, args.common.config, metrics, stop).await,
-        Role::Sidecar => sidecar(config, metrics, stop).await,
+        Role::Sidecar => sidecar(config, args.common.config, metrics, stop).await,
     }
 }
 
@@ -149,10 +149,10 @@ async fn gateway(
 /// SIGHUP: reads the file again and puts it into force whole, or says where it is wrong and keeps the old one.
 async fn reload_on_hangup(file: PathBuf, reloader: Reloader) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    let Ok(first) = Layers::read(&file) else { return };
     metrics::gauge!("countersign_config_reload_success").set(1.0);
     while hangups.recv().await.is_some() {
-        let settings = Config::read(&file).and_then(|config| config.table(&config.gateway, "gateway"));
-        let applied = match settings {
+        let applied = match reloadable(&file, &first) {
             Ok(settings) => reloader.apply(settings).await.map_err(|e| CliError::usage(&e, sources(&e), "")),
             Err(e) => Err(e),
         };
@@ -165,6 +165,28 @@ async fn reload_on_hangup(file: PathBuf, reloader: Reloader) {
             }
         }
         metrics::gauge!("countersign_config_reload_success").set(if applied.is_ok() { 1.0 } else { 0.0 });
+    }
+}
+
+/// The settings that are read now, if nothing changed that only a restart puts into force.
+fn reloadable(file: &Path, first: &Layers) -> Result<countersign_gateway::Settings, CliError> {
+    let layers = Layers::read(file)?;
+    let config: Config = layers.parse()?;
+    if layers.without("gateway") != first.without("gateway") {
+        return Err(CliError::usage(
+            format!("{} changes more than [gateway]", file.display()),
+            "identity, policies and state stand as long as the process",
+            "restart it",
+        ));
+    }
+    config.table(&config.gateway, "gateway")
+}
+
+/// A sidecar reads its configuration once: a hangup must not end it.
+async fn stay_at_hangup(file: PathBuf) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        tracing::warn!(file = %file.display(), "a sidecar reads its configuration at its start: restart it");
     }
 }
 
@@ -190,7 +212,13 @@ async fn workload(
     connecting.await.map_err(|e| no_identity(&socket, &e))
 }
 
-async fn sidecar(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
+async fn sidecar(
+    config: Config,
+    file: PathBuf,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> Result<(), CliError> {
+    let staying = tokio::spawn(stay_at_hangup(file));
     let settings = config.table(&config.sidecar, "sidecar")?;
     let workload = workload(&config, settings.call_limits(), || Ok(settings.service.clone())).await?;
     let render = Arc::new(move || metrics.render());
@@ -198,6 +226,7 @@ async fn sidecar(config: Config, metrics: PrometheusHandle, stop: CancellationTo
         Ok(sidecar) => sidecar.run(stop).await,
         Err(e) => Err(e),
     };
+    staying.abort();
     workload.close().await;
     served.map_err(|e| {
         let why = sources(&e);

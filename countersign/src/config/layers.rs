@@ -86,6 +86,13 @@ impl Layers {
         })
     }
 
+    /// All that is said outside the table `name`.
+    pub fn without(&self, name: &str) -> toml::Table {
+        let mut rest = self.merged.clone();
+        rest.remove(name);
+        rest
+    }
+
     /// Every value by its path, with where it was said last.
     pub fn values(&self) -> Vec<(String, String, Option<&Origin>)> {
         let mut found = Vec::new();
@@ -224,8 +231,9 @@ fn append(
     }
 }
 
+/// An empty list is none: it takes the place of what was said before.
 fn is_tables(items: &toml::de::DeArray<'_>) -> bool {
-    items.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
+    !items.is_empty() && items.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
 }
 
 /// Numbers were read by the parser; those that do not fit stay texts, and their reader says so.
@@ -289,12 +297,18 @@ fn join(prefix: &str, key: &str) -> String {
 /// The files of `conf.d`, in the order of their names.
 fn beside(file: &Path) -> Result<Vec<PathBuf>, CliError> {
     let dir = file.parent().unwrap_or(Path::new("")).join("conf.d");
-    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(Vec::new()) };
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .collect();
+    // What lies there and cannot be read may be what forbids something.
+    let unread = |e: std::io::Error| {
+        CliError::usage(format!("cannot read {}", dir.display()), e, "let this user read it")
+    };
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(unread(e)),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut files = paths.collect::<Result<Vec<PathBuf>, _>>().map_err(unread)?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     if files.len() > FILES_MAX {
         let what = format!("{} holds more than {FILES_MAX} files", dir.display());
         return Err(CliError::usage(what, "", "merge some of them"));
@@ -372,6 +386,12 @@ mod tests {
             ("\"127.0.0.1:3\"", "$COUNTERSIGN_GATEWAY__ADMIN")
         );
         assert_eq!(value(&layers, "trust_domain").1.unwrap().to_string(), "c.toml:1:1");
+    }
+
+    #[test]
+    fn an_empty_list_takes_back_what_was_said_before() {
+        let layers = layers(&[("a", "[gateway]\nfrom = [\"x\"]\n"), ("b", "[gateway]\nfrom = []\n")], &[]);
+        assert_eq!(value(&layers, "gateway.from").0, "[]");
     }
 
     #[test]

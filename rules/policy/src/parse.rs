@@ -7,7 +7,7 @@ use std::{
 
 use cedar_policy::{Policy, PolicyId, Schema, ValidationMode, Validator};
 use countersign_identity::{ServiceName, SpiffeId};
-use countersign_request::RouteTemplate;
+use countersign_request::{RouteTable, RouteTableError, RouteTemplate};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -147,6 +147,17 @@ pub enum PolicyError {
         /// What it should look like.
         hint: String,
     },
+    /// Two names for the paths of one route: whoever asks knows it by one of them, and rules about the other would never
+    /// apply.
+    #[error("policy file {file:?} names one route twice, as {first} and as {second}: write it in one way")]
+    TwoNames {
+        /// Which file.
+        file: String,
+        /// One name.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The list of actions does not make a schema.
     #[error("schema cannot be built: {0}")]
     Model(String),
@@ -165,6 +176,7 @@ impl PolicySet {
                 return Err(PolicyError::FileName(name.chars().take(64).collect()));
             }
             let file = load_file(name, text, &model.schema, &|kind, id| check_entity(name, kind, id))?;
+            check_routes(name, &file)?;
             if loaded.insert(name.to_owned(), file).is_some() {
                 return Err(PolicyError::DuplicateFile(name.to_owned()));
             }
@@ -190,16 +202,7 @@ impl PolicySet {
     /// front of that service can know of them.
     #[must_use]
     pub fn routes(&self, target: &str) -> Vec<RouteTemplate> {
-        let rules = self.files.get(target).into_iter().flat_map(|file| &file.rules);
-        let named: BTreeSet<String> = rules
-            .flat_map(|rule| rule.policy.entity_literals())
-            .filter(|entity| entity.type_name().basename() == "Route")
-            .filter_map(|entity| {
-                Some(entity.id().unescaped().strip_prefix(target)?.strip_prefix(' ')?.to_owned())
-            })
-            .collect();
-        // Each was read when the rules were loaded.
-        named.iter().filter_map(|route| RouteTemplate::parse(route).ok()).collect()
+        self.files.get(target).map(|file| file.routes(target)).unwrap_or_default()
     }
 
     /// The names of the rules of one service; nothing for a service without a file.
@@ -230,6 +233,20 @@ impl PolicyFile {
         Self { index: Index::of(&rules), rules }
     }
 
+    fn routes(&self, target: &str) -> Vec<RouteTemplate> {
+        let named: BTreeSet<String> = self
+            .rules
+            .iter()
+            .flat_map(|rule| rule.policy.entity_literals())
+            .filter(|entity| entity.type_name().basename() == "Route")
+            .filter_map(|entity| {
+                Some(entity.id().unescaped().strip_prefix(target)?.strip_prefix(' ')?.to_owned())
+            })
+            .collect();
+        // Each was read when the rules were loaded.
+        named.iter().filter_map(|route| RouteTemplate::parse(route).ok()).collect()
+    }
+
     fn ids(&self) -> impl Iterator<Item = &str> {
         self.rules.iter().map(Rule::id)
     }
@@ -248,6 +265,16 @@ impl Rule {
 
     pub(crate) fn id(&self) -> &str {
         self.policy.id().as_ref()
+    }
+}
+
+fn check_routes(target: &str, file: &PolicyFile) -> Result<(), PolicyError> {
+    let routes = file.routes(target).into_iter().map(|route| (route, ()));
+    match RouteTable::new(routes) {
+        Ok(_) => Ok(()),
+        Err(RouteTableError::Ambiguous { first, second }) => {
+            Err(PolicyError::TwoNames { file: target.to_owned(), first, second })
+        }
     }
 }
 

@@ -161,3 +161,22 @@ fn the_routes_that_rules_name_are_known_to_whoever_stands_in_front_of_the_servic
     assert_eq!(named, ["/users/me", "/users/{id}"]);
     assert!(set.routes("ads").is_empty());
 }
+
+#[test]
+fn rejects_two_names_for_one_route_because_rules_about_one_of_them_would_never_apply() {
+    let rules = |first: &str, second: &str| {
+        format!(
+            "@id(\"a\") permit (principal, action, resource == Route::\"ads {first}\");
+             @id(\"b\") forbid (principal, action, resource == Route::\"ads {second}\");"
+        )
+    };
+    for (first, second) in [("/ads/{ad}", "/ads/{id}"), ("/ads/*", "/ads/{*rest}")] {
+        let refused = PolicySet::load([("ads", rules(first, second).as_str())]).unwrap_err();
+        assert!(matches!(refused, PolicyError::TwoNames { .. }), "{refused}");
+    }
+    for (first, second) in
+        [("/ads/{id}", "/ads/*"), ("/ads/{id}", "/ads/{id}/buy"), ("/ads/{id}", "/ads/{id}")]
+    {
+        assert!(PolicySet::load([("ads", rules(first, second).as_str())]).is_ok(), "{first} {second}");
+    }
+}

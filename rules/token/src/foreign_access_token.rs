@@ -145,9 +145,8 @@ impl ForeignIssuer {
         Ok((begins, expires))
     }
 
-    /// For people to read: whose word it is stands beside it.
+    /// For people to read: whose word it is stands beside it, after a space, which no name of an account of ours holds.
     fn name(&self, claims: &Claims<'_>, sub: &str) -> Result<String, ForeignTokenError> {
-        let house = self.issuer.strip_prefix("https://").unwrap_or(&self.issuer);
         let found = self.name_claim.as_ref().and_then(|path| follow(claims, path));
         let name = match found {
             Some(Json::Text(name)) => text(name, NAME_BYTES_MAX)?,
@@ -158,7 +157,7 @@ impl ForeignIssuer {
             }
             None => sub,
         };
-        Ok(format!("{name}@{house}"))
+        Ok(format!("{name} {}", self.issuer))
     }
 
     /// In the order of the settings, each once.

@@ -75,7 +75,7 @@ fn accepts_a_token_and_names_its_subject_after_its_issuer() {
     let grant = with("groups", json!(["x"])).unwrap();
     let expected = User {
         id: "https://sts.mesh.test#spiffe://mesh.test/client".into(),
-        name: "spiffe://mesh.test/client@sts.mesh.test".into(),
+        name: "spiffe://mesh.test/client https://sts.mesh.test".into(),
         roles: Vec::new(),
         txn: "one".into(),
         requested_by: None,
@@ -152,7 +152,7 @@ fn a_name_for_people_says_whose_word_it_is() {
         let issuer = ForeignIssuer { name_claim: Some(vec!["preferred_username".into()]), ..issuer() };
         verify(&issuer, &header(&key()), &claims, NOW).map(|grant| grant.user.get().name.clone())
     };
-    assert_eq!(named(json!("alice")), Ok("alice@sts.mesh.test".to_owned()));
+    assert_eq!(named(json!("alice")), Ok("alice https://sts.mesh.test".to_owned()));
     assert_eq!(named(json!("a\nb")), Err(ForeignTokenError::Unnameable { bytes: 3 }));
     assert!(matches!(named(json!(7)), Err(ForeignTokenError::Claim(ClaimError::WrongType { .. }))));
 }

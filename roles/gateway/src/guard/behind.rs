@@ -18,13 +18,16 @@ pub struct BehindSettings {
     pub from: Networks,
     /// In which header they tell. Only this one is read: what a proxy does not write, a client may.
     pub header: ForwardedHeader,
+    /// With [`ForwardedHeader::XForwardedFor`]: do they all write `X-Forwarded-Proto` themselves, over whatever a client
+    /// wrote? Else it is not read.
+    pub x_forwarded_proto: bool,
 }
 
 /// The header in which a proxy tells whom it forwards for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`, beside it `X-Forwarded-Proto`.
+    /// `X-Forwarded-For`.
     #[default]
     XForwardedFor,
     /// `Forwarded` (RFC 7239).
@@ -47,7 +50,7 @@ impl BehindSettings {
             return None;
         }
         let hops = match self.header {
-            ForwardedHeader::XForwardedFor => x_forwarded(headers),
+            ForwardedHeader::XForwardedFor => x_forwarded(headers, self.x_forwarded_proto),
             ForwardedHeader::Forwarded => forwarded(headers),
         };
         let mut told = Told { client: peer.to_canonical(), scheme: None };
@@ -68,11 +71,11 @@ struct Hop {
     scheme: Option<&'static str>,
 }
 
-fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
+fn x_forwarded(headers: &HeaderMap, with_proto: bool) -> Vec<Hop> {
     let mut protos = headers.get_all("x-forwarded-proto").iter();
     // One proxy, one word; several would have to be matched with the addresses, and nobody says how.
     let scheme = match (protos.next(), protos.next()) {
-        (Some(one), None) => one.to_str().ok().and_then(scheme),
+        (Some(one), None) if with_proto => one.to_str().ok().and_then(scheme),
         _ => None,
     };
     list(headers, "x-forwarded-for").map(|text| Hop { address: address(text), scheme }).collect()
@@ -115,7 +118,7 @@ const HOPS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use http::{HeaderName, HeaderValue};
 
     use super::*;
@@ -125,7 +128,15 @@ mod tests {
         peer: &str,
         lines: &[(&'static str, &str)],
     ) -> Option<(String, Option<&'static str>)> {
-        let toml = format!("from = [\"10.0.0.0/8\"]\nheader = {header:?}");
+        told_as(&format!("header = {header:?}\nx_forwarded_proto = true"), peer, lines)
+    }
+
+    fn told_as(
+        further: &str,
+        peer: &str,
+        lines: &[(&'static str, &str)],
+    ) -> Option<(String, Option<&'static str>)> {
+        let toml = format!("from = [\"10.0.0.0/8\"]\n{further}");
         let settings: BehindSettings = toml::from_str(&toml).unwrap();
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
@@ -140,6 +151,14 @@ mod tests {
         let lines = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
         assert_eq!(told("x-forwarded-for", "10.1.1.1", &lines), Some(("192.0.2.1".into(), Some("https"))));
         assert_eq!(told("x-forwarded-for", "192.0.2.9", &lines), None);
+    }
+
+    #[test]
+    fn a_scheme_counts_only_from_proxies_that_are_said_to_write_it() {
+        let lines = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
+        assert_eq!(told_as("", "10.1.1.1", &lines), Some(("192.0.2.1".into(), None)));
+        let twice = [lines[0], lines[1], ("x-forwarded-proto", "https")];
+        assert_eq!(told("x-forwarded-for", "10.1.1.1", &twice), Some(("192.0.2.1".into(), None)));
     }
 
     #[test]

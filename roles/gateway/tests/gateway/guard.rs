@@ -98,7 +98,7 @@ async fn without_a_rule_for_other_origins_nothing_is_said_of_them() {
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (401, None));
 }
 
-const BEHIND: &str = "behind.from = [\"127.0.0.1\"]\n";
+const BEHIND: &str = "behind.from = [\"127.0.0.1\"]\nbehind.x_forwarded_proto = true\n";
 
 #[tokio::test]
 async fn whose_request_it_is_is_told_by_listed_proxies_alone() {

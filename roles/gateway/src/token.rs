@@ -114,9 +114,10 @@ impl Tokens {
         };
         let caller = caller.inspect_err(|_| self.forget(&digest))?;
         let user = caller.user().ok_or(EvidenceError::NotBearer)?.get().clone();
-        // The same access token keeps its internal token from one snapshot to the next.
-        let internal = known.and_then(|old| lock(&old.internal).clone());
         let guest = guesthouse.map(|house| house.mark);
+        // The same access token keeps its internal token from one snapshot to the next, while it says the same.
+        let same = known.filter(|old| old.user == user && old.guest == guest);
+        let internal = same.and_then(|old| lock(&old.internal).clone());
         let session =
             Session { caller, user, sequence: rules.sequence, guest, internal: Mutex::new(internal) };
         let session = Arc::new(session);

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use countersign_gateway::{Gateway, GatewayError, RouteError};
 use countersign_identity::SpiffeId;
+use countersign_sdk::clock;
+use countersign_token::TxnToken;
 use tokio_util::sync::CancellationToken;
 
+use crate::issuers::{ISSUER, Provider};
 use crate::rig::client::{bearer, get};
 use crate::rig::echo::{self, Seen};
 use crate::rig::{Rig, eventually, settings};
@@ -112,4 +115,50 @@ async fn reloads_under_load_fail_no_request_by_either_carrier() {
     }
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn after_a_reload_users_of_another_issuer_have_what_the_new_settings_give_them() {
+    let (rig, provider) = (Rig::new(), Provider::new("k1"));
+    rig.policy("gateway", EVERYBODY);
+    let seen = Seen::default();
+    let _ads = rig.open_service("ads", echo::router(&["/ads"], &seen)).await;
+    let file = rig.dir.path().join("jwks.json");
+    std::fs::write(&file, provider.jwks()).unwrap();
+    let giving = |roles: &str| {
+        settings(&format!(
+            "{}[[issuer]]\nissuer = \"{ISSUER}\"\naudience = \"backend\"\njwks_file = {file:?}\ntyp = \"JWT\"\n\
+             roles_claim = \"scope\"\nroles = {{ {roles} }}\n",
+            to("/ads")
+        ))
+    };
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let first = giving("write = \"shop-seller\"");
+    let gateway = Gateway::bind(first, workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    let running = tokio::spawn(gateway.run(rig.shutdown.clone()));
+    eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    let guest = bearer(&provider.token(ISSUER, |_| {}));
+    let status = async || get(address, "/ads", &[("authorization", &guest)]).await.status;
+    let roles = || {
+        let internal = echo::header(&seen.last(), "txn-token").remove(0);
+        let live = workload.live();
+        let user = TxnToken::verify(&internal, &rig.td, clock::now(), |kid| {
+            live.tokens().internal.get(kid).cloned()
+        });
+        user.unwrap().into_inner().roles
+    };
+    assert_eq!((status().await, roles()), (200, vec!["shop-seller".to_owned()]));
+
+    reloader.apply(giving("write = \"shop-buyer\"")).await.unwrap();
+    assert_eq!(
+        (status().await, roles()),
+        (200, vec!["shop-buyer".to_owned()]),
+        "and its internal token is another"
+    );
+
+    reloader.apply(settings(&to("/ads"))).await.unwrap();
+    assert_eq!(status().await, 401, "the issuer is gone");
+    rig.shutdown.cancel();
+    running.await.unwrap();
 }

@@ -2,8 +2,8 @@
 //!
 //! A reload makes a whole new pipeline and puts it in the place of the old one. Requests in progress end with the one
 //! that they began with. What must outlast it goes over: the key of the internal tokens and the tokens that were
-//! verified, the memory of proofs of possession, and every part whose settings did not change, with the quotas and the
-//! health that it knows.
+//! verified, the memory of proofs of possession, and every part whose settings did not change, with the quotas, the
+//! keys and the health that it knows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,7 +153,7 @@ pub(crate) fn first(settings: Settings, workload: Workload) -> Result<Pipeline, 
         proofs: Arc::new(Proofs::new(&rng, clock::now()).map_err(KeyError::Random)?),
         recorder: Arc::new(Recorder::new(Arc::clone(workload.spool()))),
         upstreams: Arc::new(Upstreams::load(&settings.upstreams, workload.trust())?),
-        issuers: Arc::new(Issuers::load(&settings.issuers)?),
+        issuers: Arc::new(Issuers::load(&settings.issuers, &Issuers::default())?),
         throttle: Arc::new(Throttle::new(&settings.throttle)),
         guard: Arc::new(Guard::new(&settings, &rng)?),
         workload,
@@ -177,7 +177,7 @@ fn another(settings: Settings, old: &Pipeline) -> Result<Pipeline, GatewayError>
         issuers: if settings.issuers == was.issuers {
             Arc::clone(&old.issuers)
         } else {
-            Arc::new(Issuers::load(&settings.issuers)?)
+            Arc::new(Issuers::load(&settings.issuers, &old.issuers)?)
         },
         throttle: if settings.throttle == was.throttle {
             Arc::clone(&old.throttle)

@@ -96,10 +96,12 @@ pub enum IssuerError {
 }
 
 /// Every issuer but our own.
-pub(crate) struct Issuers(Vec<Issuer>);
+#[derive(Default)]
+pub(crate) struct Issuers(Vec<Arc<Issuer>>);
 
 /// One of them.
 struct Issuer {
+    settings: IssuerSettings,
     rules: ForeignIssuer,
     keys: ArcSwap<Keys>,
     source: Source,
@@ -144,14 +146,18 @@ pub(crate) struct GuestMark {
 }
 
 impl Issuers {
-    /// Judges the settings and reads the files.
-    pub(crate) fn load(settings: &[IssuerSettings]) -> Result<Self, IssuerError> {
+    /// Judges the settings and reads the files. An issuer whose settings are those that it has in `old` stays as it is,
+    /// with its keys.
+    pub(crate) fn load(settings: &[IssuerSettings], old: &Self) -> Result<Self, IssuerError> {
         if settings.len() > ISSUERS_MAX {
             return Err(IssuerError::TooMany { count: settings.len() });
         }
-        let mut issuers: Vec<Issuer> = Vec::new();
+        let mut issuers: Vec<Arc<Issuer>> = Vec::new();
         for entry in settings {
-            let issuer = Issuer::load(entry)?;
+            let issuer = match old.0.iter().find(|issuer| issuer.settings == *entry) {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Issuer::load(entry)?),
+            };
             if issuers.iter().any(|other| other.rules.issuer == issuer.rules.issuer) {
                 return Err(IssuerError::Twice { issuer: entry.issuer.clone() });
             }
@@ -197,13 +203,8 @@ impl Issuers {
     /// Keeps the keys new until `shutdown`.
     pub(crate) async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
         let mut watchers = JoinSet::new();
-        for at in 0..self.0.len() {
-            let (issuers, shutdown) = (Arc::clone(&self), shutdown.clone());
-            watchers.spawn(async move {
-                if let Some(issuer) = issuers.0.get(at) {
-                    issuer.watch(shutdown).await;
-                }
-            });
+        for issuer in &self.0 {
+            watchers.spawn(Arc::clone(issuer).watch(shutdown.clone()));
         }
         while watchers.join_next().await.is_some() {}
     }
@@ -235,7 +236,7 @@ impl Issuer {
                 (keys, Source::Published(Published::new(settings)?))
             }
         };
-        Ok(Issuer { rules, keys: ArcSwap::from_pointee(keys), source })
+        Ok(Issuer { settings: settings.clone(), rules, keys: ArcSwap::from_pointee(keys), source })
     }
 
     /// The keys that count: none, if they are too old.
@@ -247,7 +248,7 @@ impl Issuer {
         Arc::new(Keys { generation: keys.generation, ..Keys::default() })
     }
 
-    async fn watch(&self, shutdown: CancellationToken) {
+    async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
         match &self.source {
             Source::File(file) => file.watch(|set| self.put(set, None), shutdown).await,
             Source::Published(published) => {
@@ -313,6 +314,7 @@ mod tests {
 
     use super::*;
 
+    const PLAIN: &str = "insecure_http_issuer_on_loopback = true";
     const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 
     fn jwks(kid: &str) -> String {
@@ -330,7 +332,7 @@ mod tests {
 
     fn load(toml: &str) -> Result<Issuers, IssuerError> {
         let dir = temp_dir();
-        Issuers::load(&entries(&dir, toml))
+        Issuers::load(&entries(&dir, toml), &Issuers::default())
     }
 
     fn one(lines: &str) -> String {
@@ -345,7 +347,7 @@ mod tests {
         assert!(issuers.of_token(token, "https://ours.test", NOW).is_some());
         assert!(issuers.of_token(token, "https://a.test", NOW).is_none(), "our own rules come first");
         assert!(issuers.of_token("e30.e30.", "https://ours.test", NOW).is_none());
-        assert!(Issuers(Vec::new()).of_token(token, "", NOW).is_none());
+        assert!(Issuers::default().of_token(token, "", NOW).is_none());
     }
 
     #[test]
@@ -390,7 +392,9 @@ mod tests {
         let dir = temp_dir();
         let settings = entries(&dir, &one("issuer = \"https://a.test\""));
         std::fs::write(dir.path().join("jwks.json"), "{}").unwrap();
-        let Err(IssuerError::Keys { source, .. }) = Issuers::load(&settings) else { panic!("no keys") };
+        let Err(IssuerError::Keys { source, .. }) = Issuers::load(&settings, &Issuers::default()) else {
+            panic!("no keys")
+        };
         assert_eq!(source, JwkSetError::Malformed);
     }
 
@@ -415,6 +419,23 @@ mod tests {
         let new = load(&one("issuer = \"https://b.test\"")).unwrap();
         assert!(old.stand_by(mark_of(&old), NOW) && new.stand_by(mark_of(&new), NOW));
         assert!(!new.stand_by(mark_of(&old), NOW));
+    }
+
+    #[test]
+    fn an_issuer_whose_settings_stay_keeps_its_keys_when_another_changes() {
+        let entry = |port: u16, more: &str| {
+            format!("[[issuer]]\nissuer = \"http://127.0.0.1:{port}\"\naudience = \"b\"\n{PLAIN}\n{more}\n")
+        };
+        let dir = temp_dir();
+        let old = entries(&dir, &(entry(1, "") + &entry(2, "")));
+        let old = Issuers::load(&old, &Issuers::default()).unwrap();
+        for issuer in &old.0 {
+            issuer.put(JwkSet::read(jwks("k1").as_bytes()).unwrap(), None);
+        }
+        let new = entries(&dir, &(entry(2, "lifetime_max_s = 60") + &entry(1, "")));
+        let new = Issuers::load(&new, &old).unwrap();
+        let known: Vec<_> = new.0.iter().map(|issuer| !issuer.keys_at(NOW).set.is_empty()).collect();
+        assert_eq!(known, [false, true]);
     }
 
     #[test]

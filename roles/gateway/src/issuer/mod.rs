@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::file::KeyFile;
-use self::published::{Asked, Published};
+use self::published::{NoTurn, Published, Turn};
 use self::settings::IssuerSettings;
 
 /// Why the issuers do not load.
@@ -254,23 +254,40 @@ impl Issuer {
             Source::Published(published) => {
                 let mut pause = Duration::ZERO;
                 while shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-                    pause = if self.refetch().await { published.refresh } else { published.pause };
+                    let fetch = async { self.fetch(published, published.next_turn().await).await };
+                    let Some(got) = shutdown.run_until_cancelled(fetch).await else { return };
+                    pause = if got { published.refresh } else { published.pause };
                 }
             }
         }
     }
 
-    /// Asks for the keys, or waits for somebody who does. Whether there may be others now.
-    async fn refetch(&self) -> bool {
+    /// For a request: asks for the keys, or waits for somebody who does. Whether there may be others now.
+    async fn refetch(self: &Arc<Self>) -> bool {
         let Source::Published(published) = &self.source else { return false };
-        match published.ask().await {
-            Asked::Got(set) => {
+        let turn = match published.turn().await {
+            Ok(turn) => turn,
+            Err(why) => return why == NoTurn::ByAnother,
+        };
+        let issuer = Arc::clone(self);
+        // In a task of its own: a client that goes away takes its request along, and not the keys of all others.
+        let fetch = tokio::spawn(async move {
+            match &issuer.source {
+                Source::Published(published) => issuer.fetch(published, turn).await,
+                Source::File(_) => false,
+            }
+        });
+        fetch.await.unwrap_or(false)
+    }
+
+    /// Asks for the keys and puts them in place. Whether it got them.
+    async fn fetch(&self, published: &Published, turn: Turn) -> bool {
+        match published.keys(&turn).await {
+            Ok(set) => {
                 self.put(set, Some(clock::now().saturating_add(published.age_max)));
                 true
             }
-            Asked::ByAnother => true,
-            Asked::TooSoon => false,
-            Asked::Failed(error) => {
+            Err(error) => {
                 let left_s = self.keys.load().good_until.map_or(0, |end| end.since(clock::now()).as_secs());
                 tracing::error!(issuer = self.rules.issuer, %error, left_s, "keys of an issuer not fetched, the last ones stay in use");
                 metrics::counter!("countersign_issuer_fetch_failures_total").increment(1);
@@ -311,6 +328,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use countersign_keys::{KeyPair, SystemRandom};
     use countersign_testkit::{TempDir, temp_dir};
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -436,6 +454,62 @@ mod tests {
         let new = Issuers::load(&new, &old).unwrap();
         let known: Vec<_> = new.0.iter().map(|issuer| !issuer.keys_at(NOW).set.is_empty()).collect();
         assert_eq!(known, [false, true]);
+    }
+
+    /// An issuer that answers when it may.
+    struct Site {
+        issuers: Issuers,
+        place: String,
+        asked: Arc<Notify>,
+        may_answer: Arc<Notify>,
+    }
+
+    async fn site() -> Site {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, may_answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let metadata = format!("{{\"issuer\":\"{place}\",\"jwks_uri\":\"{place}/keys\"}}");
+        let (ask, answer, keys) = (Arc::clone(&asked), Arc::clone(&may_answer), jwks("k1"));
+        let router = axum::Router::new()
+            .route(
+                "/.well-known/openid-configuration",
+                axum::routing::get(move || async move {
+                    ask.notify_one();
+                    answer.notified().await;
+                    metadata
+                }),
+            )
+            .route("/keys", axum::routing::get(move || async move { keys }));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let toml = format!("[[issuer]]\nissuer = \"{place}\"\naudience = \"b\"\n{PLAIN}");
+        Site { issuers: load(&toml).unwrap(), place, asked, may_answer }
+    }
+
+    #[tokio::test]
+    async fn keys_arrive_though_the_request_that_asked_for_them_went_away() {
+        let site = site().await;
+        tokio::select! {
+            refetched = site.issuers.refetch(&site.place) => panic!("nobody answered, and there is {refetched:?}"),
+            () = site.asked.notified() => {}
+        }
+        site.may_answer.notify_one();
+        let issuer = site.issuers.0.first().unwrap();
+        let arrival = async {
+            while issuer.keys_at(clock::now()).set.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), arrival).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn keys_are_kept_new_however_lately_a_request_asked_for_them() {
+        let site = site().await;
+        site.may_answer.notify_one();
+        assert_eq!(site.issuers.refetch(&site.place).await, Refetched::New);
+        site.asked.notified().await;
+        tokio::spawn(Arc::new(site.issuers).watch(CancellationToken::new()));
+        tokio::time::timeout(Duration::from_secs(10), site.asked.notified()).await.unwrap();
     }
 
     #[test]

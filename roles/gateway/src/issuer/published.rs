@@ -1,13 +1,14 @@
 //! Keys that an issuer publishes where its metadata says (OpenID Connect Discovery 1.0 section 4).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_keys::JwkSet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::IssuerError;
@@ -22,22 +23,24 @@ pub(super) struct Published {
     pub(super) refresh: Duration,
     /// Keys that could not be asked for again count for this long.
     pub(super) age_max: Duration,
-    /// Between two questions, whoever wants them asked: strangers invent names of keys.
+    /// Between two questions for the sake of requests: strangers invent names of keys.
     pub(super) pause: Duration,
     /// When it was asked last. Held while asking, so that a crowd asks once.
-    last_try: Mutex<Option<Instant>>,
+    last_try: Arc<Mutex<Option<Instant>>>,
 }
 
-/// What became of a wish for newer keys.
-pub(super) enum Asked {
-    /// They are here.
-    Got(JwkSet),
+/// The right to ask: as long as it lives, nobody else does.
+pub(super) struct Turn {
+    _asking: OwnedMutexGuard<Option<Instant>>,
+}
+
+/// Why a request does not ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoTurn {
     /// Somebody else asked in the meantime.
     ByAnother,
     /// It was asked a moment ago.
     TooSoon,
-    /// There was no answer that could be used.
-    Failed(FetchError),
 }
 
 /// The members that count here.
@@ -66,28 +69,30 @@ impl Published {
             refresh: Duration::from_secs(settings.refresh_s),
             age_max: Duration::from_secs(settings.keys_age_max_s),
             pause: Duration::from_secs(settings.unknown_key_pause_s.get().into()),
-            last_try: Mutex::default(),
+            last_try: Arc::default(),
         })
     }
 
-    /// Asks for the keys, unless somebody just did.
-    pub(super) async fn ask(&self) -> Asked {
-        let mut last = match self.last_try.try_lock() {
-            Ok(last) => last,
-            Err(_) => {
-                // Whoever waited for another's answer has it now.
-                drop(self.last_try.lock().await);
-                return Asked::ByAnother;
-            }
+    /// For a request: the right to ask, unless somebody does or just did. Waits no longer than one question takes.
+    pub(super) async fn turn(&self) -> Result<Turn, NoTurn> {
+        let Ok(last) = Arc::clone(&self.last_try).try_lock_owned() else {
+            // Whoever waited for another's answer has it now.
+            drop(self.last_try.lock().await);
+            return Err(NoTurn::ByAnother);
         };
-        if last.is_some_and(|last| last.elapsed() < self.pause) {
-            return Asked::TooSoon;
+        match last.is_some_and(|last| last.elapsed() < self.pause) {
+            true => Err(NoTurn::TooSoon),
+            false => Ok(Turn::begin(last)),
         }
-        *last = Some(Instant::now());
-        self.keys().await.map_or_else(Asked::Failed, Asked::Got)
     }
 
-    async fn keys(&self) -> Result<JwkSet, FetchError> {
+    /// For whoever keeps the keys new: as soon as nobody else asks, whatever requests did before.
+    pub(super) async fn next_turn(&self) -> Turn {
+        Turn::begin(Arc::clone(&self.last_try).lock_owned().await)
+    }
+
+    /// Asks for the keys.
+    pub(super) async fn keys(&self, _turn: &Turn) -> Result<JwkSet, FetchError> {
         let url = format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'));
         let metadata: Metadata = serde_json::from_slice(&self.fetcher.get(&url).await?)
             .map_err(|error| FetchError::Metadata { url: url.clone(), why: error.to_string() })?;
@@ -98,6 +103,13 @@ impl Published {
         let url = metadata.jwks_uri;
         let set = JwkSet::read(&self.fetcher.get(&url).await?);
         set.map_err(|source| FetchError::Keys { url, source })
+    }
+}
+
+impl Turn {
+    fn begin(mut last: OwnedMutexGuard<Option<Instant>>) -> Self {
+        *last = Some(Instant::now());
+        Turn { _asking: last }
     }
 }
 

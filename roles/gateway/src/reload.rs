@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use countersign_keys::{KeyError, KeyPair, SystemRandom};
@@ -103,6 +104,10 @@ impl Reloads {
             let result = match made {
                 Ok(new) => {
                     let next = Generation::begin(&new, &shutdown);
+                    // Else the first requests to a name that is new would find nobody. Whoever answers late, or never,
+                    // does not hold up the rest.
+                    let answered = tokio::time::timeout(DISCOVERY_WAIT, new.upstreams.answered());
+                    let _ = shutdown.run_until_cancelled(answered).await;
                     self.current.0.store(new);
                     std::mem::replace(&mut generation, next).end().await;
                     Ok(())
@@ -152,7 +157,7 @@ pub(crate) fn first(settings: Settings, workload: Workload) -> Result<Pipeline, 
         tokens: Arc::new(Tokens::new(key, workload.id().clone(), settings.limits.sessions_max)),
         proofs: Arc::new(Proofs::new(&rng, clock::now()).map_err(KeyError::Random)?),
         recorder: Arc::new(Recorder::new(Arc::clone(workload.spool()))),
-        upstreams: Arc::new(Upstreams::load(&settings.upstreams, workload.trust())?),
+        upstreams: Arc::new(Upstreams::load(&settings.upstreams, workload.trust(), &Upstreams::default())?),
         issuers: Arc::new(Issuers::load(&settings.issuers, &Issuers::default())?),
         throttle: Arc::new(Throttle::new(&settings.throttle)),
         guard: Arc::new(Guard::new(&settings, &rng)?),
@@ -172,7 +177,7 @@ fn another(settings: Settings, old: &Pipeline) -> Result<Pipeline, GatewayError>
         upstreams: if settings.upstreams == was.upstreams {
             Arc::clone(&old.upstreams)
         } else {
-            Arc::new(Upstreams::load(&settings.upstreams, workload.trust())?)
+            Arc::new(Upstreams::load(&settings.upstreams, workload.trust(), &old.upstreams)?)
         },
         issuers: if settings.issuers == was.issuers {
             Arc::clone(&old.issuers)
@@ -272,3 +277,5 @@ fn stays_the_same(new: &Settings, old: &Settings) -> Result<(), GatewayError> {
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 const ORDERS_WAITING_MAX: usize = 4;
+/// How long new settings wait for the first answers of discovery.
+const DISCOVERY_WAIT: Duration = Duration::from_secs(5);

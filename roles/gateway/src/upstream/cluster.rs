@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::dial::{Dialed, Dialer};
 use super::endpoint::{Endpoint, Found};
@@ -41,6 +42,8 @@ pub(crate) struct Cluster {
     pub(super) ejected: Notify,
     /// Wakes the checks when there are other endpoints.
     pub(super) changed: Notify,
+    /// Cancelled once discovery has answered for the first time.
+    pub(super) answered: CancellationToken,
     started: Instant,
 }
 
@@ -91,6 +94,7 @@ impl Cluster {
             trouble: Mutex::new("discovery has not answered yet".to_owned()),
             ejected: Notify::new(),
             changed: Notify::new(),
+            answered: CancellationToken::new(),
             started: Instant::now(),
         })
     }

@@ -104,6 +104,7 @@ pub(super) async fn discover(cluster: Arc<Cluster>, source: Source, shutdown: Ca
             }
             last = Some(found);
         }
+        cluster.answered.cancel();
         if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }

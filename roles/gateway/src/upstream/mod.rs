@@ -63,7 +63,9 @@ pub(crate) struct Upstreams {
 }
 
 /// One upstream, and what keeps it up to date.
+#[derive(Clone)]
 struct Kept {
+    settings: UpstreamSettings,
     cluster: Arc<Cluster>,
     source: Source,
     health: Option<Health>,
@@ -187,17 +189,23 @@ pub enum UpstreamSettingsError {
 }
 
 impl Upstreams {
-    /// Judges the settings; nothing is connected or looked up yet. `trust`: who we are, and whom we recognise.
+    /// Judges the settings; nothing is connected or looked up yet. `trust`: who we are, and whom we recognise. An
+    /// upstream whose settings are those that it has in `old` stays as it is, with its endpoints and their health.
     pub(crate) fn load(
         settings: &[UpstreamSettings],
         trust: &Arc<TrustState>,
+        old: &Self,
     ) -> Result<Self, UpstreamSettingsError> {
         if settings.len() > UPSTREAMS_MAX {
             return Err(UpstreamSettingsError::TooMany { count: settings.len() });
         }
         let mut clusters = BTreeMap::new();
         for upstream in settings {
-            if clusters.insert(upstream.name.clone(), Kept::new(upstream, trust)?).is_some() {
+            let kept = match old.clusters.get(&upstream.name) {
+                Some(same) if same.settings == *upstream => same.clone(),
+                _ => Kept::new(upstream, trust)?,
+            };
+            if clusters.insert(upstream.name.clone(), kept).is_some() {
                 return Err(UpstreamSettingsError::Twice { name: upstream.name.clone() });
             }
         }
@@ -220,10 +228,19 @@ impl Upstreams {
         self.clusters.values().filter_map(|kept| kept.cluster.trouble()).collect()
     }
 
+    /// Until the discovery of each has answered once, be it that there is nobody.
+    pub(crate) async fn answered(&self) {
+        for kept in self.clusters.values() {
+            if matches!(kept.source, Source::Dns { .. } | Source::Srv { .. }) {
+                kept.cluster.answered.cancelled().await;
+            }
+        }
+    }
+
     /// Keeps endpoints, their health and their connections up to date until `shutdown`.
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
-        for Kept { cluster, source, health } in self.clusters.values() {
+        for Kept { cluster, source, health, .. } in self.clusters.values() {
             tasks.spawn(keeper::keep(Arc::clone(cluster), shutdown.clone()));
             if *source != Source::Static {
                 tasks.spawn(discovery::discover(Arc::clone(cluster), source.clone(), shutdown.clone()));
@@ -263,7 +280,7 @@ impl Kept {
         if !found.is_empty() {
             cluster.set_endpoints(found);
         }
-        Ok(Kept { cluster, source, health: settings.health.clone() })
+        Ok(Kept { settings: settings.clone(), cluster, source, health: settings.health.clone() })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Another configuration takes the place of the one in force, and nobody who is being served notices.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use countersign_token::TxnToken;
 use tokio_util::sync::CancellationToken;
 
 use crate::issuers::{ISSUER, Provider};
+use crate::rig::backend::Backend;
 use crate::rig::client::{bearer, get};
+use crate::rig::dns::{Dns, Record};
 use crate::rig::echo::{self, Seen};
 use crate::rig::{Rig, eventually, settings};
 
@@ -159,6 +162,44 @@ async fn after_a_reload_users_of_another_issuer_have_what_the_new_settings_give_
 
     reloader.apply(settings(&to("/ads"))).await.unwrap();
     assert_eq!(status().await, 401, "the issuer is gone");
+    rig.shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_known_of_upstreams_that_stay_and_waits_for_those_that_are_new() {
+    let (rig, dns) = (Rig::new(), Dns::new().await);
+    rig.policy("gateway", EVERYBODY);
+    let backend = Backend::named("one").await;
+    let port = backend.address.port();
+    let upstream = |name: &str| {
+        dns.set(&format!("{name}.test"), &[Record::A(Ipv4Addr::LOCALHOST)]);
+        format!(
+            "[[upstream]]\nname = \"{name}\"\ndns = \"{name}.test:{port}\"\n\
+             resolver = {{ nameservers = [\"{}\"], timeout_ms = 200 }}\n\
+             [[route]]\npath = \"/{name}\"\nto = \"{name}\"\nuser = \"none\"\n",
+            dns.address
+        )
+    };
+    let configured = |names: &[&str]| {
+        let upstreams: String = names.iter().map(|name| upstream(name)).collect();
+        settings(&format!("listen = \"127.0.0.1:0\"\n{upstreams}"))
+    };
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let gateway =
+        Gateway::bind(configured(&["first"]), workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    let running = tokio::spawn(gateway.run(rig.shutdown.clone()));
+    eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    let status = async |path: &str| get(address, path, &[]).await.status;
+
+    reloader.apply(configured(&["first", "second"])).await.unwrap();
+    assert_eq!(status("/second").await, 200, "the first request finds it");
+
+    dns.break_down(true);
+    reloader.apply(configured(&["first", "second", "third"])).await.unwrap();
+    assert_eq!((status("/first").await, status("/second").await), (200, 200), "their endpoints are known");
+    assert_ne!(status("/third").await, 200);
     rig.shutdown.cancel();
     running.await.unwrap();
 }

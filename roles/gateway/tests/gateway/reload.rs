@@ -29,7 +29,7 @@ async fn a_reload_changes_routes_and_keeps_keys_sessions_and_connections() {
     let rig = Rig::new();
     rig.policy("gateway", EVERYBODY);
     let seen = Seen::default();
-    let _ads = rig.service("ads", EVERYBODY, echo::router(&["/ads", "/new"], &seen)).await;
+    let _ads = rig.open_service("ads", echo::router(&["/ads", "/new"], &seen)).await;
     let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
     let gateway =
         Gateway::bind(settings(&to("/ads")), workload.clone(), Arc::new(String::new)).await.unwrap();
@@ -41,6 +41,7 @@ async fn a_reload_changes_routes_and_keeps_keys_sessions_and_connections() {
     let status = async |path: &str| get(address, path, &[("authorization", &alice)]).await.status;
     assert_eq!((status("/ads").await, status("/new").await), (200, 404));
     let token = echo::header(&seen.last(), "txn-token");
+    assert_eq!(token.len(), 1);
 
     reloader.apply(settings(&to("/new"))).await.unwrap();
     assert_eq!((status("/ads").await, status("/new").await), (404, 200));

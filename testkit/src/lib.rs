@@ -70,6 +70,14 @@ pub fn modsecurity() -> Option<PathBuf> {
     installed("/usr/lib/nginx/modules/ngx_http_modsecurity_module.so", "COUNTERSIGN_DEMAND_NGINX")
 }
 
+/// The Redis server of this machine, or `None` (and a line on stderr) where there is none.
+///
+/// With `COUNTERSIGN_DEMAND_REDIS=1` absence is a failure.
+#[must_use]
+pub fn redis_server() -> Option<PathBuf> {
+    installed("/usr/bin/redis-server", "COUNTERSIGN_DEMAND_REDIS")
+}
+
 fn installed(path: &str, variable: &str) -> Option<PathBuf> {
     let path = PathBuf::from(path);
     if path.exists() {

@@ -112,7 +112,7 @@ async fn a_guarded_route_to_a_plain_upstream_is_guarded_too() {
     }
 }
 
-/// A Redis server of this test alone, or nothing where none is installed; where all tests must run, it must be.
+/// A Redis server of this test alone, or nothing where none is installed.
 struct Redis {
     child: Child,
     port: u16,
@@ -120,16 +120,12 @@ struct Redis {
 
 impl Redis {
     async fn start(dir: &Path, port: u16) -> Option<Self> {
-        let started = Command::new("redis-server")
+        let child = Command::new(countersign_testkit::redis_server()?)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .current_dir(dir)
             .stdout(Stdio::null())
-            .spawn();
-        let child = match started {
-            Ok(child) => child,
-            Err(_) if std::env::var_os("CI").is_none() => return None,
-            Err(error) => panic!("redis-server: {error}"),
-        };
+            .spawn()
+            .unwrap();
         for _ in 0..200 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 return Some(Redis { child, port });
@@ -167,7 +163,6 @@ async fn status(address: SocketAddr) -> u16 {
 async fn two_gateways_share_one_limit_and_without_their_server_each_counts_alone() {
     let (rig, seen) = (Rig::new(), Seen::default());
     let Some(redis) = Redis::start(rig.dir.path(), countersign_testkit::free_port()).await else {
-        eprintln!("skipped: redis-server is not installed");
         return;
     };
     let [one, two] = two_edges(&rig, &seen, &redis, "local").await;
@@ -194,7 +189,6 @@ async fn where_the_settings_say_so_nothing_is_served_without_the_server_of_share
     let (rig, seen) = (Rig::new(), Seen::default());
     let port = countersign_testkit::free_port();
     let Some(redis) = Redis::start(rig.dir.path(), port).await else {
-        eprintln!("skipped: redis-server is not installed");
         return;
     };
     let [one, _two] = two_edges(&rig, &seen, &redis, "refuse").await;

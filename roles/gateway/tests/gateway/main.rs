@@ -19,6 +19,7 @@ mod reload;
 mod rig;
 mod sidecar;
 mod smuggling;
+mod structured_fields;
 mod tokens;
 mod upstream_modes;
 mod upstreams;

@@ -45,4 +45,4 @@ pub use head_end::HeadBytesError;
 pub use limits::{Limits, Slots};
 pub use request::{RequestDecoder, RequestHead, RequestHeadError};
 pub use response::{Asked, ResponseDecoder, ResponseHead, ResponseHeadError};
-pub use trailers::TrailerError;
+pub use trailers::{TrailerError, is_forbidden_trailer};

@@ -1,6 +1,6 @@
 //! Fields after a body (RFC 9110 section 6.5): bounded, and never mistaken for headers.
 
-use countersign_request::{Field, counts_once, is_hop_by_hop, is_identity_header};
+use countersign_request::{counts_once, is_hop_by_hop, is_identity_header};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 
@@ -46,7 +46,7 @@ pub(crate) fn read(section: &[u8], forbidden: Forbidden, limits: Limits) -> Resu
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| TrailerError::Line)?;
         let value = HeaderValue::from_bytes(field.value).map_err(|_| TrailerError::Line)?;
-        match (is_forbidden(field), forbidden) {
+        match (is_forbidden_trailer(field.name), forbidden) {
             (false, _) => drop(trailers.append(name, value)),
             (true, Forbidden::Refused) => return Err(TrailerError::Forbidden(name)),
             (true, Forbidden::Dropped) => {}
@@ -55,8 +55,10 @@ pub(crate) fn read(section: &[u8], forbidden: Forbidden, limits: Limits) -> Resu
     Ok(trailers)
 }
 
-fn is_forbidden(field: &Field<'_>) -> bool {
-    let name = field.name;
+/// May no trailer have this name, because it would mean something in the head (RFC 9110 section 6.5.1)? In whatever
+/// version of HTTP it came.
+#[must_use]
+pub fn is_forbidden_trailer(name: &str) -> bool {
     is_identity_header(name)
         || is_hop_by_hop(name)
         || counts_once(name)

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use countersign_http1::is_forbidden_trailer;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -115,7 +116,10 @@ where
         match frame {
             None => Poll::Ready(None),
             Some(Err(_)) => this.fail(BodyError::BrokenOff),
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    without_forbidden(trailers);
+                }
                 let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
                 match this.bytes_left.checked_sub(length) {
                     Some(left) => {
@@ -145,6 +149,15 @@ pub(crate) fn state_framing(headers: &mut HeaderMap, body: &impl Body) {
     }
 }
 
+/// HTTP/2 carries trailers that our codec for HTTP/1 refuses: what would mean something in a head goes nowhere.
+fn without_forbidden(trailers: &mut HeaderMap) {
+    let forbidden: Vec<_> =
+        trailers.keys().filter(|name| is_forbidden_trailer(name.as_str())).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -170,6 +183,20 @@ mod tests {
         let body = BoundedBody::new(Full::new(Bytes::from_static(b"123456")), limits(5), fault.clone());
         assert_eq!(body.collect().await.unwrap_err(), BodyError::TooLong { bytes_max: 5 });
         assert_eq!(fault.seen(&limits(5)), Some(BodyError::TooLong { bytes_max: 5 }));
+    }
+
+    #[tokio::test]
+    async fn trailers_that_would_mean_something_in_a_head_go_nowhere() {
+        let mut trailers = HeaderMap::new();
+        for name in ["x-user", "txn-token", "authorization", "connection", "grpc-status"] {
+            trailers.insert(name, HeaderValue::from_static("0"));
+        }
+        let frames =
+            [Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"1"))), Ok(Frame::trailers(trailers))];
+        let body = StreamBody::new(futures::stream::iter(frames));
+        let read = BoundedBody::new(body, limits(5), BodyFault::default()).collect().await.unwrap();
+        let left: Vec<_> = read.trailers().unwrap().keys().cloned().collect();
+        assert_eq!(left, ["grpc-status"]);
     }
 
     #[tokio::test]

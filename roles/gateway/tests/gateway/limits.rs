@@ -120,15 +120,15 @@ struct Redis {
 
 impl Redis {
     async fn start(dir: &Path, port: u16) -> Option<Self> {
-        let child = Command::new(countersign_testkit::redis_server()?)
+        let mut server = Command::new(countersign_testkit::redis_server()?);
+        server
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .current_dir(dir)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::null());
+        let redis = Redis { child: server.spawn().unwrap(), port };
         for _ in 0..200 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return Some(Redis { child, port });
+                return Some(redis);
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }

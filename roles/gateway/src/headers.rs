@@ -171,6 +171,11 @@ pub(crate) fn shown_to_clients(name: &str, value: &[u8], internal: impl Fn(&str)
     relative.map_or(Shown::AsItIs, |relative| Shown::Otherwise(redirect, relative))
 }
 
+/// The same for answers of a service to other services: only identity headers are ours to write.
+pub(crate) fn shown_to_callers(name: &str) -> Shown {
+    if request::is_identity_header(name) { Shown::Never } else { Shown::AsItIs }
+}
+
 fn is_of_the_inside(name: &str) -> bool {
     INTERNAL_NAMES.contains(&name) || INTERNAL_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -288,9 +288,9 @@ impl Gateway {
         }
         {
             let (workers, shutdown) = (self.workers, shutdown.clone());
-            let recorder = Arc::clone(&pipeline.recorder);
+            let spool = Arc::clone(pipeline.workload.spool());
             tasks.spawn(async move {
-                tell_drained(engine::run(ports, workers, limits, seats, recorder, shutdown).await);
+                tell_drained(engine::run(ports, workers, limits, seats, spool, shutdown).await);
             });
         }
         for desk in self.asks {

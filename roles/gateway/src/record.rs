@@ -14,6 +14,7 @@ use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::ConnectionId;
 use http::{Method, StatusCode};
 
+use crate::engine::quick::Latencies;
 use crate::guard::Told;
 use crate::guard::cors::Cors;
 use crate::refusal::Refusal;
@@ -183,14 +184,28 @@ impl Recorder {
         trace.draft.record_allowed(&self.spool);
     }
 
-    /// Answers of upstreams, each with how long its head took. They follow with the next batch.
-    pub(crate) fn all_allowed(&self, calls: impl Iterator<Item = (Trace, StatusCode, Duration)>) {
-        for (mut trace, status, latency) in calls {
-            trace.pass(Check::Upstream, status.as_u16().to_string());
-            trace.draft.answered_after(status, latency);
-            self.measure(&trace);
-            trace.draft.record_allowed(&self.spool);
-        }
+    /// The same, where the head of the answer took so long.
+    pub(crate) fn allowed_after(&self, mut trace: Trace, status: StatusCode, latency: Duration) {
+        trace.pass(Check::Upstream, status.as_u16().to_string());
+        trace.draft.answered_after(status, latency);
+        self.measure(&trace);
+        trace.draft.record_allowed(&self.spool);
+    }
+
+    /// Metrics of many allowed calls, whose edge counters and records go their own way.
+    pub(crate) fn measure_many(&self, trace: &Trace, status: u16, latencies: &Latencies) {
+        let (edge, count) = (trace.draft.edge(), latencies.count());
+        let allow = Verdict::Allow.as_str();
+        metrics::counter!("countersign_requests_total", "source" => edge.source.to_owned(),
+            "target" => trace.callee.clone(), "auth" => edge.user.to_owned(), "decision" => allow,
+            "code_class" => code_class(status))
+        .increment(count);
+        metrics::counter!("countersign_decisions_total", "mode" => edge.mode.to_owned(), "effect" => allow,
+            "policy" => edge.policy.to_owned())
+        .increment(count);
+        let durations =
+            metrics::histogram!("countersign_request_duration_seconds", "target" => trace.callee.clone());
+        latencies.samples().for_each(|(seconds, count)| durations.record_many(seconds, count));
     }
 
     /// A refusal: on disk before the client hears of it. Those of strangers are counted per address and minute beyond

@@ -241,6 +241,18 @@ impl DecisionDraft {
         (record.mode, record.stage, record.checks, record.policy) = (mode, stage, checks, policy);
     }
 
+    /// What it has in common with other calls of the same caller to the same route, as the ledger's batches tell it.
+    #[must_use]
+    pub fn edge_facts(&self) -> EdgeFacts {
+        self.clone().take_facts()
+    }
+
+    /// The user, as the ledger knows users.
+    #[must_use]
+    pub const fn user(&self) -> Option<Pseudonym> {
+        self.user
+    }
+
     /// The event for the ledger.
     #[must_use]
     pub fn into_event(self) -> Event {

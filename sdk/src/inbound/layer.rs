@@ -47,6 +47,10 @@ impl<S> Guarded<S> {
     pub(super) const fn new(service: S, door: Arc<Door>) -> Self {
         Self { service, door }
     }
+
+    pub(super) const fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for Guarded<S>
@@ -279,18 +283,25 @@ impl Door {
 
 /// Names of OpenTelemetry's semantic conventions, as Prometheus writes them. Routes are templates, so the number
 /// of series is bounded.
-fn measure(draft: &DecisionDraft) {
+pub(super) fn measure(draft: &DecisionDraft) {
+    let record = draft.record();
+    let seconds = Duration::from_micros(record.latency_us).as_secs_f64();
+    measure_many(draft, record.status, std::iter::once((seconds, 1)));
+}
+
+/// The same for many calls with this status.
+pub(super) fn measure_many(draft: &DecisionDraft, status: u16, samples: impl Iterator<Item = (f64, usize)>) {
     let record = draft.record();
     let labels = [
         ("http_route", record.route.clone()),
         ("http_request_method", record.method.clone()),
-        ("http_response_status_code", record.status.to_string()),
+        ("http_response_status_code", status.to_string()),
         ("countersign_target", record.target.clone()),
         ("countersign_auth_mode", record.mode.clone()),
         ("error_type", record.code.clone().unwrap_or_default()),
     ];
-    let seconds = Duration::from_micros(record.latency_us).as_secs_f64();
-    metrics::histogram!("http_server_request_duration_seconds", &labels).record(seconds);
+    let durations = metrics::histogram!("http_server_request_duration_seconds", &labels);
+    samples.for_each(|(seconds, count)| durations.record_many(seconds, count));
 }
 
 fn judge(

@@ -10,6 +10,7 @@ mod decision;
 mod extract;
 mod handshakes;
 mod layer;
+mod quick;
 mod refusal;
 mod signed_answer;
 mod token_codes;
@@ -28,6 +29,7 @@ pub use decision::DecisionDraft;
 pub use extract::{CallerMissing, EndUser, UserMissing};
 pub use handshakes::HandshakeRecorder;
 pub use layer::{Guarded, GuardedBody};
+pub use quick::{DoorRecorder, Entered, QuickDoor, Recalled};
 pub use refusal::{Challenge, Denial, new_decision_id};
 pub use trace::TraceId;
 

@@ -68,6 +68,14 @@ impl Peer {
         self.judged.load().outcome.clone()
     }
 
+    /// Does it still pass every check at `now` under the newest trust? As [`Peer::workload`], without saying who it is.
+    #[must_use]
+    pub fn is_believed(&self, now: UnixTime) -> bool {
+        let last = self.judged.load();
+        let unmoved = now < last.good_until && last.generation == self.trust.generation();
+        last.outcome.is_ok() && (unmoved || self.workload(now).is_ok())
+    }
+
     /// The five checks as they were last made.
     #[must_use]
     pub fn checks(&self) -> Vec<CheckRecord> {

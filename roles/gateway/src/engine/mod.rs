@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use countersign_http1::RequestHeadError;
 use countersign_sdk::accept::{Connection, Limits, RequestBody, Serving, Transport};
+use countersign_sdk::spool::Spool;
 use http::{Request, Response};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -31,10 +32,9 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use listen::{Sockets, bind};
 
-use self::quick::{Quick, Scribe};
+use self::quick::Quick;
 use self::worker::Worker;
 use crate::forward::EdgeBody;
-use crate::record::Recorder;
 use crate::throttle::AddressCount;
 
 /// Who answers what comes in at a port.
@@ -89,8 +89,8 @@ pub(crate) struct Port {
 /// What all workers share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    /// Who records what the quick carrier did.
-    pub(crate) scribe: Scribe,
+    /// Where calls are recorded.
+    pub(crate) spool: Arc<Spool>,
     /// What HTTP/1.x may cost.
     pub(crate) http1: countersign_http1::Limits,
     /// How many connections one address holds, on all ports.
@@ -116,16 +116,14 @@ pub(crate) async fn run(
     workers: NonZeroUsize,
     limits: Limits,
     seats: Arc<AddressCount>,
-    recorder: Arc<Recorder>,
+    spool: Arc<Spool>,
     shutdown: CancellationToken,
 ) -> usize {
     let draining = shutdown.child_token();
     let serving = Serving { limits, draining: draining.clone(), cut: CancellationToken::new() };
     let over = CancellationToken::new();
     let http1 = http1_limits(&limits);
-    let scribe = Scribe::start(recorder);
-    let shared =
-        Shared { scribe, http1, seats, serving, connections: TaskTracker::new(), over: over.clone() };
+    let shared = Shared { spool, http1, seats, serving, connections: TaskTracker::new(), over: over.clone() };
     // Who drops this future ends the threads too.
     let _guards = [draining.clone().drop_guard(), shared.serving.cut.clone().drop_guard(), over.drop_guard()];
     let threads = worker::start(ports, workers, &shared);

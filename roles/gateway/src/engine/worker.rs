@@ -83,7 +83,7 @@ fn work(shares: Vec<Share>, shared: Shared) -> io::Result<()> {
             watch: Watch::new(),
             scratch: Scratch::default(),
             entropy: Entropy::default(),
-            journal: shared.scribe.journal(),
+            journal: Journal::new(shared.spool.ring()),
             pools: Pools::default(),
             shared,
         });
@@ -114,13 +114,13 @@ pub(super) struct Worker {
     pub(super) pools: Pools,
 }
 
-/// Hands records over, and closes what nobody uses.
+/// Tells the metrics what was counted, and closes what nobody uses.
 async fn keep_house(worker: Rc<Worker>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        worker.journal.hand_over();
+        worker.journal.measure();
         worker.pools.prune();
     }
 }

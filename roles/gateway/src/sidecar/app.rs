@@ -1,5 +1,6 @@
 //! The service behind a sidecar: a Unix socket that nobody else can open.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -21,14 +22,14 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::either::Either;
 
 use super::settings::Settings;
 use crate::body::BoundedBody;
+use crate::upstream::{UpstreamError, Wire};
 
 /// The service, and connections to it. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct App {
+pub(crate) struct App {
     place: Place,
     client: Client<Connector, BoundedBody<RequestBody>>,
 }
@@ -96,6 +97,35 @@ impl App {
         Some(Self { place, client })
     }
 
+    /// How long a connection waits for its next request.
+    pub(crate) const IDLE_TIMEOUT: Duration = IDLE_TIMEOUT;
+
+    /// A new connection, for a carrier that keeps its own.
+    pub(crate) async fn dial(&self) -> io::Result<Wire> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.place.clone().connect()).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// The connection ended before an answer.
+    pub(crate) fn broke(&self, why: &str) -> UpstreamError {
+        let (upstream, endpoint) = (APP.to_owned(), self.place.to_string());
+        UpstreamError::Broken { upstream, endpoint, why: why.to_owned() }
+    }
+
+    /// What came back is not HTTP/1.1.
+    pub(crate) fn unreadable(&self, why: &str) -> UpstreamError {
+        let (upstream, endpoint) = (APP.to_owned(), self.place.to_string());
+        UpstreamError::NotHttp { upstream, endpoint, protocol: "HTTP/1.1", why: why.to_owned() }
+    }
+
+    /// It did not answer in time.
+    pub(crate) fn late(&self, after: Duration) -> UpstreamError {
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        UpstreamError::AnswerTimedOut { upstream: APP.to_owned(), endpoint: self.place.to_string(), after_ms }
+    }
+
     /// Is the socket there, and is it the service's alone?
     pub(super) fn check(&self) -> Result<(), AppError> {
         self.place.check()
@@ -130,6 +160,15 @@ fn pool_of(id: &SpiffeId) -> String {
     hex(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
 impl Place {
     fn check(&self) -> Result<(), AppError> {
         let Self::Unix(path) = self else { return Ok(()) };
@@ -148,12 +187,12 @@ impl Place {
         Ok(())
     }
 
-    async fn connect(self) -> io::Result<Stream> {
+    async fn connect(self) -> io::Result<Wire> {
         match &self {
             Self::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream(TokioIo::new(Either::Right(stream))))
+                Ok(Wire::Tcp(stream))
             }
             Self::Unix(path) => {
                 self.check().map_err(io::Error::other)?;
@@ -163,7 +202,7 @@ impl Place {
                     let path = path.display().to_string();
                     return Err(io::Error::other(AppError::OtherOwner { path, uid, own }));
                 }
-                Ok(Stream(TokioIo::new(Either::Left(stream))))
+                Ok(Wire::Unix(stream))
             }
         }
     }
@@ -188,7 +227,7 @@ impl tower::Service<Uri> for Connector {
         let place = self.place.clone();
         Box::pin(async move {
             match tokio::time::timeout(CONNECT_TIMEOUT, place.connect()).await {
-                Ok(connected) => connected,
+                Ok(connected) => connected.map(|wire| Stream(TokioIo::new(wire))),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
         })
@@ -196,7 +235,7 @@ impl tower::Service<Uri> for Connector {
 }
 
 /// A connection to the service.
-struct Stream(TokioIo<Either<UnixStream, TcpStream>>);
+struct Stream(TokioIo<Wire>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
@@ -228,6 +267,8 @@ impl Write for Stream {
     }
 }
 
+/// As failures call it.
+const APP: &str = "the service behind";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For each caller.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -20,15 +21,20 @@ use tower::{Layer as _, Service as _};
 
 use super::app::App;
 use super::headers;
+use super::quick::InboundQuick;
 use super::settings::Settings;
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, state_framing};
-use crate::engine::{Answering, Answers};
+use crate::engine::quick::Quick;
+use crate::engine::{AnswerLimits, Answering, Answers};
 use crate::forward::EdgeBody;
 use crate::refusal::Refusal;
 
 /// What other services meet: the SDK's layer, and the service behind it.
 pub(super) struct Inbound {
     guarded: Guarded<ToApp>,
+    app: App,
+    contexts: Arc<ContextKey>,
+    limits: AnswerLimits,
     workload: Workload,
 }
 
@@ -50,8 +56,9 @@ impl Inbound {
         if !settings.routes.is_empty() {
             layer = layer.routes(settings.routes.iter().map(String::as_str))?;
         }
-        let guarded = layer.layer(ToApp::new(app, contexts, settings));
-        Ok(Self { guarded, workload: workload.clone() })
+        let limits = AnswerLimits { request_timeout: settings.request_timeout(), ..AnswerLimits::default() };
+        let guarded = layer.layer(ToApp::new(app.clone(), Arc::clone(&contexts), settings));
+        Ok(Self { guarded, app, contexts, limits, workload: workload.clone() })
     }
 }
 
@@ -62,6 +69,15 @@ impl Answers for Inbound {
             let answer = answering.await.unwrap_or_else(|never| match never {});
             answer.map(|body| body.map_err(of_body).boxed_unsync())
         })
+    }
+
+    fn limits(&self) -> AnswerLimits {
+        self.limits
+    }
+
+    fn quick(&self) -> Option<Rc<dyn Quick>> {
+        let (door, app) = (self.guarded.quick(), self.app.clone());
+        Some(Rc::new(InboundQuick::new(door, app, Arc::clone(&self.contexts))))
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {

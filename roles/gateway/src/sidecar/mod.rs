@@ -17,6 +17,7 @@ mod app;
 pub(crate) mod headers;
 mod inbound;
 mod outbound;
+mod quick;
 mod settings;
 
 use std::net::SocketAddr;
@@ -35,13 +36,12 @@ use tokio_util::sync::CancellationToken;
 pub use app::AppError;
 pub use settings::{Settings, UnixAddress, UnixAddressError};
 
-use self::app::App;
+pub(crate) use self::app::App;
 use self::inbound::Inbound;
 use self::outbound::FromApp;
 use crate::admin::{self, MetricsText, ReadyCheck};
 use crate::engine::{self, Port, Sockets};
 use crate::meters;
-use crate::record::Recorder;
 use crate::tell_drained;
 use crate::throttle::AddressCount;
 
@@ -178,9 +178,9 @@ impl Sidecar {
         }
         let seats = AddressCount::new(limits.connections_max);
         let (workers, stop) = (self.workers, shutdown.clone());
-        let recorder = Arc::new(Recorder::new(Arc::clone(self.workload.spool())));
+        let spool = Arc::clone(self.workload.spool());
         tasks.spawn(async move {
-            tell_drained(engine::run(ports, workers, limits, seats, recorder, stop).await);
+            tell_drained(engine::run(ports, workers, limits, seats, spool, stop).await);
         });
         if let Some(listener) = self.admin {
             let router = admin::router(readiness, self.metrics);

@@ -9,10 +9,9 @@ use http::{StatusCode, Version, header};
 
 use super::answer::{CLOSE, KEEP_ALIVE, Question};
 use super::{Client, End};
-use crate::engine::quick::{Errand, Line};
+use crate::engine::quick::{Errand, Line, Way};
 use crate::engine::watch::Interrupt;
-use crate::forward::{is_internal, is_internal_scheme};
-use crate::headers::{Shown, shown_to_clients};
+use crate::headers::Shown;
 use crate::upstream::{Outcome, UpstreamError};
 
 /// A request that the quick carrier takes. Its head and body stand in `upstream_out`, and still in the buffer.
@@ -67,64 +66,57 @@ impl Client {
     }
 
     async fn try_to_carry(&mut self, quickly: Quickly) -> Result<Carried, End> {
-        let Quickly { errand, question, bytes, has_body, began } = quickly;
-        let is_repeatable = !has_body && question.method.is_idempotent();
+        let is_repeatable = !quickly.has_body && quickly.question.method.is_idempotent();
         loop {
-            let Some(mut line) = self.line(&errand).await? else { return Ok(Carried::NotMine) };
-            match self.try_line(&mut line, &errand, &question).await? {
+            let errand = &quickly.errand;
+            let Some(mut line) = self.line(errand).await? else { return Ok(Carried::NotMine) };
+            match self.try_line(&mut line, errand, &quickly.question).await? {
                 Try::Answered(status, head) => {
-                    errand.lease.report(Outcome::Answered(status.as_u16()));
-                    let mut call = errand.call;
-                    call.status = status.as_u16();
-                    call.latency_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-                    self.worker.journal.record(&errand.standing, call);
-                    self.input.advance(bytes);
-                    let keep_alive = self.copy_body(line, &errand, head).await?;
-                    drop(errand.permit);
-                    return Ok(Carried::Answered(keep_alive));
+                    errand.way.report(Outcome::Answered(status.as_u16()));
+                    let (journal, took) = (&self.worker.journal, quickly.began.elapsed());
+                    journal.record(&errand.standing, &errand.call, status, took, clock::now());
+                    self.input.advance(quickly.bytes);
+                    return Ok(Carried::Answered(self.copy_body(line, quickly.errand, head).await?));
                 }
                 Try::Stale if is_repeatable => {}
                 Try::Stale => {
-                    let error = errand.cluster.broke(&errand.lease, "it was closed meanwhile");
-                    return self.fail(errand, error, bytes).await;
+                    let error = errand.way.broke("it was closed meanwhile");
+                    return self.fail(quickly, error).await;
                 }
                 Try::Challenged => return Ok(Carried::NotMine),
                 // The full carrier tries again, elsewhere where it can.
-                Try::Unheard(_) if is_repeatable && errand.cluster.may_retry() => {
-                    errand.lease.report(Outcome::Failed);
+                Try::Unheard(_) if is_repeatable && errand.way.may_retry() => {
+                    errand.way.report(Outcome::Failed);
                     return Ok(Carried::NotMine);
                 }
-                Try::Unheard(error) | Try::Failed(error) => return self.fail(errand, error, bytes).await,
+                Try::Unheard(error) | Try::Failed(error) => return self.fail(quickly, error).await,
             }
         }
     }
 
-    /// A connection to the endpoint: the one that was used last, or a new one. `None` where there is none at once.
+    /// A connection to where it leads: the one that was used last, or a new one. `None` where there is none at once.
     async fn line(&self, errand: &Errand) -> Result<Option<Line>, End> {
-        let (lease, cluster) = (&errand.lease, &errand.cluster);
-        let idle = cluster.timeouts().idle();
-        if let Some(line) = self.worker.pools.take(lease.endpoint().id(), clock::now(), idle) {
+        let way = &errand.way;
+        if let Some(line) = self.worker.pools.take(way.pool(), clock::now(), way.idle()) {
             return Ok(Some(line));
         }
         self.watched.begin_without_end();
-        match self.watched.busy(cluster.dial(lease)).await? {
-            Ok(Some(dialed)) => Ok(Some(Line::new(dialed, self.worker.scratch.clone()))),
-            Ok(None) | Err(_) => Ok(None),
-        }
+        Ok(self.watched.busy(way.dial(&self.worker.scratch)).await?)
     }
 
     /// Sends the request and waits for the head of the answer, which goes into the outbox.
     async fn try_line(&mut self, line: &mut Line, errand: &Errand, question: &Question) -> Result<Try, End> {
         line.out.bytes().extend_from_slice(&self.upstream_out);
-        self.watched.begin(errand.cluster.timeouts().answer().min(self.answer_within));
+        let (way, within) = (&errand.way, errand.way.answer(self.answer_within));
+        self.watched.begin(within);
         let (wire, out) = (&line.wire, &mut line.out);
         match self.watched.busy(std::future::poll_fn(|cx| wire.poll_flush(cx, out))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) if line.is_pooled => return Ok(Try::Stale),
             Ok(Err(error)) => {
-                return Ok(Try::Unheard(errand.cluster.broke(&errand.lease, &error.to_string())));
+                return Ok(Try::Unheard(way.broke(&error.to_string())));
             }
-            Err(Interrupt::Late) => return Ok(Try::Failed(errand.cluster.late(&errand.lease))),
+            Err(Interrupt::Late) => return Ok(Try::Failed(way.late(within))),
             Err(interrupt) => return Err(interrupt.into()),
         }
         let mut decoder = ResponseDecoder::new(self.limits);
@@ -135,16 +127,16 @@ impl Client {
                 Ok(ended @ (Ok(0) | Err(_))) => {
                     let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                     return Ok(if heard_something {
-                        Try::Failed(errand.cluster.unreadable(&errand.lease, &format!("{why} within a head")))
+                        Try::Failed(way.unreadable(&format!("{why} within a head")))
                     } else {
-                        Try::Unheard(errand.cluster.broke(&errand.lease, &why))
+                        Try::Unheard(way.broke(&why))
                     });
                 }
                 Ok(Ok(_)) => heard_something = true,
-                Err(Interrupt::Late) => return Ok(Try::Failed(errand.cluster.late(&errand.lease))),
+                Err(Interrupt::Late) => return Ok(Try::Failed(way.late(within))),
                 Err(interrupt) => return Err(interrupt.into()),
             }
-            if let Some(tried) = self.read_answer(line, errand, question, &mut decoder) {
+            if let Some(tried) = self.read_answer(line, way, question, &mut decoder) {
                 return Ok(tried);
             }
         }
@@ -154,7 +146,7 @@ impl Client {
     fn read_answer(
         &mut self,
         line: &mut Line,
-        errand: &Errand,
+        way: &Way,
         question: &Question,
         decoder: &mut ResponseDecoder,
     ) -> Option<Try> {
@@ -163,24 +155,18 @@ impl Client {
             let head = match decoder.decode(&line.input, &mut slots, Asked::by(&question.method)) {
                 Ok(None) => return None,
                 Ok(Some(head)) => head,
-                Err(error) => {
-                    let error = errand.cluster.unreadable(&errand.lease, &error.to_string());
-                    return Some(Try::Failed(error));
-                }
+                Err(error) => return Some(Try::Failed(way.unreadable(&error.to_string()))),
             };
             let bytes = head.bytes;
             if head.is_interim() {
                 line.input.advance(bytes);
                 continue;
             }
-            let challenges = |field: &&countersign_request::Field<'_>| {
-                field.name.eq_ignore_ascii_case("www-authenticate") && is_internal_scheme(field.value)
-            };
-            if head.status == StatusCode::UNAUTHORIZED && head.fields.iter().any(|field| challenges(&field)) {
+            if way.challenges(&head) {
                 return Some(Try::Challenged);
             }
             let status = head.status;
-            let shape = self.write_head(&head, errand.cluster.name(), question);
+            let shape = self.write_head(&head, way, question);
             line.input.advance(bytes);
             return Some(Try::Answered(status, shape));
         }
@@ -189,7 +175,7 @@ impl Client {
     fn write_head(
         &mut self,
         head: &countersign_http1::ResponseHead<'_>,
-        target: &str,
+        way: &Way,
         question: &Question,
     ) -> Head {
         let length = match (head.body, question.version) {
@@ -202,7 +188,7 @@ impl Client {
         let mut dated = false;
         for field in head.onward() {
             dated |= field.name.eq_ignore_ascii_case("date");
-            match shown_to_clients(field.name, field.value, |host| is_internal(host, target)) {
+            match way.shows(field.name, field.value) {
                 Shown::AsItIs => writer.copied(field),
                 Shown::Otherwise(name, value) => writer.field(&name, &value),
                 Shown::Never => {}
@@ -227,7 +213,7 @@ impl Client {
     }
 
     /// The body, with the head before it: what is there at once goes out in one write.
-    async fn copy_body(&mut self, mut line: Line, errand: &Errand, head: Head) -> Result<bool, End> {
+    async fn copy_body(&mut self, mut line: Line, errand: Errand, head: Head) -> Result<bool, End> {
         let mut decoder = BodyDecoder::of_response(head.body, self.limits);
         let mut left = self.response_bytes_max;
         loop {
@@ -252,7 +238,7 @@ impl Client {
                 BodyEvent::More => {
                     line.input.advance(consumed);
                     self.outgoing().flush().await?;
-                    self.watched.begin(errand.cluster.timeouts().body_idle());
+                    self.watched.begin(errand.way.body_idle(self.watched.limits().idle));
                     if self.watched.busy(line.wire.read(&mut line.input)).await?? == 0 {
                         decoder.end_of_input().map_err(|_| End::Broken)?;
                         break;
@@ -264,17 +250,20 @@ impl Client {
             encode::last_chunk(self.out.bytes(), decoder.trailers());
         }
         if head.reusable && line.input.is_empty() && head.body != BodyLength::UntilClose {
-            self.worker.pools.keep(errand.lease.endpoint(), errand.cluster.timeouts().idle(), line);
+            let way = &errand.way;
+            self.worker.pools.keep(way.pool(), way.endpoint(), way.idle(), line);
         }
         self.outgoing().flush().await?;
+        // The permit was good for this one request.
+        drop(errand.permit);
         Ok(head.keep_alive)
     }
 
     /// Says that the upstream gave no answer, as the full carrier would.
-    async fn fail(&mut self, errand: Errand, error: UpstreamError, bytes: usize) -> Result<Carried, End> {
-        errand.lease.report(Outcome::Failed);
-        let Some(quick) = self.quick.clone() else { return Err(End::Broken) };
-        let answer = quick.failed(&errand.standing, errand.call, error, &self.arrival).await;
+    async fn fail(&mut self, quickly: Quickly, error: UpstreamError) -> Result<Carried, End> {
+        let Quickly { errand, bytes, began, .. } = quickly;
+        errand.way.report(Outcome::Failed);
+        let answer = errand.standing.said().failed(&errand.call, error, &self.arrival, began.elapsed()).await;
         self.input.advance(bytes);
         self.say_last(answer).await.map(Carried::Answered)
     }

@@ -18,6 +18,7 @@ use bytes::BytesMut;
 use countersign_http1::{BodyLength, Limits, RequestDecoder, RequestHead, RequestHeadError, Slots};
 use countersign_request::Head as _;
 use countersign_sdk::accept::{Admitted, Connection, Stream};
+use countersign_sdk::inbound::Recalled;
 use countersign_wire::codes::Code;
 use countersign_wire::problem::{PROBLEM_JSON, Problem};
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
@@ -52,6 +53,7 @@ pub(super) async fn serve(
         worker: Rc::clone(worker),
         quick: door.quick.clone(),
         arrival,
+        recalled: Recalled::default(),
         upstream_out: Vec::new(),
         response_bytes_max: door.answers.limits().response_bytes_max,
         answer_within: door.answers.limits().request_timeout,
@@ -83,6 +85,8 @@ pub(super) struct Client {
     worker: Rc<Worker>,
     quick: Option<Rc<dyn Quick>>,
     arrival: Arrival,
+    /// Who the certificate of this connection proved.
+    recalled: Recalled,
     /// What the quick carrier says to the upstream.
     upstream_out: Vec<u8>,
     response_bytes_max: u64,
@@ -205,7 +209,7 @@ impl Client {
                     self.quick.as_deref(),
                     &head,
                     &self.input,
-                    &self.arrival,
+                    (&self.arrival, &self.recalled),
                     &self.worker,
                     &mut self.upstream_out,
                 ) {
@@ -312,7 +316,7 @@ fn quickly(
     quick: Option<&dyn Quick>,
     head: &RequestHead<'_>,
     input: &[u8],
-    arrival: &Arrival,
+    (arrival, recalled): (&Arrival, &Recalled),
     worker: &Worker,
     out: &mut Vec<u8>,
 ) -> Option<Quickly> {
@@ -324,7 +328,7 @@ fn quickly(
     let bytes = head.bytes.checked_add(body)?;
     let body = input.get(head.bytes..bytes)?;
     let began = Instant::now();
-    let errand = quick?.judge(head, arrival, &worker.entropy, &worker.journal, out)?;
+    let errand = quick?.judge(head, arrival, recalled, &worker.entropy, &worker.journal, out)?;
     out.extend_from_slice(body);
     let question = Question {
         method: head.canonical.method().clone(),

@@ -10,21 +10,19 @@ use countersign_identity::DecisionId;
 use countersign_policy::DecisionCache;
 use countersign_request::{DPOP, Field, Head as _};
 use countersign_sdk::clock;
-use countersign_sdk::inbound::{DecisionDraft, TraceId};
+use countersign_sdk::inbound::{DecisionDraft, Recalled, TraceId};
 use http::HeaderName;
 
-use super::journal::{Call, Journal, Standing, StandingKey, number_of};
+use super::journal::{Call, Journal, Made, Said, StandingKey, number_of};
 use super::throttle::Taken;
-use super::{Entropy, Errand, Quick};
-use crate::engine::Answering;
+use super::{Entropy, Errand, Permitted, Quick, Way};
 use crate::headers::forwarded_headers;
 use crate::listener::Arrival;
 use crate::pipeline::{GATEWAY, Judged, Pipeline};
 use crate::record::{Check, Trace, Unheard};
-use crate::refusal::Refusal;
 use crate::reload::Current;
 use crate::route::Target;
-use crate::upstream::{Cluster, UpstreamError};
+use crate::upstream::Cluster;
 
 /// The pipeline of one port, on one worker.
 pub(crate) struct EdgeQuick {
@@ -133,6 +131,7 @@ impl Quick for EdgeQuick {
         &self,
         head: &RequestHead<'_>,
         arrival: &Arrival,
+        _recalled: &Recalled,
         entropy: &Entropy,
         journal: &Journal,
         out: &mut Vec<u8>,
@@ -157,13 +156,10 @@ impl Quick for EdgeQuick {
             route: std::ptr::from_ref(judged.route).addr(),
             target: std::ptr::from_ref(judged.target).addr(),
             method: number_of(head.canonical.method()),
-            session: judged.session.as_ref().map_or(0, |session| Arc::as_ptr(session).addr()),
+            caller: judged.session.as_ref().map_or(0, |session| Arc::as_ptr(session).addr()),
         };
-        let standing = journal.standing(
-            key,
-            judged.permit.policies(),
-            || judged.session.clone().map(|session| session as Arc<dyn std::any::Any + Send + Sync>),
-            || {
+        let standing =
+            journal.standing(key, judged.route.template.as_str(), judged.permit.policies(), || {
                 // Said once more, this time to somebody who listens.
                 let mut said = Trace::new(DecisionDraft::begin(GATEWAY, trace), arrival.address());
                 said.pass(Check::Request, "");
@@ -171,9 +167,14 @@ impl Quick for EdgeQuick {
                 pipeline
                     .judge(&head.canonical, arrival, &mut said, |rules, ask| decisions.decide(rules, ask))
                     .ok()?;
-                Some(said)
-            },
-        )?;
+                Some(Made {
+                    said: Said::Edge(Box::new(said), Arc::clone(&pipeline)),
+                    keeps: judged
+                        .session
+                        .clone()
+                        .map(|session| session as Arc<dyn std::any::Any + Send + Sync>),
+                })
+            })?;
         self.write_head(head, arrival, trace, entropy, out)?;
         // Last, because it counts: what is refused now is refused, and recorded, by the full carrier.
         if !self.taken.one(&pipeline.throttle, arrival.address(), now) {
@@ -181,14 +182,9 @@ impl Quick for EdgeQuick {
         }
         let lease = cluster.pick().ok()?;
         let connection = arrival.connection.as_ref()?;
-        let call = Call::new(decision, trace, connection.id, connection.address());
-        Some(Errand { permit: judged.permit, lease, cluster: Arc::clone(cluster), standing, call })
-    }
-
-    fn failed(&self, standing: &Standing, call: Call, error: UpstreamError, arrival: &Arrival) -> Answering {
-        let (pipeline, arrival) = (self.current.pipeline(), arrival.clone());
-        let trace = call.as_told(standing);
-        Box::pin(async move { pipeline.refused(trace, &Refusal::Cluster(error), &arrival).await })
+        let call = Call { decision, trace, connection: connection.id, peer: connection.address() };
+        let way = Way::Upstream { cluster: Arc::clone(cluster), lease };
+        Some(Errand { permit: Permitted::ByEdge(judged.permit), way, standing, call })
     }
 }
 

@@ -1,5 +1,6 @@
-//! What the quick carrier leaves behind: small records that a thread in the background turns into events, counts and
-//! edges. Nothing is formatted, looked up or locked on the path of a request.
+//! What the quick carrier leaves behind. A call is one row of numbers in this worker's ring of the spool and one more in a
+//! tally; what many calls have in common is said once, as a [`Standing`]. Nothing is formatted or locked on the path of a
+//! request.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -7,139 +8,178 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use countersign_identity::DecisionId;
-use countersign_sdk::inbound::TraceId;
+use countersign_identity::{DecisionId, UnixTime};
+use countersign_sdk::inbound::{DecisionDraft, Denial, DoorRecorder, TraceId};
+use countersign_sdk::spool::{CallRing, CallRow, EdgeFacts, EdgeIndex, RingError};
 use countersign_sdk::tls::ConnectionId;
 use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
 
-use crate::record::{Recorder, Trace};
+use super::tally::Tally;
+use crate::engine::Answering;
+use crate::listener::Arrival;
+use crate::pipeline::Pipeline;
+use crate::record::Trace;
+use crate::refusal::Refusal;
+use crate::upstream::UpstreamError;
 
-/// One answered call, as far as it differs from others of its [`Standing`].
+/// One call, as far as it differs from others of its [`Standing`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) decision: DecisionId,
     pub(crate) trace: TraceId,
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) latency_us: u32,
-    pub(crate) status: u16,
-    /// Index into the templates of its batch.
-    template: u32,
+}
+
+/// What the stages said of a request, for whoever records it.
+pub(crate) enum Said {
+    /// By the edge.
+    Edge(Box<Trace>, Arc<Pipeline>),
+    /// By the door of a service.
+    Door(Box<DecisionDraft>, DoorRecorder),
 }
 
 /// What many calls have in common: who calls, what, how it was decided, and every check that was passed.
 pub(crate) struct Standing {
-    template: Arc<Trace>,
+    said: Said,
     policies: Vec<String>,
-    /// Batch and index there.
-    place: Cell<(u64, u32)>,
+    facts: EdgeFacts,
+    /// Of the facts, in this worker's ring.
+    index: Cell<Option<EdgeIndex>>,
+    tally: RefCell<Tally>,
     /// What the key points to lives at least as long as this.
     _keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// By what a [`Standing`] is found again: addresses of what lives as long as the configuration or the standing.
+/// By what a [`Standing`] is found again: addresses of what lives as long as the configuration or the standing, or
+/// numbers that are rarely the same for two; route and rules are compared besides.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct StandingKey {
     pub(crate) route: usize,
     pub(crate) target: usize,
     pub(crate) method: u8,
     /// 0 is nobody.
-    pub(crate) session: usize,
+    pub(crate) caller: usize,
 }
 
-/// The records of one worker that were not handed over.
+/// What a [`Standing`] is made of.
+pub(crate) struct Made {
+    pub(crate) said: Said,
+    pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// The records of one worker.
 pub(crate) struct Journal {
+    ring: RefCell<CallRing>,
     known: RefCell<HashMap<StandingKey, Rc<Standing>>>,
-    batch: Cell<u64>,
-    templates: RefCell<Vec<Arc<Trace>>>,
-    calls: RefCell<Vec<Call>>,
-    scribe: Scribe,
 }
 
-/// What is handed over.
-struct Batch {
-    templates: Vec<Arc<Trace>>,
-    calls: Vec<Call>,
-}
-
-/// Where all workers hand over to.
-#[derive(Clone)]
-pub(crate) struct Scribe {
-    batches: SyncSender<Batch>,
-    recorder: Arc<Recorder>,
-}
-
-impl Scribe {
-    /// Starts the thread. It ends when every worker has.
-    pub(crate) fn start(recorder: Arc<Recorder>) -> Self {
-        let (batches, inbox) = sync_channel(BATCHES_WAITING_MAX);
-        let writer = Arc::clone(&recorder);
-        let thread = std::thread::Builder::new().name("scribe".to_owned());
-        if let Err(error) = thread.spawn(move || write_all(&inbox, &writer)) {
-            // Nobody takes batches then, so that workers write them themselves.
-            tracing::error!(%error, "the thread that records could not start");
+impl Said {
+    pub(crate) fn draft(&self) -> &DecisionDraft {
+        match self {
+            Said::Edge(trace, _) => &trace.draft,
+            Said::Door(draft, _) => draft,
         }
-        Self { batches, recorder }
     }
 
-    /// The journal of a worker.
-    pub(crate) fn journal(&self) -> Journal {
-        Journal {
-            known: RefCell::default(),
-            batch: Cell::new(1),
-            templates: RefCell::default(),
-            calls: RefCell::default(),
-            scribe: self.clone(),
+    /// Records one call with all of its words.
+    fn record(&self, call: &Call, status: StatusCode, latency: Duration) {
+        match self {
+            Said::Edge(trace, pipeline) => pipeline.recorder.allowed_after(call.of(trace), status, latency),
+            Said::Door(draft, recorder) => {
+                let mut draft = draft.repeated(call.decision, call.trace, call.connection, call.peer);
+                draft.answered_after(status, latency);
+                recorder.record(draft);
+            }
         }
+    }
+
+    /// Answers, and records, that the upstream gave no answer.
+    pub(crate) fn failed(
+        &self,
+        call: &Call,
+        error: UpstreamError,
+        arrival: &Arrival,
+        took: Duration,
+    ) -> Answering {
+        match self {
+            Said::Edge(trace, pipeline) => {
+                let (trace, pipeline, arrival) = (call.of(trace), Arc::clone(pipeline), arrival.clone());
+                Box::pin(async move { pipeline.refused(trace, &Refusal::Cluster(error), &arrival).await })
+            }
+            Said::Door(..) => {
+                let denial = Denial::new(error.code(), error.to_string());
+                self.record(call, denial.status(), took);
+                tracing::warn!(decision = %call.decision, code = %denial.code, why = denial.reason, "the service behind was not reached");
+                let answer = denial.response(call.decision);
+                let answer = answer.map(|body| body.map_err(|never| match never {}).boxed_unsync());
+                Box::pin(std::future::ready(answer))
+            }
+        }
+    }
+
+    /// Tells the metrics what was counted.
+    fn measure(&self, tally: &mut Tally) {
+        tally.take(|status, latencies| match self {
+            Said::Edge(trace, pipeline) => pipeline.recorder.measure_many(trace, status, latencies),
+            Said::Door(draft, recorder) => recorder.measure(draft, status, latencies.samples()),
+        });
     }
 }
 
 impl Call {
-    /// Begins when its request is permitted.
-    pub(crate) fn new(
-        decision: DecisionId,
-        trace: TraceId,
-        connection: ConnectionId,
-        peer: Option<SocketAddr>,
-    ) -> Self {
-        Self { decision, trace, connection, peer, latency_us: 0, status: 0, template: 0 }
+    /// All that is known of this call, which an edge judged.
+    pub(crate) fn of(&self, trace: &Trace) -> Trace {
+        trace.repeated(self.decision, self.trace, self.connection, self.peer)
     }
 }
 
-impl Call {
-    /// All that is known of this call.
-    pub(crate) fn as_told(&self, standing: &Standing) -> Trace {
-        self.of(&standing.template)
+impl Standing {
+    pub(crate) fn said(&self) -> &Said {
+        &self.said
     }
 
-    fn of(&self, template: &Trace) -> Trace {
-        template.repeated(self.decision, self.trace, self.connection, self.peer)
+    fn new(made: Made, policies: &[String]) -> Self {
+        Standing {
+            facts: made.said.draft().edge_facts(),
+            said: made.said,
+            policies: policies.to_vec(),
+            index: Cell::new(None),
+            tally: RefCell::default(),
+            _keeps: made.keeps,
+        }
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.said.measure(self.tally.get_mut());
     }
 }
 
 impl Journal {
+    pub(crate) fn new(ring: CallRing) -> Self {
+        Self { ring: RefCell::new(ring), known: RefCell::default() }
+    }
+
     /// What `key` stands for under these rules; `make` says it when nobody asked before.
     pub(crate) fn standing(
         &self,
         key: StandingKey,
+        route: &str,
         policies: &[String],
-        keeps: impl FnOnce() -> Option<Arc<dyn Any + Send + Sync>>,
-        make: impl FnOnce() -> Option<Trace>,
+        make: impl FnOnce() -> Option<Made>,
     ) -> Option<Rc<Standing>> {
         if let Some(known) = self.known.borrow().get(&key)
             && known.policies == policies
+            && known.facts.edge.route == route
         {
             return Some(Rc::clone(known));
         }
-        let standing = Rc::new(Standing {
-            template: Arc::new(make()?),
-            policies: policies.to_vec(),
-            place: Cell::new((0, 0)),
-            _keeps: keeps(),
-        });
+        let standing = Rc::new(Standing::new(make()?, policies));
         let mut known = self.known.borrow_mut();
         if known.len() >= STANDINGS_MAX {
             known.clear();
@@ -154,61 +194,58 @@ impl Journal {
     }
 
     /// Records an answered call.
-    pub(crate) fn record(&self, standing: &Standing, mut call: Call) {
-        let batch = self.batch.get();
-        let (known_in, index) = standing.place.get();
-        call.template = if known_in == batch { index } else { self.place(standing) };
-        let mut calls = self.calls.borrow_mut();
-        calls.push(call);
-        if calls.len() >= CALLS_MAX {
-            drop(calls);
-            self.hand_over();
+    pub(crate) fn record(
+        &self,
+        standing: &Standing,
+        call: &Call,
+        status: StatusCode,
+        latency: Duration,
+        at: UnixTime,
+    ) {
+        let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+        // Somebody wants each call with all of its words; the ring has no room; or the edge is too long for it.
+        let in_words = tracing::enabled!(target: "countersign::access", tracing::Level::INFO);
+        let row = |edge| CallRow {
+            edge,
+            id: call.decision,
+            at,
+            latency_us,
+            status,
+            trace: call.trace,
+            user: standing.said.draft().user(),
+            connection: Some((call.connection, call.peer)),
+        };
+        if in_words || self.push(standing, row).is_none() {
+            return standing.said.record(call, status, latency);
+        }
+        standing.tally.borrow_mut().add(status.as_u16(), latency_us);
+    }
+
+    fn push(&self, standing: &Standing, row: impl Fn(EdgeIndex) -> CallRow) -> Option<()> {
+        let mut ring = self.ring.borrow_mut();
+        if let Some(index) = standing.index.get() {
+            match ring.push(row(index)) {
+                Ok(()) => return Some(()),
+                Err(RingError::Full) => return None,
+                Err(RingError::UnknownEdge) => {}
+            }
+        }
+        let index = ring.edge_index(&standing.facts)?;
+        standing.index.set(Some(index));
+        ring.push(row(index)).ok()
+    }
+
+    /// Forgets what stood under addresses that may be others' by now.
+    pub(crate) fn forget(&self) {
+        self.known.borrow_mut().clear();
+    }
+
+    /// Tells the metrics what was counted since the last time.
+    pub(crate) fn measure(&self) {
+        for standing in self.known.borrow().values() {
+            standing.said.measure(&mut standing.tally.borrow_mut());
         }
     }
-
-    fn place(&self, standing: &Standing) -> u32 {
-        let mut templates = self.templates.borrow_mut();
-        let index = u32::try_from(templates.len()).unwrap_or(u32::MAX);
-        templates.push(Arc::clone(&standing.template));
-        standing.place.set((self.batch.get(), index));
-        index
-    }
-
-    /// Hands over what there is; four times a second, and whenever there is much. Where the other side does not keep up,
-    /// this worker does its work: nothing is lost, and it takes no more than it can record.
-    pub(crate) fn hand_over(&self) {
-        let calls = self.calls.take();
-        if calls.is_empty() {
-            return;
-        }
-        self.batch.set(self.batch.get() + 1);
-        let batch = Batch { templates: self.templates.take(), calls };
-        if let Err(refused) = self.scribe.batches.try_send(batch) {
-            use std::sync::mpsc::TrySendError::{Disconnected, Full};
-            let (Full(batch) | Disconnected(batch)) = refused;
-            write(&batch, &self.scribe.recorder);
-        }
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        self.hand_over();
-    }
-}
-
-fn write_all(inbox: &Receiver<Batch>, recorder: &Recorder) {
-    while let Ok(batch) = inbox.recv() {
-        write(&batch, recorder);
-    }
-}
-
-fn write(batch: &Batch, recorder: &Recorder) {
-    recorder.all_allowed(batch.calls.iter().filter_map(|call| {
-        let template = batch.templates.get(usize::try_from(call.template).ok()?)?;
-        let status = StatusCode::from_u16(call.status).ok()?;
-        Some((call.of(template), status, Duration::from_micros(u64::from(call.latency_us))))
-    }));
 }
 
 /// A number for each of the seven methods, so that a key holds no text.
@@ -225,5 +262,3 @@ pub(crate) fn number_of(method: &Method) -> u8 {
 }
 
 const STANDINGS_MAX: usize = 4096;
-const CALLS_MAX: usize = 8192;
-const BATCHES_WAITING_MAX: usize = 4;

@@ -9,22 +9,24 @@ mod edge;
 mod entropy;
 mod journal;
 mod pool;
+mod tally;
 mod throttle;
+mod way;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use countersign_http1::RequestHead;
 use countersign_policy::Permit;
+use countersign_sdk::inbound::{Caller, Recalled};
 
 pub(crate) use edge::EdgeQuick;
 pub(crate) use entropy::Entropy;
-pub(crate) use journal::{Call, Journal, Scribe, Standing};
+pub(crate) use journal::{Call, Journal, Made, Said, Standing, StandingKey, number_of};
 pub(crate) use pool::{Line, Pools};
+pub(crate) use tally::Latencies;
+pub(crate) use way::Way;
 
-use crate::engine::Answering;
 use crate::listener::Arrival;
-use crate::upstream::{Cluster, Lease, UpstreamError};
 
 /// Who judges for the quick carrier, on one worker.
 pub(crate) trait Quick {
@@ -34,20 +36,23 @@ pub(crate) trait Quick {
         &self,
         head: &RequestHead<'_>,
         arrival: &Arrival,
+        recalled: &Recalled,
         entropy: &Entropy,
         journal: &Journal,
         out: &mut Vec<u8>,
     ) -> Option<Errand>;
+}
 
-    /// Answers, and records, that the upstream gave no answer to an errand.
-    fn failed(&self, standing: &Standing, call: Call, error: UpstreamError, arrival: &Arrival) -> Answering;
+/// What was permitted: taken by whoever carries it, and good for this one request.
+pub(crate) enum Permitted {
+    ByEdge(#[expect(dead_code, reason = "held until the answer is there")] Permit),
+    ByDoor(#[expect(dead_code, reason = "held until the answer is there")] Caller),
 }
 
 /// A permitted request on its way.
 pub(crate) struct Errand {
-    pub(crate) permit: Permit,
-    pub(crate) cluster: Arc<Cluster>,
-    pub(crate) lease: Lease,
+    pub(crate) permit: Permitted,
+    pub(crate) way: Way,
     pub(crate) standing: Rc<Standing>,
     pub(crate) call: Call,
 }

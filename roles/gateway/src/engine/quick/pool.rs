@@ -12,7 +12,7 @@ use countersign_identity::UnixTime;
 use tokio::io::AsyncRead as _;
 use tokio::time::Instant;
 
-use crate::engine::wire::{Outbox, Wire};
+use crate::engine::wire::{Outbox, Scratch, Wire};
 use crate::upstream::{Dialed, Endpoint, Proof, Seat, Wire as Bytes};
 
 /// One connection on which no request is in progress, or the one that is.
@@ -30,24 +30,43 @@ pub(crate) struct Line {
 
 /// The idle connections of one worker, by endpoint.
 #[derive(Default)]
-pub(crate) struct Pools(RefCell<HashMap<u32, Idle>>);
+pub(crate) struct Pools(RefCell<HashMap<PoolKey, Idle>>);
 
-/// Those of one endpoint.
+/// Whom connections lead to, and whose requests they carry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PoolKey {
+    Endpoint(u32),
+    /// The one service behind, for one caller.
+    App([u8; 16]),
+}
+
+/// Those of one key.
 struct Idle {
-    endpoint: Arc<Endpoint>,
+    /// Of an upstream.
+    endpoint: Option<Arc<Endpoint>>,
     /// How long each may wait.
     limit: Duration,
     lines: Vec<Line>,
 }
 
 impl Line {
-    pub(crate) fn new(dialed: Dialed, scratch: crate::engine::wire::Scratch) -> Self {
+    /// To an endpoint of an upstream.
+    pub(super) fn of_upstream(dialed: Dialed, scratch: Scratch) -> Self {
+        Self::over(dialed.wire, dialed.proof, dialed.seat, scratch)
+    }
+
+    /// To the service behind a sidecar.
+    pub(super) fn of_app(bytes: Bytes, scratch: Scratch) -> Self {
+        Self::over(bytes, None, None, scratch)
+    }
+
+    fn over(bytes: Bytes, proof: Option<Proof>, seat: Option<Seat>, scratch: Scratch) -> Self {
         Self {
-            wire: Wire::new(dialed.wire, scratch),
+            wire: Wire::new(bytes, scratch),
             input: BytesMut::new(),
             out: Outbox::default(),
-            proof: dialed.proof,
-            seat: dialed.seat,
+            proof,
+            seat,
             idle_since: Instant::now(),
             is_pooled: false,
         }
@@ -64,9 +83,9 @@ impl Line {
 
 impl Pools {
     /// The connection that was used last, if it can still be used.
-    pub(crate) fn take(&self, endpoint: u32, now: UnixTime, idle: Duration) -> Option<Line> {
+    pub(crate) fn take(&self, key: PoolKey, now: UnixTime, idle: Duration) -> Option<Line> {
         let mut pools = self.0.borrow_mut();
-        let lines = &mut pools.get_mut(&endpoint)?.lines;
+        let lines = &mut pools.get_mut(&key)?.lines;
         while let Some(mut line) = lines.pop() {
             if line.is_usable(now, idle) {
                 line.is_pooled = true;
@@ -77,14 +96,20 @@ impl Pools {
     }
 
     /// Keeps a connection for the next request, for at most `limit`.
-    pub(crate) fn keep(&self, endpoint: &Arc<Endpoint>, limit: Duration, mut line: Line) {
+    pub(crate) fn keep(
+        &self,
+        key: PoolKey,
+        endpoint: Option<&Arc<Endpoint>>,
+        limit: Duration,
+        mut line: Line,
+    ) {
         if !is_worth_keeping(endpoint) {
             return;
         }
         line.idle_since = Instant::now();
         let mut pools = self.0.borrow_mut();
-        let new = || Idle { endpoint: Arc::clone(endpoint), limit, lines: Vec::new() };
-        let idle = pools.entry(endpoint.id()).or_insert_with(new);
+        let new = || Idle { endpoint: endpoint.cloned(), limit, lines: Vec::new() };
+        let idle = pools.entry(key).or_insert_with(new);
         if idle.lines.len() < IDLE_LINES_MAX {
             idle.lines.push(line);
         }
@@ -93,7 +118,7 @@ impl Pools {
     /// Closes connections that nobody used for too long, and forgets endpoints without any.
     pub(crate) fn prune(&self) {
         self.0.borrow_mut().retain(|_, idle| {
-            let keep = is_worth_keeping(&idle.endpoint);
+            let keep = is_worth_keeping(idle.endpoint.as_ref());
             idle.lines.retain(|line| keep && line.idle_since.elapsed() < idle.limit);
             !idle.lines.is_empty()
         });
@@ -101,8 +126,8 @@ impl Pools {
 }
 
 /// Not when its endpoint is gone, and not when somebody else waits for the right to make one.
-fn is_worth_keeping(endpoint: &Endpoint) -> bool {
-    !endpoint.is_gone() && !endpoint.is_awaited()
+fn is_worth_keeping(endpoint: Option<&Arc<Endpoint>>) -> bool {
+    endpoint.is_none_or(|endpoint| !endpoint.is_gone() && !endpoint.is_awaited())
 }
 
 /// A look without a system call: whoever closed the connection, or spoke unasked, made it readable.

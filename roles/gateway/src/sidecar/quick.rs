@@ -1,0 +1,115 @@
+//! The quick carrier of a sidecar: callers who prove themselves by their certificate alone, let in by the SDK's own door.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use countersign_http1::{BodyLength, RequestHead, encode};
+use countersign_identity::DecisionId;
+use countersign_keys::{SystemRandom, sha256};
+use countersign_request::{Field, Head as _};
+use countersign_sdk::clock;
+use countersign_sdk::context::{CONTEXT, ContextKey};
+use countersign_sdk::inbound::{Entered, QuickDoor, Recalled, TraceId};
+use http::HeaderName;
+
+use super::app::App;
+use super::headers::{CALLER, DECISION};
+use crate::engine::quick::{
+    Call, Entropy, Errand, Journal, Made, Permitted, Quick, Said, StandingKey, Way, number_of,
+};
+use crate::listener::Arrival;
+
+/// The door and what is behind it, on one worker.
+pub(super) struct InboundQuick {
+    door: QuickDoor,
+    app: App,
+    contexts: Arc<ContextKey>,
+    routes: RandomState,
+}
+
+impl InboundQuick {
+    pub(super) fn new(door: QuickDoor, app: App, contexts: Arc<ContextKey>) -> Self {
+        Self { door, app, contexts, routes: RandomState::new() }
+    }
+
+    /// The head as the service sees it: as the full carrier writes it.
+    fn write_head(
+        &self,
+        head: &RequestHead<'_>,
+        entered: &Entered,
+        entropy: &Entropy,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let caller = &entered.caller;
+        out.clear();
+        let mut writer = encode::request_head(out, &head.canonical).ok()?;
+        for field in head.canonical.onward() {
+            if !field.name.eq_ignore_ascii_case(TRACEPARENT.as_str()) {
+                writer.copied(field);
+            }
+        }
+        let decision = caller.decision().to_string();
+        writer.copied(&Field { name: DECISION.as_str(), value: decision.as_bytes() });
+        if let Some(workload) = caller.workload() {
+            writer.copied(&Field { name: CALLER.as_str(), value: workload.id.as_str().as_bytes() });
+        }
+        let span = entropy.draw().map(u64::from_be_bytes)?;
+        writer.copied(&Field { name: TRACEPARENT.as_str(), value: &caller.trace().header(span) });
+        let sealed = self.contexts.seal(caller, clock::now(), &SystemRandom::new()).ok()?;
+        writer.copied(&Field { name: CONTEXT.as_str(), value: sealed.as_bytes() });
+        writer.finish(head.body);
+        Some(())
+    }
+}
+
+impl Quick for InboundQuick {
+    fn judge(
+        &self,
+        head: &RequestHead<'_>,
+        arrival: &Arrival,
+        recalled: &Recalled,
+        entropy: &Entropy,
+        journal: &Journal,
+        out: &mut Vec<u8>,
+    ) -> Option<Errand> {
+        let bytes = match head.body {
+            BodyLength::None => 0,
+            BodyLength::Exact(bytes) => bytes,
+            BodyLength::Chunked | BodyLength::UntilClose => return None,
+        };
+        if head.upgrade.is_some() || head.expects_continue || head.canonical.header(&UPGRADE).is_some() {
+            return None;
+        }
+        let connection = arrival.connection.as_ref()?;
+        let decision = DecisionId::from_random(entropy.draw()?);
+        let trace = TraceId::of_value(head.canonical.header(&TRACEPARENT))
+            .or_else(|| entropy.draw().map(TraceId::from_random))?;
+        let entered = self.door.enter(&head.canonical, bytes, connection, recalled, (decision, trace))?;
+        let workload = entered.caller.workload()?;
+        let caller = *sha256(workload.id.as_str().as_bytes()).first_chunk()?;
+        let key = StandingKey {
+            route: usize::try_from(self.routes.hash_one(&entered.route)).unwrap_or_default(),
+            target: 0,
+            method: number_of(head.canonical.method()),
+            caller: Arc::as_ptr(&entered.standing).addr(),
+        };
+        let policies = entered.caller.permit().policies();
+        let standing = journal.standing(key, &entered.route, policies, || {
+            let draft = self.door.draft(&head.canonical, connection, recalled, &entered)?;
+            Some(Made {
+                said: Said::Door(Box::new(draft), self.door.recorder()),
+                keeps: Some(Arc::clone(&entered.standing) as Arc<dyn std::any::Any + Send + Sync>),
+            })
+        })?;
+        self.write_head(head, &entered, entropy, out)?;
+        Some(Errand {
+            way: Way::App { app: self.app.clone(), caller },
+            standing,
+            call: Call { decision, trace, connection: connection.id, peer: connection.address() },
+            permit: Permitted::ByDoor(entered.caller),
+        })
+    }
+}
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static UPGRADE: HeaderName = http::header::UPGRADE;

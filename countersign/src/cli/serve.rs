@@ -196,6 +196,18 @@ async fn workload(
     calls: CallLimits,
     entry: impl FnOnce() -> Result<String, CliError>,
 ) -> Result<Workload, CliError> {
+    let workload = identified(config, calls, entry).await?;
+    if let Some(tls) = &config.tls {
+        workload.trust().set_groups(&tls.groups);
+    }
+    Ok(workload)
+}
+
+async fn identified(
+    config: &Config,
+    calls: CallLimits,
+    entry: impl FnOnce() -> Result<String, CliError>,
+) -> Result<Workload, CliError> {
     if let Some(files) = config.file_identity() {
         let files = FileIdentity { calls, ..files };
         return Workload::from_files(files).await.map_err(|e| {

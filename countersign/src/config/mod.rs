@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
+use countersign_sdk::tls::Groups;
 use countersign_sdk::workload::{FileIdentity, FileService};
 use serde::Deserialize;
 
@@ -29,6 +30,9 @@ pub struct Config {
     /// Who a gateway or sidecar is, where certificates come from elsewhere and no agent runs.
     #[serde(default)]
     pub identity: Option<IdentityTable>,
+    /// Handshakes between services.
+    #[serde(default)]
+    pub tls: Option<TlsTable>,
     /// The control plane.
     #[serde(default)]
     pub authority: Option<countersign_authority::Settings>,
@@ -71,6 +75,14 @@ pub struct IdentityTable {
     /// Whom we call by name.
     #[serde(default, rename = "service")]
     pub services: Vec<IdentityService>,
+}
+
+/// `[tls]`: handshakes of gateways and sidecars with services.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsTable {
+    /// Groups of the key exchange, the preferred one first: X25519MLKEM768, X25519, P-256.
+    pub groups: Groups,
 }
 
 /// `[[identity.service]]`

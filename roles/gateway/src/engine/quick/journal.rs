@@ -190,6 +190,7 @@ impl Journal {
 
     /// Forgets what keys stand for: the addresses in them may soon be those of something else.
     pub(crate) fn forget(&self) {
+        self.measure();
         self.known.borrow_mut().clear();
     }
 
@@ -233,11 +234,6 @@ impl Journal {
         let index = ring.edge_index(&standing.facts)?;
         standing.index.set(Some(index));
         ring.push(row(index)).ok()
-    }
-
-    /// Forgets what stood under addresses that may be others' by now.
-    pub(crate) fn forget(&self) {
-        self.known.borrow_mut().clear();
     }
 
     /// Tells the metrics what was counted since the last time.

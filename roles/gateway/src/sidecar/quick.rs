@@ -22,14 +22,14 @@ use crate::listener::Arrival;
 /// The door and what is behind it, on one worker.
 pub(super) struct InboundQuick {
     door: QuickDoor,
-    app: App,
+    app: Arc<App>,
     contexts: Arc<ContextKey>,
     routes: RandomState,
 }
 
 impl InboundQuick {
     pub(super) fn new(door: QuickDoor, app: App, contexts: Arc<ContextKey>) -> Self {
-        Self { door, app, contexts, routes: RandomState::new() }
+        Self { door, app: Arc::new(app), contexts, routes: RandomState::new() }
     }
 
     /// The head as the service sees it: as the full carrier writes it.
@@ -103,7 +103,7 @@ impl Quick for InboundQuick {
         })?;
         self.write_head(head, &entered, entropy, out)?;
         Some(Errand {
-            way: Way::App { app: self.app.clone(), caller },
+            way: Way::App { app: Arc::clone(&self.app), caller },
             standing,
             call: Call { decision, trace, connection: connection.id, peer: connection.address() },
             permit: Permitted::ByDoor(entered.caller),

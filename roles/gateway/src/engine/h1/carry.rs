@@ -67,6 +67,7 @@ impl Client {
 
     async fn try_to_carry(&mut self, quickly: Quickly) -> Result<Carried, End> {
         let is_repeatable = !quickly.has_body && quickly.question.method.is_idempotent();
+        let mut went_stale = false;
         loop {
             let errand = &quickly.errand;
             let Some(mut line) = self.line(errand).await? else { return Ok(Carried::NotMine) };
@@ -78,12 +79,21 @@ impl Client {
                     self.input.advance(quickly.bytes);
                     return Ok(Carried::Answered(self.copy_body(line, quickly.errand, head).await?));
                 }
-                Try::Stale if is_repeatable => {}
+                // Where one connection was closed while it waited, the others were too: once more, over a new one.
+                Try::Stale if is_repeatable && !went_stale => {
+                    went_stale = true;
+                    self.worker.pools.forget(errand.way.pool());
+                }
                 Try::Stale => {
                     let error = errand.way.broke("it was closed meanwhile");
                     return self.fail(quickly, error).await;
                 }
-                Try::Challenged => return Ok(Carried::NotMine),
+                Try::Challenged if is_repeatable => return Ok(Carried::NotMine),
+                // It may have done what it was asked for: nobody asks it twice.
+                Try::Challenged => {
+                    let error = errand.way.broke("it demands evidence that is not the client's to give");
+                    return self.fail(quickly, error).await;
+                }
                 // The full carrier tries again, elsewhere where it can.
                 Try::Unheard(_) if is_repeatable && errand.way.may_retry() => {
                     errand.way.report(Outcome::Failed);
@@ -253,9 +263,10 @@ impl Client {
             let way = &errand.way;
             self.worker.pools.keep(way.pool(), way.endpoint(), way.idle(), line);
         }
+        // The permit was good for this one request, and the endpoint is free for another before the client can ask.
+        let Errand { permit, way, .. } = errand;
+        drop((permit, way));
         self.outgoing().flush().await?;
-        // The permit was good for this one request.
-        drop(errand.permit);
         Ok(head.keep_alive)
     }
 

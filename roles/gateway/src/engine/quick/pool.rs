@@ -115,6 +115,11 @@ impl Pools {
         }
     }
 
+    /// Closes all that wait for this one.
+    pub(crate) fn forget(&self, key: PoolKey) {
+        self.0.borrow_mut().remove(&key);
+    }
+
     /// Closes connections that nobody used for too long, and forgets endpoints without any.
     pub(crate) fn prune(&self) {
         self.0.borrow_mut().retain(|_, idle| {

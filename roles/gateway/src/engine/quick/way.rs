@@ -21,7 +21,7 @@ pub(crate) enum Way {
     },
     /// Connections are kept apart by who is calling, as the full carrier keeps them.
     App {
-        app: App,
+        app: Arc<App>,
         caller: [u8; 16],
     },
 }

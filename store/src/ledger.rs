@@ -128,7 +128,7 @@ impl Db {
     }
 
     /// The event of a decision, or the batch that holds it: the first with its id, so that no later record can speak in
-    /// its place. Takes a look at every batch before it: a tenth of a second for a million calls, about.
+    /// its place. Takes a look at every batch before it, so that its time grows with the ledger.
     ///
     /// # Errors
     /// Any of the database's.

@@ -641,3 +641,22 @@ async fn requests_in_progress_are_finished_at_shutdown_and_new_connections_are_n
     tokio::time::timeout(Duration::from_secs(5), edge.task).await.expect("it ends").unwrap();
     assert!(TcpStream::connect(edge.plain).await.is_err());
 }
+
+/// Whoever is over the quota has no signature looked at: on the way of borrowed heads too it comes first.
+#[tokio::test]
+async fn refused_tokens_use_up_the_quota_of_their_address_on_the_way_to_an_upstream() {
+    let rig = Rig::new();
+    rig.policy("gateway", "@id(\"all\") permit (principal, action, resource);");
+    let edge = rig
+        .gateway(
+            "[throttle]\nrequests_burst = 4\nrequests_per_second = 1\n[[route]]\npath = \"/x\"\nto = \"backend\"\nuser = \"required\"\n\
+             [[upstream]]\nname = \"backend\"\nendpoints = [\"127.0.0.1:9\"]\n",
+        )
+        .await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(get(edge.plain, "/x", &[("authorization", "Bearer a.b.c")]).await.status);
+    }
+    assert_eq!(seen.first(), Some(&401));
+    assert_eq!(seen.last(), Some(&429), "{seen:?}");
+}

@@ -18,10 +18,11 @@ use super::throttle::Taken;
 use super::{Entropy, Errand, Permitted, Quick, Way};
 use crate::headers::forwarded_headers;
 use crate::listener::Arrival;
-use crate::pipeline::{GATEWAY, Judged, Pipeline};
+use crate::pipeline::{GATEWAY, Pipeline};
 use crate::record::{Check, Trace, Unheard};
 use crate::reload::Current;
-use crate::route::Target;
+use crate::route::{Route, Target};
+use crate::settings::UserNeed;
 use crate::upstream::Cluster;
 
 /// The pipeline of one port, on one worker.
@@ -73,17 +74,17 @@ impl EdgeQuick {
             && arrival.server_name().is_none_or(|name| name == head.canonical.authority().host())
     }
 
-    /// The upstream, if the way there is one that this carrier knows.
-    fn way<'p>(pipeline: &Pipeline, judged: &Judged<'p>) -> Option<&'p Arc<Cluster>> {
-        let Target::Upstream(cluster) = judged.target else { return None };
-        let has_rules = [&pipeline.rules, &judged.route.headers].iter().any(|rules| !rules.is_empty());
-        let plain = judged.route.rewrite.is_none()
-            && judged.route.guard.is_idle()
+    /// The one upstream of a route, if the way there is one that this carrier knows.
+    fn way<'p>(pipeline: &Pipeline, route: &'p Route) -> Option<&'p Arc<Cluster>> {
+        let Some(Target::Upstream(cluster)) = route.lead.only() else { return None };
+        let has_rules = [&pipeline.rules, &route.headers].iter().any(|rules| !rules.is_empty());
+        let plain = route.rewrite.is_none()
+            && route.guard.is_idle()
             && !has_rules
             && !cluster.dialer().speaks_http2()
             && cluster.host().is_none()
             && cluster.timeouts().whole().is_none()
-            && !(cluster.takes_user_token() && judged.session.is_some());
+            && !(cluster.takes_user_token() && route.user != UserNeed::None);
         plain.then_some(cluster)
     }
 
@@ -143,12 +144,16 @@ impl Quick for EdgeQuick {
         if !Self::knows(&pipeline, head, arrival) {
             return None;
         }
-        let now = clock::now();
+        let cluster = Self::way(&pipeline, pipeline.routes.find(&head.canonical).ok()?)?;
+        // Before anything that costs: whoever is over the quota has no signature looked at. What is refused after this is
+        // counted once more, by the full carrier that says so.
+        if !self.taken.one(&pipeline.throttle, arrival.address(), clock::now()) {
+            return None;
+        }
         let mut decisions = self.decisions.borrow_mut();
         let judged = pipeline
             .judge(&head.canonical, arrival, &mut Unheard, |rules, ask| decisions.decide(rules, ask))
             .ok()?;
-        let cluster = Self::way(&pipeline, &judged)?;
         let decision = DecisionId::from_random(entropy.draw()?);
         let trace = TraceId::of_value(head.canonical.header(&TRACEPARENT))
             .or_else(|| entropy.draw().map(TraceId::from_random))?;
@@ -176,10 +181,6 @@ impl Quick for EdgeQuick {
                 })
             })?;
         self.write_head(head, arrival, trace, entropy, out)?;
-        // Last, because it counts: what is refused now is refused, and recorded, by the full carrier.
-        if !self.taken.one(&pipeline.throttle, arrival.address(), now) {
-            return None;
-        }
         let lease = cluster.pick().ok()?;
         let connection = arrival.connection.as_ref()?;
         let call = Call { decision, trace, connection: connection.id, peer: connection.address() };

@@ -48,7 +48,7 @@ use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
 use crate::login::LoginDesk;
 use crate::proof::{DPOP_NONCE, Proofs};
-use crate::record::{Check, Notes, Recorder, Trace};
+use crate::record::{Check, Notes, Recorder, Trace, Underway};
 use crate::refusal::Refusal;
 use crate::route::{NoRoute, Route, RouteTable, Target};
 use crate::settings::{Limits, Settings, UserNeed};
@@ -92,14 +92,15 @@ impl Pipeline {
             draft.came_over(connection);
         }
         let arrival = &*self.guard.arrival(arrival, request.headers());
-        let mut trace = Trace::new(draft, arrival.address());
+        let mut underway = Underway::new(&self.recorder, Trace::new(draft, arrival.address()));
+        let trace = &mut underway.trace;
         trace.told = self.guard.told(request.headers());
         let limit = self.limits.request_timeout();
-        let outcome =
-            match tokio::time::timeout(limit, self.run(request, arrival, trace_id, &mut trace)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
-            };
+        let outcome = match tokio::time::timeout(limit, self.run(request, arrival, trace_id, trace)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
+        };
+        let mut trace = underway.ended();
         let told = std::mem::take(&mut trace.told);
         let mut answer = match outcome {
             Ok(answer) => {

@@ -167,6 +167,34 @@ fn record(check: Check, result: CheckResult, detail: String) -> CheckRecord {
     CheckRecord { name: check.name().to_owned(), result, detail }
 }
 
+/// A request on its way to its answer. Should its client go away meanwhile, it is recorded all the same once it was
+/// permitted.
+pub(crate) struct Underway<'a> {
+    recorder: &'a Recorder,
+    pub(crate) trace: Trace,
+    has_ended: bool,
+}
+
+impl<'a> Underway<'a> {
+    pub(crate) fn new(recorder: &'a Recorder, trace: Trace) -> Self {
+        Self { recorder, trace, has_ended: false }
+    }
+
+    /// It is answered: whoever answers records it.
+    pub(crate) fn ended(mut self) -> Trace {
+        self.has_ended = true;
+        self.trace.clone()
+    }
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended && self.trace.draft.record().verdict == Verdict::Allow {
+            self.recorder.unanswered(self.trace.clone());
+        }
+    }
+}
+
 /// Where everything is recorded.
 pub(crate) struct Recorder {
     spool: Arc<Spool>,
@@ -188,6 +216,13 @@ impl Recorder {
     pub(crate) fn allowed_after(&self, mut trace: Trace, status: StatusCode, latency: Duration) {
         trace.pass(Check::Upstream, status.as_u16().to_string());
         trace.draft.answered_after(status, latency);
+        self.measure(&trace);
+        trace.draft.record_allowed(&self.spool);
+    }
+
+    /// What was permitted and is no longer waited for: what was done until then is done.
+    fn unanswered(&self, mut trace: Trace) {
+        trace.draft.unanswered();
         self.measure(&trace);
         trace.draft.record_allowed(&self.spool);
     }

@@ -660,3 +660,34 @@ async fn refused_tokens_use_up_the_quota_of_their_address_on_the_way_to_an_upstr
     assert_eq!(seen.first(), Some(&401));
     assert_eq!(seen.last(), Some(&429), "{seen:?}");
 }
+
+/// A client that goes away takes its answer with it, and not the record of what was done.
+#[tokio::test]
+async fn a_permitted_request_whose_client_goes_away_is_recorded() {
+    let rig = Rig::new();
+    rig.policy("gateway", "@id(\"all\") permit (principal, action, resource);");
+    let (arrived, mut seen) = tokio::sync::mpsc::channel::<()>(1);
+    let slow = move || {
+        let arrived = arrived.clone();
+        async move {
+            let _ = arrived.send(()).await;
+            std::future::pending::<()>().await;
+        }
+    };
+    let _ads = rig.open_service("ads", Router::new().route("/ads", on_get(slow))).await;
+    let edge = rig.gateway("[[route]]\npath = \"/ads\"\nto = \"ads\"\nuser = \"required\"\n").await;
+    let stream = tokio::net::TcpStream::connect(edge.plain).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let ask = http::Request::get(format!("http://{}/ads", edge.plain))
+        .header("authorization", bearer(&rig.access_token("alice", &["buyer"])))
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    let asking = tokio::spawn(async move { sender.send_request(ask).await.map(drop) });
+    seen.recv().await.unwrap();
+    asking.abort();
+    connection.abort();
+    let recorded = rig.decision(|decision| decision.target == "gateway" && decision.route == "/ads").await;
+    assert_eq!((recorded.verdict, recorded.status), (Verdict::Allow, 0));
+}

@@ -1,8 +1,12 @@
 //! The laboratory: what Countersign is measured against, and what nobody should run.
 //!
+//! [`experiment`] is the chapter that the thesis announces and does not have: every way to prove who is calling, run as
+//! a chain of real processes, measured and compared.
+//!
 //! [`thesis`] is the mechanism of the thesis that this project grew out of, to the letter: its listings, its
 //! token and its Algorithm 5.1, weaknesses included. It exists so that two claims can be tested and not merely
 //! made: that the literal form fails in the ways listed there, and that the form which runs here does not.
 //! Nothing that a service links can name it.
 
+pub mod experiment;
 pub mod thesis;

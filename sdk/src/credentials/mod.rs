@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `bearer` | an opaque token for one callee | `IssueToken` |
 //! | `macaroon` | a macaroon for one callee | `IssueToken` |
-//! | `jwt`, `mtls+jwt` | a key of our own, certified for signing alone | `Issue` |
+//! | `jwt`, `mtls+jwt` | a key of our own, certified for signing alone, or registered | `Issue`, or not at all |
 //! | `wimse` | a key of our own, and a workload identity token that names it | `IssueToken` |
 //!
 //! The certificate of the TLS handshake is not among them: [`crate::workload`] has it from the start.
@@ -24,6 +24,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use countersign_identity::{Mode, SpiffeId, UnixTime};
+use countersign_keys::KeyPair;
 use countersign_wire::agent::TokenKind;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -46,6 +47,8 @@ pub struct Credentials(Arc<Inner>);
 struct Inner {
     id: SpiffeId,
     agent: AgentApi,
+    /// Signs instead of one that is certified.
+    registered: Option<Arc<SigningIdentity>>,
     signing: Kept<SigningIdentity>,
     wit: Kept<WitIdentity>,
     bearer: PerCallee,
@@ -92,9 +95,16 @@ impl Credentials {
     /// Those of `id`, through `agent`. Nothing is asked for yet.
     #[must_use]
     pub fn new(id: SpiffeId, agent: AgentApi) -> Self {
+        Self::signing_with(None, id, agent)
+    }
+
+    /// The same, where requests are signed with a key that is registered for `id`, if there is one.
+    pub(crate) fn signing_with(key: Option<KeyPair>, id: SpiffeId, agent: AgentApi) -> Self {
+        let registered = key.map(|key| Arc::new(SigningIdentity::registered(id.clone(), key)));
         Self(Arc::new(Inner {
             id,
             agent,
+            registered,
             signing: Kept::default(),
             wit: Kept::default(),
             bearer: PerCallee::new(TokenKind::Bearer),
@@ -109,11 +119,14 @@ impl Credentials {
         &self.0.id
     }
 
-    /// The key that signs our requests, with its certificate.
+    /// The key that signs our requests, with its certificate if it has one.
     ///
     /// # Errors
     /// See [`CredentialError`]; a failure counts for a moment, so that requests do not queue up behind it.
     pub async fn signing(&self) -> Result<Arc<SigningIdentity>, CredentialError> {
+        if let Some(registered) = &self.0.registered {
+            return Ok(Arc::clone(registered));
+        }
         self.first(&self.0.signing, || signing::get(&self.0.agent, &self.0.id)).await
     }
 

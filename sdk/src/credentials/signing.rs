@@ -1,4 +1,4 @@
-//! A key of our own that signs requests and nothing else, certified by the authority.
+//! A key of our own that signs requests and nothing else, certified by the authority or registered there.
 
 use std::fmt;
 
@@ -17,6 +17,11 @@ use crate::{agent::AgentApi, clock, renewal, tls::Identity};
 pub struct SigningIdentity {
     id: SpiffeId,
     key: KeyPair,
+    /// None: callees know the key from the snapshot.
+    certificate: Option<Certificate>,
+}
+
+struct Certificate {
     chain: HeaderValue,
     leaf_sha256: [u8; 32],
     not_after: UnixTime,
@@ -30,22 +35,28 @@ impl SigningIdentity {
         &self.key
     }
 
-    /// Value of `Countersign-Signing-Chain`: the leaf and its issuer, as byte sequences of RFC 9651.
+    /// Value of `Countersign-Signing-Chain`: the leaf and its issuer, as byte sequences of RFC 9651. A registered key has
+    /// none.
     #[must_use]
-    pub const fn chain(&self) -> &HeaderValue {
-        &self.chain
+    pub fn chain(&self) -> Option<&HeaderValue> {
+        self.certificate.as_ref().map(|certificate| &certificate.chain)
     }
 
-    /// SHA-256 over the leaf's DER: the JOSE header `x5t#S256` (RFC 7515 section 4.1.8).
+    /// SHA-256 over the leaf's DER: the JOSE header `x5t#S256` (RFC 7515 section 4.1.8). A registered key has none.
     #[must_use]
-    pub const fn leaf_sha256(&self) -> &[u8; 32] {
-        &self.leaf_sha256
+    pub fn leaf_sha256(&self) -> Option<&[u8; 32]> {
+        self.certificate.as_ref().map(|certificate| &certificate.leaf_sha256)
     }
 
     /// In whose name it signs.
     #[must_use]
     pub const fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// A key of `id` whose public half is registered at the authority: it stands until it is withdrawn there.
+    pub(super) const fn registered(id: SpiffeId, key: KeyPair) -> Self {
+        Self { id, key, certificate: None }
     }
 }
 
@@ -70,14 +81,13 @@ fn read(
     }
     let leaf = certified.chain().first().map(|leaf| sha256(leaf)).unwrap_or_default();
     let not_after = certified.not_after();
-    Ok(SigningIdentity {
-        id: id.clone(),
+    let certificate = Certificate {
         leaf_sha256: leaf,
         chain: chain_header(&answer.chain)?,
-        key,
         not_after,
         renew_at: now.saturating_add(renewal::half_of(not_after.since(now))),
-    })
+    };
+    Ok(SigningIdentity { id: id.clone(), key, certificate: Some(certificate) })
 }
 
 fn chain_header(chain: &[Vec<u8>]) -> Result<HeaderValue, CredentialError> {
@@ -88,13 +98,16 @@ fn chain_header(chain: &[Vec<u8>]) -> Result<HeaderValue, CredentialError> {
 
 impl Credential for SigningIdentity {
     fn expires(&self) -> UnixTime {
-        self.not_after
+        self.certificate.as_ref().map_or(FOR_EVER, |certificate| certificate.not_after)
     }
 
     fn renew_at(&self) -> UnixTime {
-        self.renew_at
+        self.certificate.as_ref().map_or(FOR_EVER, |certificate| certificate.renew_at)
     }
 }
+
+/// A registered key is withdrawn, it does not run out.
+const FOR_EVER: UnixTime = UnixTime::from_millis(i64::MAX);
 
 impl fmt::Debug for SigningIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,8 +153,8 @@ mod tests {
         let answer = answer(&issuer, &key, &ads);
         let leaf = answer.chain.first().unwrap().clone();
         let identity = read(answer, key, &ads, clock::now()).unwrap();
-        assert_eq!(identity.leaf_sha256(), &sha256(&leaf));
-        let items: Vec<_> = identity.chain().to_str().unwrap().split(", ").collect();
+        assert_eq!(identity.leaf_sha256(), Some(&sha256(&leaf)));
+        let items: Vec<_> = identity.chain().unwrap().to_str().unwrap().split(", ").collect();
         assert_eq!(items.len(), 2);
         assert!(items.iter().all(|item| item.starts_with(':') && item.ends_with(':')), "{items:?}");
         assert!(identity.renew_at() < identity.expires());

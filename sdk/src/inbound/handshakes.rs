@@ -1,4 +1,4 @@
-//! Refused handshakes, brought into the ledger: no handler ever sees them.
+//! Handshakes, counted; refused ones, brought into the ledger: no handler ever sees them.
 
 use std::sync::Arc;
 
@@ -10,6 +10,19 @@ use crate::{
     spool::Spool,
     tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport},
 };
+
+/// Counts a handshake by what it proved of the client, and by how its keys were agreed on.
+fn count(report: &HandshakeReport) {
+    let client = match report.outcome {
+        HandshakeOutcome::Admitted => "proven",
+        HandshakeOutcome::Anonymous => "anonymous",
+        HandshakeOutcome::Refused(_) => "refused",
+    };
+    let resumed = if report.negotiated.is_some_and(|keys| keys.resumed) { "true" } else { "false" };
+    let group = report.negotiated.map_or("none", |keys| keys.group);
+    metrics::counter!("countersign_handshakes_total", "client" => client, "resumed" => resumed, "group" => group)
+        .increment(1);
+}
 
 /// Records refused handshakes of one target; admitted ones are recorded with their requests.
 #[derive(Debug)]
@@ -28,6 +41,7 @@ impl HandshakeRecorder {
 
 impl HandshakeObserver for HandshakeRecorder {
     fn handshake(&self, report: &HandshakeReport) {
+        count(report);
         let HandshakeOutcome::Refused(refusal) = &report.outcome else { return };
         let denial = Denial::from(refusal);
         let mut draft = DecisionDraft::begin(&self.target, TraceId::random());

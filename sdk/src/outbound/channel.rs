@@ -109,6 +109,11 @@ impl Channel {
         Self(Arc::new(inner))
     }
 
+    /// The same way with a connection of its own, which is closed once nobody holds this and its last answer was read.
+    pub(super) fn anew(&self) -> Self {
+        self.beside(self.0.target.clone())
+    }
+
     /// Sends a request. Scheme and authority of its URI are replaced by those of the target.
     ///
     /// A request that was never sent, because the pooled connection was closing, is sent once more on a

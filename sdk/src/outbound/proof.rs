@@ -195,9 +195,11 @@ impl Proof {
             issued_at: now,
             expires: now.saturating_add(PROOF_LIFE),
         };
-        let token = token.mint(identity.key(), Some(identity.leaf_sha256()));
+        let token = token.mint(identity.key(), identity.leaf_sha256());
         let token = token.map_err(|error| unsigned(&error.to_string()))?;
-        request.headers_mut().insert(SIGNING_CHAIN, identity.chain().clone());
+        if let Some(chain) = identity.chain() {
+            request.headers_mut().insert(SIGNING_CHAIN, chain.clone());
+        }
         set(request, AUTHORIZATION, &format!("Bearer {token}"))
     }
 

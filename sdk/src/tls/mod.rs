@@ -30,8 +30,8 @@ pub use client::{Connector, Expected, edge_client_config};
 pub use groups::{Group, Groups, GroupsError};
 pub use names::UnknownName;
 pub use observer::{
-    ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,
-    new_connection_id,
+    ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Negotiated,
+    Unobserved, new_connection_id,
 };
 pub use peer::{Peer, check_records};
 pub use server::{Acceptor, ClientAuth, HandshakeError};

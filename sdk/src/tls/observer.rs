@@ -43,8 +43,28 @@ pub struct HandshakeReport {
     pub checks: Vec<CheckRecord>,
     /// Whether the connection exists now.
     pub outcome: HandshakeOutcome,
+    /// How its keys were agreed on, if it exists.
+    pub negotiated: Option<Negotiated>,
     /// From the first byte to this report.
     pub took: Duration,
+}
+
+/// How the two ends came to their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Was an earlier session resumed, instead of everything being proven anew?
+    pub resumed: bool,
+    /// The group of the key exchange by its registered name (RFC 8446 section 4.2.7), such as `X25519MLKEM768`.
+    pub group: &'static str,
+}
+
+impl Negotiated {
+    /// What was negotiated in a handshake that is over.
+    pub(super) fn of(session: &rustls::CommonState) -> Option<Self> {
+        let resumed = session.handshake_kind()? == rustls::HandshakeKind::Resumed;
+        let group = session.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
+        Some(Self { resumed, group: group.unwrap_or("other") })
+    }
 }
 
 /// How a handshake ended.

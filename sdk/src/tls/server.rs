@@ -31,7 +31,8 @@ use super::{
     judging::{self, Finding, Judging},
     names::{ByName, UnknownName},
     observer::{
-        ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Unobserved,
+        ConnectionId, HandshakeObserver, HandshakeOutcome, HandshakeRefusal, HandshakeReport, Negotiated,
+        Unobserved,
     },
     peer::Peer,
     provider,
@@ -207,7 +208,9 @@ impl Acceptor {
             (Err(error), _) => HandshakeOutcome::Refused(refusal(error, &finding)),
         };
         let peer = finding.peer;
-        self.report(connection, address, peer.as_deref(), outcome.clone(), started.elapsed());
+        let negotiated = result.as_ref().ok().and_then(|stream| Negotiated::of(stream.get_ref().1));
+        let place = (connection, address);
+        self.report(place, peer.as_deref(), outcome.clone(), negotiated, started.elapsed());
         match (result, outcome) {
             (_, HandshakeOutcome::Refused(refusal)) => Err(refusal.into()),
             (Ok(stream), _) => Ok((stream, peer)),
@@ -218,21 +221,21 @@ impl Acceptor {
     /// Reports a handshake that was given up.
     pub fn timed_out(&self, connection: ConnectionId, address: Option<SocketAddr>, took: Duration) {
         let outcome = HandshakeOutcome::Refused(HandshakeRefusal::TimedOut);
-        self.report(connection, address, None, outcome, took);
+        self.report((connection, address), None, outcome, None, took);
     }
 
     /// Reports a client that speaks plain HTTP where only TLS is served.
     pub(crate) fn plain(&self, connection: ConnectionId, address: Option<SocketAddr>) {
         let outcome = HandshakeOutcome::Refused(HandshakeRefusal::Plain);
-        self.report(connection, address, None, outcome, Duration::ZERO);
+        self.report((connection, address), None, outcome, None, Duration::ZERO);
     }
 
     fn report(
         &self,
-        connection: ConnectionId,
-        address: Option<SocketAddr>,
+        (connection, address): (ConnectionId, Option<SocketAddr>),
         peer: Option<&Peer>,
         outcome: HandshakeOutcome,
+        negotiated: Option<Negotiated>,
         took: Duration,
     ) {
         let checks = match (peer, &outcome) {
@@ -241,7 +244,8 @@ impl Acceptor {
             (None, _) => Vec::new(),
         };
         let claimed = peer.and_then(Peer::claimed);
-        self.observer.handshake(&HandshakeReport { connection, address, claimed, checks, outcome, took });
+        let report = HandshakeReport { connection, address, claimed, checks, outcome, negotiated, took };
+        self.observer.handshake(&report);
     }
 
     /// The configuration of the newest generations: made once, then shared.

@@ -32,6 +32,7 @@ pub struct Builder {
     wait: Duration,
     calls: CallLimits,
     spool_limits: SpoolLimits,
+    signing_key: Option<KeyPair>,
 }
 
 /// A certificate that was just issued to us, with what came along.
@@ -50,6 +51,7 @@ impl Builder {
             wait: Duration::from_secs(30),
             calls: CallLimits::default(),
             spool_limits: SpoolLimits::default(),
+            signing_key: None,
         }
     }
 
@@ -81,6 +83,15 @@ impl Builder {
         self
     }
 
+    /// Signs requests in modes `jwt` and `mtls+jwt` with this key, of any algorithm that signs tokens, instead of one
+    /// that is made and certified by itself. Callees believe it once its public half is registered for this service
+    /// (`countersign service key add`), and until it is withdrawn.
+    #[must_use]
+    pub fn signing_key(mut self, registered: KeyPair) -> Self {
+        self.signing_key = Some(registered);
+        self
+    }
+
     /// Gets the identity.
     ///
     /// # Errors
@@ -104,7 +115,8 @@ impl Builder {
         let live = LiveCell::new(live);
 
         let spool = Spool::open(self.spool_directory(&target), id.clone(), self.spool_limits)?;
-        let inner = Inner::assemble(Parts { id, target, trust, live, agent, spool, calls: self.calls });
+        let (calls, signing_key) = (self.calls, self.signing_key);
+        let inner = Inner::assemble(Parts { id, target, trust, live, agent, spool, calls, signing_key });
         inner.start(reader, progress, issued.renew_in);
         Ok(Workload(Arc::new(inner)))
     }
@@ -147,13 +159,14 @@ pub(super) struct Parts {
     pub(super) agent: AgentApi,
     pub(super) spool: Arc<Spool>,
     pub(super) calls: CallLimits,
+    pub(super) signing_key: Option<KeyPair>,
 }
 
 impl Inner {
     /// Nothing runs yet.
     pub(super) fn assemble(parts: Parts) -> Self {
-        let Parts { id, target, trust, live, agent, spool, calls } = parts;
-        let credentials = Credentials::new(id.clone(), agent.clone());
+        let Parts { id, target, trust, live, agent, spool, calls, signing_key } = parts;
+        let credentials = Credentials::signing_with(signing_key, id.clone(), agent.clone());
         let pool = Pool::new(Arc::clone(&trust), Arc::clone(&live), credentials.clone(), calls);
         let secrets = SecretsCell::new();
         let authenticator = Authenticator::new(id.clone(), Arc::clone(&trust), Arc::clone(&secrets));

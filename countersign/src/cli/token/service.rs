@@ -85,7 +85,7 @@ pub async fn mint(at: &At, args: ServiceArgs) -> Result<(), CliError> {
         issued_at: now,
         expires: now.saturating_add(Duration::from_secs(args.ttl)),
     };
-    let minted = token.mint(signing.key(), Some(signing.leaf_sha256())).map_err(|e| {
+    let minted = token.mint(signing.key(), signing.leaf_sha256()).map_err(|e| {
         CliError::usage("no token can be made of this", e, "countersign token mint service --help")
     })?;
     if let Some(file) = &args.chain {
@@ -141,7 +141,7 @@ fn claim(text: &str) -> Result<(String, String), String> {
 }
 
 fn chain(signing: &SigningIdentity) -> String {
-    signing.chain().to_str().unwrap_or_default().to_owned()
+    signing.chain().and_then(|chain| chain.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 fn uncertified(error: &CredentialError) -> CliError {

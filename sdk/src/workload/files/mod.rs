@@ -251,5 +251,6 @@ fn open(files: FileIdentity) -> Result<(Parts, Watching), FilesError> {
     let live = LiveCell::new(live);
     let (id, calls, agent) = (home.id.clone(), files.calls, AgentApi::none());
     let watching = Watching::new(files, home, look, Arc::clone(&trust), Arc::clone(&live));
-    Ok((Parts { id, target, trust, live, agent, spool, calls }, watching))
+    let signing_key = None;
+    Ok((Parts { id, target, trust, live, agent, spool, calls, signing_key }, watching))
 }

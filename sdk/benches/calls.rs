@@ -15,19 +15,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use countersign_identity::DecisionId;
+use countersign_identity::{DecisionId, UnixTime};
 use countersign_ledger::{
     CallBatcher, CallEdge, CheckRecord, CheckResult, ConnectionId, Decision, Event, NewCall, Pseudonym,
     PseudonymKey, Stage, Verdict,
 };
 use countersign_sdk::{
-    clock,
     inbound::TraceId,
     spool::{CallRow, EdgeFacts, EdgeIndex, Spool, SpoolLimits},
 };
 use countersign_testkit::measure::process_cpu;
 use http::StatusCode;
 
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
 const CALLS: u64 = 1_000_000;
 const BURST: u64 = 2200;
 const BURSTS: u64 = 300;
@@ -69,9 +69,9 @@ fn pack(users: &[Pseudonym]) {
     let mut batcher = CallBatcher::new(&id);
     let mut writer = countersign_ledger::Writer::start(id, countersign_ledger::BootId::from_random([1; 16]));
     let facts: Vec<_> = (0..8).map(|edge| facts(edge).edge).collect();
-    let (mut bytes, now) = (0, clock::now());
+    let mut bytes = 0;
     let mut write = |batch: countersign_ledger::CallBatch| {
-        bytes += writer.append(&batch.into(), now).unwrap().bytes.len();
+        bytes += writer.append(&batch.into(), NOW).unwrap().bytes.len();
     };
     let before = process_cpu(std::process::id());
     for number in 0..CALLS {
@@ -155,7 +155,7 @@ fn new_call<'a>(number: u64, edge: u64, facts: &'a CallEdge, users: &[Pseudonym]
         id: id(number),
         edge: u32::try_from(edge).unwrap(),
         facts,
-        at: clock::now(),
+        at: NOW,
         latency_us: 700,
         status: 200,
         trace: u128::from(number) | 1 << 100,
@@ -168,7 +168,7 @@ fn row(edge: EdgeIndex, number: u64, users: &[Pseudonym]) -> CallRow {
     CallRow {
         edge,
         id: id(number),
-        at: countersign_identity::UnixTime::from_secs(1_800_000_000),
+        at: NOW,
         latency_us: 700,
         status: StatusCode::OK,
         trace: TraceId::from_random([7; 16]),

@@ -5,6 +5,7 @@
 
 use countersign_identity::{DecisionId, TrustDomain, UnixTime};
 use countersign_ledger::{BootId, CallBatch, Digest, Event, LogState, Record, SignedHead, Verdict};
+use futures::TryStreamExt as _;
 use serde::Deserialize;
 use sqlx::AnyConnection;
 
@@ -97,13 +98,13 @@ impl Db {
         row.as_ref().map(|row| stored(&Row("ledger", row))).transpose()
     }
 
-    /// The events that a query names, by index, upwards.
+    /// The events that a query names, by index, upwards: no more once they are [`EVENTS_BYTES_MAX`] long together.
     ///
     /// # Errors
     /// Any of the database's.
     pub async fn events(&self, query: &LedgerQuery) -> Result<Vec<StoredRecord>, StoreError> {
         let sql = if query.newest { EVENTS_NEWEST } else { EVENTS_OLDEST };
-        let rows = sqlx::query(sql)
+        let mut rows = sqlx::query(sql)
             .bind(self.domain())
             .bind(signed(query.after)?)
             .bind(query.kind.as_deref())
@@ -114,10 +115,15 @@ impl Db {
             .bind(query.until.map(UnixTime::millis))
             .bind(i64::from(query.limit.min(ROWS_MAX)))
             .bind(query.decision.map(pattern))
-            .fetch_all(self.reader())
-            .await?;
-        let mut events: Vec<StoredRecord> =
-            rows.iter().map(|row| stored(&Row("ledger", row))).collect::<Result<_, _>>()?;
+            .fetch(self.reader());
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while bytes < EVENTS_BYTES_MAX
+            && let Some(row) = rows.try_next().await?
+        {
+            let event = stored(&Row("ledger", &row))?;
+            bytes += event.record.bytes.len();
+            events.push(event);
+        }
         if let Some(id) = query.decision {
             events.retain(|event| event.tells_of(id));
         }
@@ -425,6 +431,8 @@ macro_rules! events_by {
 const EVENTS_OLDEST: &str = events_by!("ASC");
 const EVENTS_NEWEST: &str = events_by!("DESC");
 
+/// When a search has found enough, whatever its limit.
+pub const EVENTS_BYTES_MAX: usize = 4 << 20;
 const KIND_DECISION: &str = "decision";
 const KIND_CALLS: &str = "allowed_calls";
 const KIND_UNKNOWN: &str = "unknown";

@@ -349,8 +349,8 @@ fn json_bytes<T: Serialize>(value: &T) -> usize {
     serde_json::to_vec(value).map_or(usize::MAX, |json| json.len())
 }
 
-/// Most rows of a batch: more than an event of [`crate::chain::EVENT_BYTES_MAX`] has room for.
-pub const ROWS_MAX: usize = 512;
+/// Most rows of a batch: then an eighth of [`crate::chain::CALLS_BYTES_MAX`] is left for what they share.
+pub const ROWS_MAX: usize = 1024;
 /// Longest JSON of an edge.
 pub const EDGE_BYTES_MAX: usize = 4096;
 /// How rows are packed in what this release writes.

@@ -90,7 +90,11 @@ fn encode(
     }
     let bytes = serde_json::to_vec(&Borrowed { v: SCHEMA_VERSION, writer, boot, sequence, at, event })
         .map_err(|error| AppendError::Unwritable { why: error.to_string() })?;
-    if bytes.len() > EVENT_BYTES_MAX {
+    let bytes_max = match event {
+        Event::AllowedCalls(_) => CALLS_BYTES_MAX,
+        _ => EVENT_BYTES_MAX,
+    };
+    if bytes.len() > bytes_max {
         return Err(AppendError::TooLarge { bytes: bytes.len() });
     }
     Ok(bytes)
@@ -105,7 +109,7 @@ pub struct Record {
     pub boot: BootId,
     /// From 1 within `boot`.
     pub sequence: u64,
-    /// Exact JSON bytes of an [`Entry`], at most [`EVENT_BYTES_MAX`].
+    /// Exact JSON bytes of an [`Entry`], at most [`EVENT_BYTES_MAX`], of a batch of calls [`CALLS_BYTES_MAX`].
     pub bytes: Vec<u8>,
     /// The writer's chain hash after this record.
     pub chain: Digest,
@@ -125,8 +129,9 @@ impl Record {
     }
 
     fn header(&self) -> Result<Header, RecordError> {
-        if self.bytes.len() > EVENT_BYTES_MAX {
-            return Err(RecordError::TooLarge { bytes: self.bytes.len() });
+        let bytes = self.bytes.len();
+        if bytes > CALLS_BYTES_MAX || bytes > EVENT_BYTES_MAX && !is_batch(&self.bytes) {
+            return Err(RecordError::TooLarge { bytes });
         }
         let header: Header = serde_json::from_slice(&self.bytes)
             .map_err(|error| RecordError::Unreadable { why: error.to_string() })?;
@@ -148,6 +153,20 @@ struct Header {
     boot: BootId,
     sequence: u64,
     at: UnixTime,
+}
+
+/// Is it a batch of calls, which may be longer than other events?
+fn is_batch(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Tagged<'a> {
+        #[serde(borrow)]
+        event: Kind<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Kind<'a> {
+        kind: &'a str,
+    }
+    serde_json::from_slice::<Tagged<'_>>(bytes).is_ok_and(|tagged| tagged.event.kind == CALLS)
 }
 
 /// Walks the chain of one start of one writer again.
@@ -286,8 +305,10 @@ impl<'de> Deserialize<'de> for BootId {
 /// Why an event could not be appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Longer than [`EVENT_BYTES_MAX`].
-    #[error("the event is {bytes} bytes long, more than {EVENT_BYTES_MAX}; shorten its texts")]
+    /// Longer than [`EVENT_BYTES_MAX`], or [`CALLS_BYTES_MAX`] for a batch of calls.
+    #[error(
+        "the event is {bytes} bytes long, more than {EVENT_BYTES_MAX} ({CALLS_BYTES_MAX} for a batch of calls); shorten its texts"
+    )]
     TooLarge {
         /// Its length.
         bytes: usize,
@@ -303,8 +324,10 @@ pub enum AppendError {
 /// What is wrong with a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Longer than [`EVENT_BYTES_MAX`].
-    #[error("the record is {bytes} bytes long, more than {EVENT_BYTES_MAX}")]
+    /// Longer than [`EVENT_BYTES_MAX`], or [`CALLS_BYTES_MAX`] for a batch of calls.
+    #[error(
+        "the record is {bytes} bytes long, more than {EVENT_BYTES_MAX} ({CALLS_BYTES_MAX} for a batch of calls)"
+    )]
     TooLarge {
         /// Its length.
         bytes: usize,
@@ -351,4 +374,8 @@ pub enum RecordError {
 
 /// Longest event.
 pub const EVENT_BYTES_MAX: usize = 16 * 1024;
+/// Longest [`Event::AllowedCalls`]: what its calls share is told once for about a thousand of them.
+pub const CALLS_BYTES_MAX: usize = 64 * 1024;
+/// The kind of these.
+const CALLS: &str = "allowed_calls";
 const BOOT_ID_BYTES: usize = 16;

@@ -8,7 +8,7 @@ use countersign_ledger::{
     BootId, CallBatch, CallBatcher, CallEdge, CheckRecord, CheckResult, ConnectionId, Decision, Entry, Event,
     NewCall, Pseudonym, PseudonymKey, Record, Stage, Verdict, Writer, WriterVerifier,
     calls::{CallBatchError, EDGE_BYTES_MAX, ROWS_MAX},
-    chain::{EVENT_BYTES_MAX, RecordError},
+    chain::{CALLS_BYTES_MAX, EVENT_BYTES_MAX, RecordError},
 };
 use proptest::prelude::*;
 
@@ -161,7 +161,7 @@ fn a_decision_alone_is_the_only_one_of_its_entry_and_other_events_have_none() {
 
 #[test]
 fn a_row_that_is_changed_cut_or_taken_out_breaks_the_chain() {
-    let records = recorded(&(0..=255).cycle().take(900).map(Made::of).collect::<Vec<_>>());
+    let records = recorded(&(0..=255).cycle().take(3000).map(Made::of).collect::<Vec<_>>());
     assert!(records.len() > 2);
     let walk = |records: &[Record]| {
         let mut chain = WriterVerifier::start(ads(), BootId::from_random([7; 16]));
@@ -241,6 +241,21 @@ fn an_edge_with_long_texts_fits_no_batch_and_the_longest_that_fits_does() {
 }
 
 #[test]
+fn a_batch_may_be_longer_than_other_events_and_has_a_limit_of_its_own() {
+    let records = recorded(&(0..=255).cycle().take(3000).map(Made::of).collect::<Vec<_>>());
+    let full = &records[0];
+    assert!((EVENT_BYTES_MAX + 1..=CALLS_BYTES_MAX).contains(&full.bytes.len()), "{}", full.bytes.len());
+    assert!(full.entry().is_ok());
+    let text = String::from_utf8(full.bytes.clone()).unwrap();
+    let of = |text: String| Record { bytes: text.into_bytes(), ..full.clone() }.entry().unwrap_err();
+    // The same length as another event.
+    let other = text.replacen("allowed_calls", "decided_calls", 1);
+    assert_eq!(of(other), RecordError::TooLarge { bytes: full.bytes.len() });
+    let padded = text.clone() + &" ".repeat(CALLS_BYTES_MAX + 1 - text.len());
+    assert_eq!(of(padded), RecordError::TooLarge { bytes: CALLS_BYTES_MAX + 1 });
+}
+
+#[test]
 fn calls_that_are_weeks_apart_share_no_batch() {
     let late = Made { at: UnixTime::from_secs(NOW.secs() + 30 * 86_400), ..Made::of(2) };
     let records = recorded(&[Made::of(1), late.clone()]);
@@ -249,12 +264,12 @@ fn calls_that_are_weeks_apart_share_no_batch() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn whatever_calls_are_packed_come_out_again_and_each_record_is_of_allowed_size(calls in proptest::collection::vec(call(), 1..700)) {
+    fn whatever_calls_are_packed_come_out_again_and_each_record_is_of_allowed_size(calls in proptest::collection::vec(call(), 1..2500)) {
         let records = recorded(&calls);
-        prop_assert!(records.iter().all(|record| record.bytes.len() <= EVENT_BYTES_MAX));
+        prop_assert!(records.iter().all(|record| record.bytes.len() <= CALLS_BYTES_MAX));
         let entries: Vec<Entry> = records.iter().map(|record| record.entry().unwrap()).collect();
         let decisions: Vec<_> = entries.iter().flat_map(Entry::decisions).collect();
         let expected: Vec<_> = calls.iter().map(|made| (made.at, made.decision())).collect();

@@ -251,7 +251,7 @@ fn tell(done: tokio::sync::oneshot::Sender<Result<(), SpoolError>>, result: Resu
 const GROUP_MAX: usize = 255;
 
 /// Full batches of allowed calls that wait for the disk: a quarter of a megabyte.
-const BATCHES_MAX: usize = 16;
+const BATCHES_MAX: usize = 4;
 
 /// Events of the spool's own that wait for a disk that says no; older ones are counted as dropped.
 const OWN_EVENTS_MAX: usize = 4096;

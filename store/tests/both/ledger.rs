@@ -3,7 +3,7 @@ use countersign_ledger::log::{Assurance, LogError, LogVerifier};
 use countersign_ledger::{
     CallBatcher, CallEdge, Decision, Event, NewCall, Record, SignedHead, Stage, Verdict, Writer,
 };
-use countersign_store::ledger::LedgerQuery;
+use countersign_store::ledger::{EVENTS_BYTES_MAX, LedgerQuery};
 use countersign_store::{Db, ROWS_MAX, StoreError};
 
 use crate::ground::{Ground, NOW, event, later};
@@ -186,6 +186,23 @@ both! {
         assert_eq!(found(LedgerQuery { kind: Some("allowed_calls".into()), ..all.clone() }).await, [1, 3, 5]);
         assert_eq!(found(LedgerQuery { verdict: Some(Verdict::Allow), ..all.clone() }).await, [1, 3, 5]);
         verify(&ground.db).await.unwrap();
+    }
+
+    async fn a_search_ends_once_it_has_found_enough_and_goes_on_behind_that(ground: &Ground) {
+        let mut writer = ground.writer();
+        let long = Event::LedgerAlarm { finding: "x".repeat(16_000) };
+        let sent: Vec<Record> = (0..400).map(|_| writer.append(&long, NOW).unwrap()).collect();
+        ground.db.append(&sent, NOW).await.unwrap();
+        let page = |after, newest| async move {
+            let query = LedgerQuery { after, newest, limit: 1000, ..LedgerQuery::default() };
+            ground.db.events(&query).await.unwrap().iter().map(|event| event.index).collect::<Vec<_>>()
+        };
+        let first = page(0, false).await;
+        let bytes = first.len() * sent[0].bytes.len();
+        assert!((EVENTS_BYTES_MAX..EVENTS_BYTES_MAX + 17_000).contains(&bytes), "{bytes}");
+        let more = page(first.len() as u64, false).await;
+        assert_eq!([first, more].concat(), (1..=400).collect::<Vec<u64>>());
+        assert_eq!(page(0, true).await.last(), Some(&400), "the newest are the last ones");
     }
 
     async fn an_id_that_only_looks_like_one_of_a_batch_is_not_found(ground: &Ground) {

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use countersign_identity::{DecisionId, SpiffeId, UnixTime};
 use countersign_ledger::{CheckResult, Decision, Entry, Event, Verdict};
 use countersign_sdk::clock;
-use countersign_store::ledger::{LedgerQuery, StoredRecord};
+use countersign_store::ledger::{EVENTS_BYTES_MAX, LedgerQuery, StoredRecord};
 use countersign_wire::{
     Base64,
     api::{
@@ -169,7 +169,8 @@ pub(crate) async fn events(
         until: query.until,
     };
     let stored = authority.db.events(&query).await?;
-    let full = stored.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let bytes: usize = stored.iter().map(|event| event.record.bytes.len()).sum();
+    let full = stored.len() == usize::try_from(limit).unwrap_or(usize::MAX) || bytes >= EVENTS_BYTES_MAX;
     let next = stored.last().filter(|_| full && !newest).map(|last| last.index.to_string());
     Ok(Json(Page { items: stored.into_iter().map(event).collect(), next }))
 }

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_identity::{DecisionId, SpiffeId, UnixTime};
 
 use super::{CallBatch, CallConnection, CallEdge, ROW_CHARS, ROWS_MAX, Row, json_bytes};
-use crate::{chain::EVENT_BYTES_MAX, connection::ConnectionId, pseudonym::Pseudonym};
+use crate::{chain::CALLS_BYTES_MAX, connection::ConnectionId, pseudonym::Pseudonym};
 
 /// Takes calls of one writer until they fill a record.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl CallBatcher {
     /// For records of `writer`.
     #[must_use]
     pub fn new(writer: &SpiffeId) -> Self {
-        let bytes_max = EVENT_BYTES_MAX.saturating_sub(FRAME_BYTES + writer.as_str().len());
+        let bytes_max = CALLS_BYTES_MAX.saturating_sub(FRAME_BYTES + writer.as_str().len());
         Self {
             bytes_max,
             bytes: 0,

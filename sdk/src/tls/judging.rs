@@ -55,9 +55,13 @@ pub(super) fn found(peer: Arc<Peer>) {
     POLLED.with_borrow_mut(|finding| finding.peer = Some(peer));
 }
 
-/// For verifiers: the peer signed with another key than that of its certificate.
-pub(super) fn possession_failed() {
-    POLLED.with_borrow_mut(|finding| finding.possession_failed = true);
+/// For verifiers: did the peer sign with the key of its certificate, or with another one?
+pub(super) fn possession<P, E>(signature: &Result<P, E>) {
+    POLLED.with_borrow_mut(|finding| match (signature, &finding.peer) {
+        (Ok(_), Some(peer)) => peer.holds_its_key(),
+        (Ok(_), None) => {}
+        (Err(_), _) => finding.possession_failed = true,
+    });
 }
 
 #[cfg(test)]
@@ -70,9 +74,7 @@ mod tests {
         let handshake = |fails: bool| {
             Judging::new(Box::pin(async move {
                 tokio::task::yield_now().await;
-                if fails {
-                    possession_failed();
-                }
+                possession(&if fails { Err(()) } else { Ok(()) });
                 // One handshake over another, which fails differently.
                 let ((), inner) = Judging::new(Box::pin(async {
                     tokio::task::yield_now().await;

@@ -12,7 +12,7 @@ use super::{
     client::Expected,
     leaf::Leaf,
     state::{Trust, TrustState},
-    verified::{ChainKey, Proven},
+    verified::{ChainKey, Proven, Unkept},
 };
 
 /// A peer whose certificate passed the five checks when the connection was made.
@@ -34,6 +34,8 @@ struct Judged {
     good_until: UnixTime,
     outcome: Result<Verified<Workload>, PeerError>,
     checks: Arc<[CheckRecord]>,
+    /// What this judgement adds to the memory of chains, if it was the first of its kind.
+    unkept: Option<Unkept>,
 }
 
 impl Peer {
@@ -60,6 +62,8 @@ impl Peer {
             return Ok(workload.clone());
         }
         let next = Arc::new(judge(&self.chain, self.usage, &self.expected, &self.trust, now));
+        // Nobody has a peer whose handshake did not prove the key.
+        next.keep();
         // Somebody else may have judged meanwhile, by newer trust: their refusal stays.
         self.judged.rcu(|held| match held.outcome {
             Ok(_) if held.generation <= next.generation => Arc::clone(&next),
@@ -111,8 +115,21 @@ impl Peer {
         &self.chain
     }
 
+    /// It holds the key of its certificate: from now on its chain need not be verified again.
+    pub(super) fn holds_its_key(&self) {
+        self.judged.load().keep();
+    }
+
     pub(super) fn outcome(&self) -> Result<(), PeerError> {
         self.judged.load().outcome.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+}
+
+impl Judged {
+    fn keep(&self) {
+        if let Some(unkept) = &self.unkept {
+            unkept.keep();
+        }
     }
 }
 
@@ -146,17 +163,22 @@ fn judge(
     };
     if let Some(proven) = trust.verified().find(key, now).filter(admitted) {
         state.count_reused_chain();
-        let checks = Arc::clone(&proven.checks);
-        return Judged { generation, good_until: proven.until, outcome: Ok(proven.workload.clone()), checks };
+        return Judged {
+            generation,
+            good_until: proven.until,
+            outcome: Ok(proven.workload.clone()),
+            checks: Arc::clone(&proven.checks),
+            unkept: None,
+        };
     }
     let verdict = verify::verify_peer(chain, trust.bundles(), now, usage, expectation, trust.crl_policy());
     let checks: Arc<[CheckRecord]> = check_records(&verdict).into();
     let good_until = good_until(&verdict, &trust, now);
-    if let Ok(workload) = &verdict.outcome {
+    let unkept = verdict.outcome.as_ref().ok().map(|workload| {
         let (workload, checks) = (workload.clone(), Arc::clone(&checks));
-        trust.verified().keep(key, Proven { workload, checks, since: now, until: good_until }, now);
-    }
-    Judged { generation, good_until, outcome: verdict.outcome, checks }
+        trust.verified().unkept(key, Proven { workload, checks, since: now, until: good_until })
+    });
+    Judged { generation, good_until, outcome: verdict.outcome, checks, unkept }
 }
 
 /// The end of the first certificate of the path, or that of the first revocation list of its trust domain to expire.

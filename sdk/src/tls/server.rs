@@ -361,8 +361,9 @@ impl ClientCertVerifier for ClientJudge {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
-            .inspect_err(|_| judging::possession_failed())
+        let signature = rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms);
+        judging::possession(&signature);
+        signature
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

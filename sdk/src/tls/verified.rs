@@ -4,7 +4,8 @@
 //! anew each time is that the peer holds the key: rustls checks its CertificateVerify whatever is remembered here.
 //!
 //! A memory belongs to one set of bundles and revocation lists; others have an empty one. It holds successes alone, a
-//! bounded number of them, each until the first certificate of its path, or the first list that speaks for it, ends.
+//! bounded number of them, each until the first certificate of its path, or the first list that speaks for it, ends. What
+//! enters it was presented by whoever holds its key: a stranger who replays chains of others drives nobody out.
 
 use std::sync::Arc;
 
@@ -31,6 +32,14 @@ pub(super) struct Proven {
     pub(super) until: UnixTime,
 }
 
+/// A chain that was verified just now, and the memory that it belongs to: kept once its key is proven.
+#[derive(Debug)]
+pub(super) struct Unkept {
+    memory: Arc<VerifiedChains>,
+    key: ChainKey,
+    proven: Arc<Proven>,
+}
+
 /// Every byte that the verdict depends on, besides the trust and the time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChainKey([u8; 32]);
@@ -45,8 +54,17 @@ impl VerifiedChains {
         self.0.find(&key.0).filter(|proven| proven.since <= now && now < proven.until)
     }
 
-    pub(super) fn keep(&self, key: ChainKey, proven: Proven, now: UnixTime) {
-        self.0.keep(key.0, Arc::new(proven), |held| held.until <= now);
+    /// What is to be remembered of a chain, once its key is proven.
+    pub(super) fn unkept(self: &Arc<Self>, key: ChainKey, proven: Proven) -> Unkept {
+        Unkept { memory: Arc::clone(self), key, proven: Arc::new(proven) }
+    }
+}
+
+impl Unkept {
+    /// Whoever presented the chain holds its key.
+    pub(super) fn keep(&self) {
+        let now = self.proven.since;
+        self.memory.0.keep(self.key.0, Arc::clone(&self.proven), |held| held.until <= now);
     }
 }
 

@@ -208,6 +208,29 @@ async fn a_warm_chain_is_refused_without_its_key() {
 }
 
 #[tokio::test]
+async fn a_chain_that_comes_without_its_key_is_not_remembered() {
+    let authority = Authority::new();
+    let ads = authority.leaf("ads");
+    let thief = Shown { key: key(), ..ads.clone() };
+    let mut door = Door::open(&authority, vec![], CrlPolicy::AcceptMissing).await;
+    for shown in [&thief, &thief, &ads] {
+        let _ = door.comes(shown).await;
+        assert_eq!(door.trust.chains_reused(), 0, "somebody without the key had it remembered");
+    }
+    door.comes(&ads).await.unwrap();
+    assert_eq!(door.trust.chains_reused(), 1, "whoever holds it has");
+
+    let caller = Calling::new(&authority, "ads");
+    let (stolen, own) = (serving(&thief).await, serving(&ads).await);
+    for address in [stolen, stolen, own] {
+        let _ = caller.call(address).await;
+        assert_eq!(caller.trust.chains_reused(), 0, "a server without the key had it remembered");
+    }
+    caller.call(own).await.unwrap();
+    assert_eq!(caller.trust.chains_reused(), 1);
+}
+
+#[tokio::test]
 async fn a_warm_chain_is_refused_once_the_list_that_speaks_for_it_has_ended() {
     let authority = Authority::new();
     let ads = authority.leaf("ads");

@@ -20,7 +20,7 @@ mod writer;
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32, mpsc::RecvTimeoutError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -104,7 +104,15 @@ pub struct Spool {
     /// Rings of threads that have none of their own.
     rings: Sharded<Option<CallRing>>,
     writer: SpiffeId,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Scribing>>,
+}
+
+/// The thread that writes, and word of its end.
+#[derive(Debug)]
+struct Scribing {
+    thread: JoinHandle<()>,
+    /// Nothing is ever sent: it is closed when the thread ends, however it does.
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -297,12 +305,16 @@ impl Spool {
         ship::run(&self, to, shutdown).await;
     }
 
-    /// Writes what is waiting and ends the writing thread. Records after this are refused.
+    /// Writes what is waiting and ends the writing thread. Records after this are refused. Blocks until everything is on
+    /// the disk, but no longer than two seconds: a disk that takes nothing does not keep a process from ending.
     pub fn close(&self) {
         lock(&self.shared.urgent).take();
-        if let Some(thread) = lock(&self.thread).take()
-            && thread.join().is_err()
-        {
+        let Some(scribing) = lock(&self.thread).take() else { return };
+        if scribing.ended.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!(
+                "the disk does not take the last ledger records: they are lost with this process"
+            );
+        } else if scribing.thread.join().is_err() {
             tracing::error!("the spool's thread ended badly");
         }
     }
@@ -339,3 +351,5 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Longest wait of an allowed call for its batch.
 const BATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest wait for the last write.
+const CLOSE_MAX: Duration = Duration::from_secs(2);

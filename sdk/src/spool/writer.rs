@@ -5,7 +5,6 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
-    thread::JoinHandle,
     time::Instant,
 };
 
@@ -13,14 +12,14 @@ use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{SystemRandom, random_bytes};
 use countersign_ledger::{BootId, CallBatch, CallBatcher, Event, Writer};
 
-use super::{BATCH_INTERVAL, Dropped, Errand, Shared, SpoolError, Urgent, files, lock};
+use super::{BATCH_INTERVAL, Dropped, Errand, Scribing, Shared, SpoolError, Urgent, files, lock};
 use crate::clock;
 
 pub(super) fn spawn(
     shared: Arc<Shared>,
     writer: SpiffeId,
     inbox: Receiver<Errand>,
-) -> Result<JoinHandle<()>, SpoolError> {
+) -> Result<Scribing, SpoolError> {
     let boot =
         random_bytes(&SystemRandom::new()).map_err(|error| SpoolError::Event { why: error.to_string() })?;
     let boot = BootId::from_random(boot);
@@ -35,10 +34,15 @@ pub(super) fn spawn(
         dropped: Dropped::default(),
         clock_reported: false,
     };
-    std::thread::Builder::new()
+    let (ending, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::Builder::new()
         .name("spool".to_owned())
-        .spawn(move || scribe.run(&inbox))
-        .map_err(|error| SpoolError::Event { why: error.to_string() })
+        .spawn(move || {
+            let _ending = ending;
+            scribe.run(&inbox);
+        })
+        .map_err(|error| SpoolError::Event { why: error.to_string() })?;
+    Ok(Scribing { thread, ended })
 }
 
 /// Has the rings emptied. Where the thread is too busy to be told, it will look at them soon.

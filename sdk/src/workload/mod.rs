@@ -276,15 +276,15 @@ impl Workload {
 
     /// Ends renewal and watching, and ships what is left in the spool if somebody takes it. Call it last.
     pub async fn close(&self) {
+        let spool = Arc::clone(&self.0.spool);
+        // First to the disk, then from there to the authority: what nobody wrote is not shipped.
+        if tokio::task::spawn_blocking(move || spool.close()).await.is_err() {
+            tracing::error!("the spool could not be closed");
+        }
         self.0.shutdown.cancel();
         self.0.tasks.close();
         if tokio::time::timeout(CLOSE_TIMEOUT, self.0.tasks.wait()).await.is_err() {
             tracing::warn!("ledger records stay in the spool: the next start ships them");
-        }
-        let spool = Arc::clone(&self.0.spool);
-        // The thread writes what is waiting before it ends.
-        if tokio::task::spawn_blocking(move || spool.close()).await.is_err() {
-            tracing::error!("the spool could not be closed");
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A reload makes a whole new pipeline and puts it in the place of the old one. Requests in progress end with the one
 //! that they began with. What must outlast it goes over: the key of the internal tokens and the tokens that were
-//! verified, the memory of proofs of possession, and every part whose settings did not change, with the quotas, the
-//! keys and the health that it knows.
+//! verified, the memory of proofs of possession, and every part whose settings did not change, down to each limit of a
+//! route, with the quotas, the keys and the health that it knows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::GatewayError;
 use crate::guard::Guard;
+use crate::guard::limits::Counted;
 use crate::headers::Rules;
 use crate::issuer::Issuers;
 use crate::listener::accept_limits;
@@ -160,16 +161,18 @@ pub(crate) fn first(settings: Settings, workload: Workload) -> Result<Pipeline, 
         upstreams: Arc::new(Upstreams::load(&settings.upstreams, workload.trust(), &Upstreams::default())?),
         issuers: Arc::new(Issuers::load(&settings.issuers, &Issuers::default())?),
         throttle: Arc::new(Throttle::new(&settings.throttle)),
-        guard: Arc::new(Guard::new(&settings, &rng)?),
+        guard: Arc::new(Guard::new(&settings, &rng, &mut Counted::default())?),
         workload,
     };
-    pipeline(settings, lasting)
+    pipeline(settings, lasting, &mut Counted::default())
 }
 
 /// The pipeline that takes the place of `old`.
 fn another(settings: Settings, old: &Pipeline) -> Result<Pipeline, GatewayError> {
     stays_the_same(&settings, &old.settings)?;
     let (was, workload) = (&old.settings, old.workload.clone());
+    let limits = old.routes.routes().flat_map(|route| route.guard.limits()).chain(old.guard.limits());
+    let mut counted = Counted::by(limits);
     let lasting = Lasting {
         tokens: Arc::clone(&old.tokens),
         proofs: Arc::clone(&old.proofs),
@@ -192,11 +195,11 @@ fn another(settings: Settings, old: &Pipeline) -> Result<Pipeline, GatewayError>
         guard: if guarded(&settings) == guarded(was) {
             Arc::clone(&old.guard)
         } else {
-            Arc::new(Guard::new(&settings, &SystemRandom::new())?)
+            Arc::new(Guard::new(&settings, &SystemRandom::new(), &mut counted)?)
         },
         workload,
     };
-    pipeline(settings, lasting)
+    pipeline(settings, lasting, &mut counted)
 }
 
 /// All that the guard is made of.
@@ -220,7 +223,7 @@ struct Lasting {
     workload: Workload,
 }
 
-fn pipeline(settings: Settings, lasting: Lasting) -> Result<Pipeline, GatewayError> {
+fn pipeline(settings: Settings, lasting: Lasting, counted: &mut Counted) -> Result<Pipeline, GatewayError> {
     let Lasting { tokens, proofs, recorder, upstreams, issuers, throttle, guard, workload } = lasting;
     let login = match &settings.authority_url {
         Some(url) => Some(LoginDesk::new(url, settings.authority_ca.as_deref(), workload.trust())?),
@@ -230,7 +233,7 @@ fn pipeline(settings: Settings, lasting: Lasting) -> Result<Pipeline, GatewayErr
         return Err(clash.into());
     }
     Ok(Pipeline {
-        routes: RouteTable::compile(&settings.routes, &upstreams)?,
+        routes: RouteTable::compile(&settings.routes, &upstreams, counted)?,
         rules: Rules::compile(&settings.headers)?,
         upstreams,
         throttle,

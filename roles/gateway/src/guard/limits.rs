@@ -4,9 +4,11 @@
 //! The buckets are those of `policy/quota`, in this process, or one for all gateways where they share them. Who has not
 //! proven to be a user is counted by address, never by a name that anybody could write.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::UnixTime;
@@ -34,7 +36,7 @@ pub struct LimitSettings {
 }
 
 /// Whose requests are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LimitPer {
     /// Those of a user who is proven.
@@ -90,8 +92,15 @@ pub(crate) struct Limit {
     burst: NonZeroU32,
     /// One more after this long.
     every: Duration,
-    quota: Quota<Key>,
+    quota: Arc<Quota<Key>>,
 }
+
+/// What was counted by the limits of one configuration, for those of the next that are the same.
+#[derive(Default)]
+pub(crate) struct Counted(HashMap<Sameness, Arc<Quota<Key>>>);
+
+/// What two limits have in common that count the same.
+type Sameness = (String, LimitPer, NonZeroU32, Duration);
 
 /// Whose bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -130,15 +139,25 @@ pub(crate) enum LimitError {
 }
 
 impl Limit {
-    /// `place`: where it stands, the gateway or a route.
-    pub(crate) fn new(settings: &LimitSettings, place: &str, name: String) -> Option<Self> {
+    /// `place`: where it stands, the gateway or a route. It goes on with what the same one has `counted` before.
+    pub(crate) fn new(
+        settings: &LimitSettings,
+        place: &str,
+        name: String,
+        counted: &mut Counted,
+    ) -> Option<Self> {
         let burst = settings.burst.unwrap_or(settings.rate.count);
         let every =
             settings.rate.period.checked_div(settings.rate.count.get()).filter(|every| !every.is_zero())?;
         let name = settings.name.clone().unwrap_or(name);
         StringRef::from_str(&name).ok()?;
-        let quota = Quota::one_every(every, burst, KEYS_MAX)?;
-        Some(Limit { per: settings.per, id: format!("{place} {name}"), name, burst, every, quota })
+        let (per, id) = (settings.per, format!("{place} {name}"));
+        // Taken out: two that say the same count each for itself.
+        let quota = match counted.0.remove(&(id.clone(), per, burst, every)) {
+            Some(quota) => quota,
+            None => Arc::new(Quota::one_every(every, burst, KEYS_MAX)?),
+        };
+        Some(Limit { per, id, name, burst, every, quota })
     }
 
     /// Whose bucket a request takes from, if it is counted now.
@@ -188,6 +207,14 @@ impl Limit {
     fn standing(&self, left: u32, reset_s: u64) -> Standing {
         let window_s = whole_s(self.every.saturating_mul(self.burst.get())).max(1);
         Standing { name: self.name.clone(), burst: self.burst.get(), window_s, left, reset_s }
+    }
+}
+
+impl Counted {
+    /// By these limits.
+    pub(crate) fn by<'l>(limits: impl Iterator<Item = &'l Limit>) -> Self {
+        let same = |limit: &Limit| (limit.id.clone(), limit.per, limit.burst, limit.every);
+        Self(limits.map(|limit| (same(limit), Arc::clone(&limit.quota))).collect())
     }
 }
 
@@ -264,7 +291,8 @@ mod tests {
     const NOW: UnixTime = UnixTime::from_secs(1_700_000_000);
 
     fn limit(toml: &str) -> Limit {
-        Limit::new(&toml::from_str(toml).unwrap(), "gateway", "default".into()).unwrap()
+        let settings = toml::from_str(toml).unwrap();
+        Limit::new(&settings, "gateway", "default".into(), &mut Counted::default()).unwrap()
     }
 
     fn headers(standings: &[Standing]) -> (String, String) {
@@ -322,6 +350,6 @@ mod tests {
             );
         }
         let unreadable = toml::from_str("per = \"user\"\nrate = \"1/s\"\nname = \"ü\"").unwrap();
-        assert!(Limit::new(&unreadable, "gateway", String::new()).is_none());
+        assert!(Limit::new(&unreadable, "gateway", String::new(), &mut Counted::default()).is_none());
     }
 }

@@ -29,7 +29,7 @@ use self::access::{AccessError, AccessSettings};
 use self::behind::BehindSettings;
 use self::cors::Cors;
 use self::countries::Countries;
-use self::limits::{Known, Limit, LimitError, LimitSettings, Standing};
+use self::limits::{Counted, Known, Limit, LimitError, LimitSettings, Standing};
 use self::networks::Networks;
 use self::puzzle::{PUZZLE, PUZZLE_ANSWER, PuzzleError, Puzzles};
 use self::shared::SharedLimits;
@@ -98,7 +98,12 @@ pub(crate) struct Told {
 }
 
 impl Guard {
-    pub(crate) fn new(settings: &Settings, rng: &dyn SecureRandom) -> Result<Self, GuardError> {
+    /// Its limits go on with what the same ones have `counted` before.
+    pub(crate) fn new(
+        settings: &Settings,
+        rng: &dyn SecureRandom,
+        counted: &mut Counted,
+    ) -> Result<Self, GuardError> {
         let countries = settings.countries_file.as_deref().map(Countries::load).transpose()?;
         let listed = |access: &AccessSettings| access.needs_countries();
         if countries.is_none()
@@ -115,11 +120,16 @@ impl Guard {
             countries,
             behind: settings.behind.clone(),
             cors: settings.cors.as_ref().map(Cors::compile).transpose()?.map(Arc::new),
-            limits: limits(&settings.request_limits, "gateway")?,
+            limits: limits(&settings.request_limits, "gateway", counted)?,
             shared: settings.shared_limits.as_ref().map(SharedLimits::new).transpose()?,
             balancers: settings.proxy_protocol_from.clone(),
             puzzles,
         })
+    }
+
+    /// The limits that hold for every route.
+    pub(crate) fn limits(&self) -> &[Limit] {
+        &self.limits
     }
 
     /// How the request came in, by the word of a listed proxy where it came through one.
@@ -226,21 +236,32 @@ impl RouteGuard {
         cors.is_none() && access.is_empty() && limits.is_empty()
     }
 
-    pub(crate) fn compile(settings: &RouteSettings) -> Result<Self, GuardError> {
+    /// Its limits.
+    pub(crate) fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    pub(crate) fn compile(settings: &RouteSettings, counted: &mut Counted) -> Result<Self, GuardError> {
         let cors = settings.cors.as_ref().map(Cors::compile).transpose()?.map(Arc::new);
         let own = settings.limit.as_ref().map(OneOrMany::to_vec).unwrap_or_default();
-        let place = format!("{} {}", settings.host.as_deref().unwrap_or("*"), settings.path);
-        Ok(RouteGuard { access: settings.access.clone(), cors, limits: limits(&own, &place)? })
+        let RouteSettings { host, path, methods, match_headers, .. } = settings;
+        let host = host.as_deref().unwrap_or("*");
+        let place = if methods.is_empty() && match_headers.is_empty() {
+            format!("{host} {path}")
+        } else {
+            format!("{} {host} {path} {match_headers:?}", methods.join(","))
+        };
+        Ok(RouteGuard { access: settings.access.clone(), cors, limits: limits(&own, &place, counted)? })
     }
 }
 
 /// `place`: the gateway, or a route. Those of the gateway are called so, because both may meet in one answer.
-fn limits(settings: &[LimitSettings], place: &str) -> Result<Vec<Limit>, GuardError> {
+fn limits(settings: &[LimitSettings], place: &str, counted: &mut Counted) -> Result<Vec<Limit>, GuardError> {
     let prefix = if place == "gateway" { "gateway-" } else { "" };
     let compile = |limit: &LimitSettings| {
         let name = format!("{prefix}{}", limit.per.as_str());
         let refused = || GuardError::Limit { name: limit.name.clone().unwrap_or(name.clone()) };
-        Limit::new(limit, place, name.clone()).ok_or_else(refused)
+        Limit::new(limit, place, name.clone(), counted).ok_or_else(refused)
     };
     settings.iter().map(compile).collect()
 }
@@ -271,7 +292,8 @@ mod tests {
     use super::*;
 
     fn guard(toml: &str) -> Option<GuardError> {
-        Guard::new(&toml::from_str(toml).unwrap(), &SystemRandom::new()).err()
+        let settings = toml::from_str(toml).unwrap();
+        Guard::new(&settings, &SystemRandom::new(), &mut Counted::default()).err()
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(crate) use lead::Target;
 pub(crate) use one::Route;
 pub use rewrite::RewriteError;
 
+use crate::guard::limits::Counted;
 use crate::settings::RouteSettings;
 use crate::upstream::Upstreams;
 
@@ -38,7 +39,12 @@ pub(crate) struct RouteTable {
 type HostTable = countersign_request::RouteTable<Vec<Route>>;
 
 impl RouteTable {
-    pub(crate) fn compile(settings: &[RouteSettings], upstreams: &Upstreams) -> Result<Self, RouteError> {
+    /// The limits of routes go on with what the same ones have `counted` before.
+    pub(crate) fn compile(
+        settings: &[RouteSettings],
+        upstreams: &Upstreams,
+        counted: &mut Counted,
+    ) -> Result<Self, RouteError> {
         if settings.len() > ROUTES_MAX {
             return Err(RouteError::TooMany { count: settings.len() });
         }
@@ -46,7 +52,7 @@ impl RouteTable {
         for route in settings {
             let host = route.host.as_deref().map(|text| host(text, &route.path)).transpose()?;
             let siblings = hosts.entry(host).or_default().entry(&route.path).or_default();
-            let route = Route::compile(route, upstreams)?;
+            let route = Route::compile(route, upstreams, counted)?;
             if siblings.iter().any(|sibling| sibling.is_confused_with(&route)) {
                 return Err(RouteError::Ambiguous {
                     what: format!("the same requests to {}", route.template),
@@ -76,9 +82,8 @@ impl RouteTable {
 
     /// Every service that some route leads to, each once; upstreams are not among them.
     pub(crate) fn services(&self) -> Vec<ServiceName> {
-        let tables = self.by_host.values().chain([&self.any_host]);
-        let routes = tables.flat_map(|table| table.iter().flat_map(|(_, routes)| routes));
-        let mut services: Vec<ServiceName> = routes
+        let mut services: Vec<ServiceName> = self
+            .routes()
             .flat_map(|route| route.lead.targets())
             .filter_map(|target| match target {
                 Target::Service(name) => Some(name.clone()),
@@ -88,6 +93,12 @@ impl RouteTable {
         services.sort();
         services.dedup();
         services
+    }
+
+    /// Every route.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
+        let tables = self.by_host.values().chain([&self.any_host]);
+        tables.flat_map(|table| table.iter().flat_map(|(_, routes)| routes))
     }
 }
 

@@ -7,6 +7,7 @@ use super::error::RouteError;
 use super::lead::Lead;
 use super::rewrite::Rewrite;
 use crate::guard::RouteGuard;
+use crate::guard::limits::Counted;
 use crate::headers::Rules;
 use crate::settings::{RouteSettings, UserNeed};
 use crate::upstream::Upstreams;
@@ -36,7 +37,11 @@ struct Condition {
 }
 
 impl Route {
-    pub(super) fn compile(settings: &RouteSettings, upstreams: &Upstreams) -> Result<Self, RouteError> {
+    pub(super) fn compile(
+        settings: &RouteSettings,
+        upstreams: &Upstreams,
+        counted: &mut Counted,
+    ) -> Result<Self, RouteError> {
         let path = || settings.path.clone();
         let template = RouteTemplate::parse(&settings.path)
             .map_err(|source| RouteError::Path { path: path(), source })?;
@@ -49,7 +54,7 @@ impl Route {
         Ok(Route {
             lead: Lead::compile(settings, upstreams)?,
             user: settings.user,
-            guard: RouteGuard::compile(settings)
+            guard: RouteGuard::compile(settings, counted)
                 .map_err(|source| RouteError::Guard { path: path(), source })?,
             conditions: conditions(settings)?,
             template,

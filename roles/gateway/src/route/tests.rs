@@ -27,7 +27,7 @@ fn route(path: &str, methods: &[&str], host: Option<&str>, to: &str) -> RouteSet
 }
 
 fn compile(settings: &[RouteSettings]) -> Result<RouteTable, RouteError> {
-    RouteTable::compile(settings, &Upstreams::default())
+    RouteTable::compile(settings, &Upstreams::default(), &mut Counted::default())
 }
 
 fn request(method: &str, path: &str, host: &str) -> CanonicalRequest {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::issuers::{ISSUER, Provider};
 use crate::rig::backend::Backend;
-use crate::rig::client::{bearer, get};
+use crate::rig::client::{bearer, get, request};
 use crate::rig::dns::{Dns, Record};
 use crate::rig::echo::{self, Seen};
 use crate::rig::{Rig, eventually, settings};
@@ -119,6 +119,45 @@ async fn reloads_under_load_fail_no_request_by_either_carrier() {
     }
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_limits_have_counted_that_stay_the_same() {
+    let rig = Rig::new();
+    rig.policy("gateway", EVERYBODY);
+    let backend = Backend::named("one").await;
+    let upstream = format!("[[upstream]]\nname = \"backend\"\nendpoints = [\"{}\"]\n", backend.address);
+    let configured = |rate: &str, more: &str| {
+        let route = |path: &str, methods: &str| {
+            format!(
+                "[[route]]\npath = \"{path}\"\nto = \"backend\"\nuser = \"none\"\nmethods = [\"{methods}\"]\n\
+                 limit = {{ per = \"address\", rate = \"{rate}\" }}\n"
+            )
+        };
+        let routes = route("/open", "GET") + &route("/open", "POST");
+        settings(&format!(
+            "listen = \"127.0.0.1:0\"\nlimit = [{{ per = \"address\", rate = \"5/h\" }}]\n{more}{routes}{upstream}"
+        ))
+    };
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let gateway =
+        Gateway::bind(configured("2/h", ""), workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    let running = tokio::spawn(gateway.run(rig.shutdown.clone()));
+    eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    let status = async |method: &str| request(address, method, "/open", &[], "").await.status;
+    assert_eq!((status("GET").await, status("POST").await), (200, 200));
+
+    // Everything that guards is made anew.
+    let more = "access.deny = [\"192.0.2.0/24\"]\n";
+    reloader.apply(configured("2/h", more)).await.unwrap();
+    assert_eq!((status("GET").await, status("GET").await), (200, 429), "one was taken before");
+    assert_eq!(status("POST").await, 200, "the other route has a bucket of its own");
+    // Those two of the route's, and one more than the four that were let in at the gateway's.
+    reloader.apply(configured("9/h", "")).await.unwrap();
+    assert_eq!((status("GET").await, status("POST").await), (200, 429), "five went before, by the gateway's");
+    rig.shutdown.cancel();
+    running.await.unwrap();
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use countersign_sdk::tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport}
 use http::{Request, Version};
 
 use crate::engine::quick::{EdgeQuick, Quick};
-use crate::engine::{AnswerLimits, Answering, Answers};
+use crate::engine::{Answering, Answers};
 use crate::pipeline::GATEWAY;
 use crate::refusal::Refusal;
 use crate::reload::Current;
@@ -42,14 +42,6 @@ impl Answers for EdgeService {
         let pipeline = self.current.pipeline();
         let arrival = Arrival::of(&request, self.scheme);
         Box::pin(async move { pipeline.handle(request, &arrival).await })
-    }
-
-    fn limits(&self) -> AnswerLimits {
-        let limits = &self.current.peek().limits;
-        AnswerLimits {
-            response_bytes_max: limits.response_bytes_max,
-            request_timeout: limits.request_timeout(),
-        }
     }
 
     fn is_balancer(&self, peer: IpAddr) -> bool {

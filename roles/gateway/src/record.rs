@@ -227,6 +227,13 @@ impl Recorder {
         trace.draft.record_allowed(&self.spool);
     }
 
+    /// The same, where it was waited for so long.
+    pub(crate) fn unanswered_after(&self, mut trace: Trace, latency: Duration) {
+        trace.draft.unanswered_after(latency);
+        self.measure(&trace);
+        trace.draft.record_allowed(&self.spool);
+    }
+
     /// Metrics of many allowed calls, whose edge counters and records go their own way.
     pub(crate) fn measure_many(&self, trace: &Trace, status: u16, latencies: &Latencies) {
         let (edge, count) = (trace.draft.edge(), latencies.count());

@@ -168,8 +168,13 @@ impl DecisionDraft {
 
     /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.
     pub fn unanswered(&mut self) {
+        self.unanswered_after(self.started.elapsed());
+    }
+
+    /// The same, after so long.
+    pub fn unanswered_after(&mut self, latency: Duration) {
         self.record.reason = Some("the call ended before it was answered".to_owned());
-        self.record.latency_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.record.latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     }
 
     /// Counts it for the edge that it went over.

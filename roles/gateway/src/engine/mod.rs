@@ -45,11 +45,6 @@ pub(crate) trait Answers: Send + Sync + 'static {
     /// Answers, and records, what is no request that can be read in one way. The connection ends with it.
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering;
 
-    /// What one answer may take.
-    fn limits(&self) -> AnswerLimits {
-        AnswerLimits::default()
-    }
-
     /// Does whoever connects from there say first whose connection it is (PROXY protocol)?
     fn is_balancer(&self, _peer: IpAddr) -> bool {
         false
@@ -58,21 +53,6 @@ pub(crate) trait Answers: Send + Sync + 'static {
     /// Who judges for the quick carrier, for one worker; `None` where everything goes the full way.
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         None
-    }
-}
-
-/// What one answer may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AnswerLimits {
-    /// Bytes of its body.
-    pub(crate) response_bytes_max: u64,
-    /// From the head of the request to its own.
-    pub(crate) request_timeout: Duration,
-}
-
-impl Default for AnswerLimits {
-    fn default() -> Self {
-        Self { response_bytes_max: u64::MAX, request_timeout: Duration::from_secs(30) }
     }
 }
 

@@ -12,6 +12,8 @@ use countersign_sdk::accept::{Belief, Doubt, Limits, Serving};
 use countersign_sdk::clock;
 use http::HeaderValue;
 
+use crate::upstream::Proof;
+
 /// The connections of one worker, and its coarse time.
 pub(crate) struct Watch {
     now: Cell<u32>,
@@ -25,6 +27,10 @@ pub(crate) struct Watched {
     belief: Belief,
     /// Its peer is believed no longer, and never again.
     doubted: Cell<bool>,
+    /// Who answers the request in progress, where that was proven, until the answer has ended.
+    source: RefCell<Option<Rc<Proof>>>,
+    /// That one is believed no longer.
+    source_doubted: Cell<bool>,
     old_at: u32,
     limits: Limits,
     /// When the present phase must be over.
@@ -45,6 +51,8 @@ pub(crate) enum Interrupt {
     Drain,
     /// The connection ends now.
     Cut,
+    /// Whoever answers is no longer believed.
+    Source,
 }
 
 impl Watch {
@@ -83,6 +91,8 @@ impl Watch {
             watch: Rc::clone(self),
             belief,
             doubted: Cell::new(false),
+            source: RefCell::default(),
+            source_doubted: Cell::new(false),
             old_at: self.after(limits.connection_age),
             limits: *limits,
             phase_ends: Cell::new(NEVER),
@@ -123,6 +133,12 @@ impl Watched {
     /// From now on, only the end of the connection interrupts.
     pub(crate) fn begin_without_end(&self) {
         self.phase_ends.set(NEVER);
+    }
+
+    /// From now on, what is done counts on whoever this proves, and on nobody else.
+    pub(crate) fn relies_on(&self, source: Option<&Rc<Proof>>) {
+        self.source.replace(source.cloned());
+        self.source_doubted.set(false);
     }
 
     /// Should the connection take no more requests?
@@ -177,6 +193,8 @@ impl Watched {
         let now = self.watch.now.get();
         if now >= self.cut_at.get() {
             Some(Interrupt::Cut)
+        } else if self.source_doubted.get() {
+            Some(Interrupt::Source)
         } else if now >= self.phase_ends.get() {
             Some(Interrupt::Late)
         } else {
@@ -185,6 +203,9 @@ impl Watched {
     }
 
     fn judge(&self, now: UnixTime, draining: bool) {
+        if self.source.borrow().as_ref().is_some_and(|proof| !proof.is_believed(now)) {
+            self.source_doubted.set(true);
+        }
         if self.doubted.get() {
             return;
         }

@@ -105,6 +105,14 @@ impl Outbox {
     }
 }
 
+/// Gives the memory of a long message back, so that not every connection that ever carried one remembers it. What was
+/// understood and taken out counts too, which `capacity` does not tell.
+pub(crate) fn give_back(input: &mut BytesMut, kept: usize) {
+    if input.is_empty() && input.try_reclaim(kept.saturating_add(1)) {
+        *input = BytesMut::new();
+    }
+}
+
 /// As much as a TLS record carries.
 const SCRATCH_BYTES: usize = 16 * 1024;
 const OUTBOX_BYTES: usize = 32 * 1024;
@@ -132,6 +140,22 @@ mod tests {
         out.bytes().extend_from_slice(b"ten bytes ");
         std::future::poll_fn(|cx| wire.poll_flush(cx, &mut out)).await.unwrap();
         assert_eq!(reading.await.unwrap(), b"ten bytes ten bytes ten bytes ");
+    }
+
+    #[test]
+    fn the_memory_of_a_long_message_is_given_back_also_once_it_was_taken_out() {
+        let room = |input: &mut BytesMut, bytes| input.try_reclaim(bytes);
+        let mut input = BytesMut::from(vec![b'x'; 100_000].as_slice());
+        give_back(&mut input, 1000);
+        assert_eq!(input.len(), 100_000, "what nobody understood yet stays");
+        drop(input.split_to(100_000));
+        assert!(input.capacity() < 1000 && room(&mut input, 50_000), "and all of it is still there");
+        give_back(&mut input, 1000);
+        assert!(!room(&mut input, 1), "nothing is left of it");
+        let mut short = BytesMut::from(vec![b'x'; 500].as_slice());
+        short.clear();
+        give_back(&mut short, 1000);
+        assert!(room(&mut short, 500), "what is short is used again");
     }
 
     #[tokio::test]

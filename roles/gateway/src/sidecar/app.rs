@@ -95,6 +95,7 @@ impl App {
             // Without it nobody closes the connections of a caller that does not come again.
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .http1_max_buf_size(settings.answer_head.bytes_max().max(HYPER_BYTES_MIN))
             .build(Connector { place: place.clone() });
         Some(Self { place, client })
     }
@@ -273,5 +274,7 @@ impl Write for Stream {
 const APP: &str = "the service behind";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What hyper reads at once in any case.
+const HYPER_BYTES_MIN: usize = 8192;
 /// For each caller.
 const IDLE_CONNECTIONS_MAX: usize = 64;

@@ -24,8 +24,8 @@ use super::headers;
 use super::quick::InboundQuick;
 use super::settings::Settings;
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, state_framing};
-use crate::engine::quick::Quick;
-use crate::engine::{AnswerLimits, Answering, Answers};
+use crate::engine::quick::{AnswerLimits, Quick};
+use crate::engine::{Answering, Answers};
 use crate::forward::EdgeBody;
 use crate::refusal::Refusal;
 
@@ -56,7 +56,12 @@ impl Inbound {
         if !settings.routes.is_empty() {
             layer = layer.routes(settings.routes.iter().map(String::as_str))?;
         }
-        let limits = AnswerLimits { request_timeout: settings.request_timeout(), ..AnswerLimits::default() };
+        let limits = AnswerLimits {
+            head_within: settings.request_timeout(),
+            http1: settings.answer_head.http1(),
+            bytes_max: u64::MAX,
+            pause_max: settings.body_idle_timeout(),
+        };
         let guarded = layer.layer(ToApp::new(app.clone(), Arc::clone(&contexts), settings));
         Ok(Self { guarded, app, contexts, limits, workload: workload.clone() })
     }
@@ -71,13 +76,9 @@ impl Answers for Inbound {
         })
     }
 
-    fn limits(&self) -> AnswerLimits {
-        self.limits
-    }
-
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         let (door, app) = (self.guarded.quick(), self.app.clone());
-        Some(Rc::new(InboundQuick::new(door, app, Arc::clone(&self.contexts))))
+        Some(Rc::new(InboundQuick::new(door, app, Arc::clone(&self.contexts), self.limits)))
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use countersign_http1::{BodyLength, RequestHead, encode};
 use countersign_identity::DecisionId;
@@ -15,7 +16,8 @@ use http::HeaderName;
 use super::app::App;
 use super::headers::{CALLER, DECISION};
 use crate::engine::quick::{
-    Call, Entropy, Errand, Journal, Made, Permitted, Quick, Said, StandingKey, Way, number_of,
+    AnswerLimits, Call, Entropy, Errand, Journal, Made, Permitted, Quick, Said, StandingKey, Unrecorded, Way,
+    number_of,
 };
 use crate::listener::Arrival;
 
@@ -25,11 +27,12 @@ pub(super) struct InboundQuick {
     app: Arc<App>,
     contexts: Arc<ContextKey>,
     routes: RandomState,
+    limits: AnswerLimits,
 }
 
 impl InboundQuick {
-    pub(super) fn new(door: QuickDoor, app: App, contexts: Arc<ContextKey>) -> Self {
-        Self { door, app: Arc::new(app), contexts, routes: RandomState::new() }
+    pub(super) fn new(door: QuickDoor, app: App, contexts: Arc<ContextKey>, limits: AnswerLimits) -> Self {
+        Self { door, app: Arc::new(app), contexts, routes: RandomState::new(), limits }
     }
 
     /// The head as the service sees it: as the full carrier writes it.
@@ -72,6 +75,7 @@ impl Quick for InboundQuick {
         journal: &Journal,
         out: &mut Vec<u8>,
     ) -> Option<Errand> {
+        let began = Instant::now();
         let bytes = match head.body {
             BodyLength::None => 0,
             BodyLength::Exact(bytes) => bytes,
@@ -102,11 +106,12 @@ impl Quick for InboundQuick {
             })
         })?;
         self.write_head(head, &entered, entropy, out)?;
+        let call = Call { decision, trace, connection: connection.id, peer: connection.address(), began };
         Some(Errand {
             way: Way::App { app: Arc::clone(&self.app), caller },
-            standing,
-            call: Call { decision, trace, connection: connection.id, peer: connection.address() },
+            unrecorded: Unrecorded::new(standing, call),
             permit: Permitted::ByDoor(entered.caller),
+            limits: self.limits,
         })
     }
 }

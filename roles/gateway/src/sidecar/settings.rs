@@ -9,6 +9,8 @@ use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::upstream::settings::AnswerHead;
+
 /// `[sidecar]`. One of the pairs `inbound` and `app`, or `outbound`, is needed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +50,9 @@ pub struct Settings {
     /// From a request's head to its answer's head.
     #[serde(default = "request_timeout_ms")]
     pub request_timeout_ms: u64,
+    /// How long the head of an answer of the service may be.
+    #[serde(default)]
+    pub answer_head: AnswerHead,
 }
 
 /// `unix:/absolute/path`

@@ -18,7 +18,7 @@ use super::error::UpstreamError;
 use super::meter::Meter;
 use super::retry::Budget;
 use super::roster::{Member, Roster};
-use super::settings::{Breaker, Outlier, Retry, Timeouts};
+use super::settings::{AnswerHead, Breaker, Outlier, Retry, Timeouts};
 
 /// One upstream by name.
 pub(crate) struct Cluster {
@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     pub(super) takes_user_token: bool,
     pub(super) dialer: Dialer,
     pub(super) timeouts: Timeouts,
+    pub(super) answer_head: AnswerHead,
     pub(super) retry: Retry,
     pub(super) budget: Budget,
     pub(super) meter: Meter,
@@ -54,6 +55,7 @@ pub(super) struct Parts {
     pub(super) takes_user_token: bool,
     pub(super) dialer: Dialer,
     pub(super) timeouts: Timeouts,
+    pub(super) answer_head: AnswerHead,
     pub(super) retry: Retry,
     pub(super) breaker: Breaker,
     pub(super) outlier: Outlier,
@@ -84,6 +86,7 @@ impl Cluster {
             takes_user_token: parts.takes_user_token,
             dialer: parts.dialer,
             timeouts: parts.timeouts,
+            answer_head: parts.answer_head,
             budget: Budget::new(&parts.retry),
             retry: parts.retry,
             breaker: parts.breaker,
@@ -107,6 +110,11 @@ impl Cluster {
     /// Its waiting times.
     pub(crate) const fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// How long the head of an answer may be.
+    pub(crate) const fn answer_head(&self) -> &AnswerHead {
+        &self.answer_head
     }
 
     /// How to connect to its endpoints.

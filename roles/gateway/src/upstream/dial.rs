@@ -257,6 +257,11 @@ impl Proof {
         same && self.peer.workload(now).is_ok()
     }
 
+    /// May what runs on the connection go on? As long as its peer is believed, whoever we are by now.
+    pub(crate) fn is_believed(&self, now: UnixTime) -> bool {
+        self.peer.is_believed(now)
+    }
+
     /// Returns when what runs on the connection has to be cut, because its peer is no longer believed.
     pub(super) async fn lost(proof: Option<Self>) {
         no_longer_believed(proof.map(|proof| (proof.peer, proof.trust))).await;

@@ -98,10 +98,10 @@ async fn ask(cluster: &Cluster, endpoint: &Endpoint, path: &str) -> Result<(), S
     let told = |error: hyper::Error| error.to_string();
     let request = question(cluster, endpoint, path)?;
     let answer = if cluster.dialer.speaks_http2() {
-        let mut line = Http2::open(dialed).await.map_err(told)?;
+        let mut line = Http2::open(dialed, &cluster.answer_head).await.map_err(told)?;
         line.send.send_request(request).await
     } else {
-        let mut line = Http1::open(dialed).await.map_err(told)?;
+        let mut line = Http1::open(dialed, &cluster.answer_head).await.map_err(told)?;
         line.send.send_request(request).await
     };
     let answer = answer.map_err(told)?;

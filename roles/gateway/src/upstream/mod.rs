@@ -272,6 +272,7 @@ impl Kept {
             takes_user_token,
             dialer,
             timeouts: settings.timeouts.clone(),
+            answer_head: settings.answer_head.clone(),
             retry: settings.retry.clone(),
             breaker: settings.breaker.clone(),
             outlier: settings.outlier.clone(),
@@ -357,6 +358,14 @@ fn check_numbers(settings: &UpstreamSettings) -> Result<(), UpstreamSettingsErro
     let millis = |setting, value: u64| number(setting, value, wait, value > 0);
     share("panic_percent", settings.panic_percent)?;
     share("outlier.ejected_max_percent", settings.outlier.ejected_max_percent)?;
+    let (bytes, headers) = (settings.answer_head.bytes_max, settings.answer_head.headers_max);
+    number("answer_head.bytes_max", bytes.into(), "a head has room for 8192 bytes or more", bytes >= 8192)?;
+    number(
+        "answer_head.headers_max",
+        headers.into(),
+        "an answer has 1 to 100 headers",
+        (1..=100).contains(&headers),
+    )?;
     millis("timeouts.connect_ms", settings.timeouts.connect_ms)?;
     millis("timeouts.answer_ms", settings.timeouts.answer_ms)?;
     millis("timeouts.body_idle_ms", settings.timeouts.body_idle_ms)?;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Watched;
 use super::dial::{Dialed, Proof, Wire};
 use super::endpoint::Endpoint;
+use super::settings::AnswerHead;
 
 /// The open connections of one endpoint.
 #[derive(Default)]
@@ -121,11 +122,18 @@ fn still_holds(proof: Option<&Proof>) -> bool {
 
 impl Http1 {
     /// Begins HTTP/1.1 on a new connection.
-    pub(super) async fn open(dialed: Dialed) -> hyper::Result<Self> {
+    pub(super) async fn open(dialed: Dialed, head: &AnswerHead) -> hyper::Result<Self> {
         let Dialed { wire, proof, seat } = dialed;
         let read = Arc::new(AtomicU64::new(0));
         let io = TokioIo::new(Counted { wire, read: Arc::clone(&read) });
-        let (send, connection) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
+        let mut builder = http1::Builder::new();
+        // What is read ahead of an answer, and so the longest head of one.
+        builder.max_buf_size(head.bytes_max());
+        if *head != AnswerHead::default() {
+            // Said only where it is another number: whatever is said costs an allocation for each answer.
+            builder.max_headers(head.headers_max());
+        }
+        let (send, connection) = builder.handshake(io).await?;
         let watched = proof.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -165,12 +173,12 @@ impl Http1 {
 
 impl Http2 {
     /// Begins HTTP/2 on a new connection.
-    pub(super) async fn open(dialed: Dialed) -> hyper::Result<Self> {
+    pub(super) async fn open(dialed: Dialed, head: &AnswerHead) -> hyper::Result<Self> {
         let Dialed { wire, proof, seat } = dialed;
         let cut = CancellationToken::new();
         let (send, connection) = http2::Builder::new(Cuttable(cut.clone()))
             .timer(TokioTimer::new())
-            .max_header_list_size(HEADER_BYTES_MAX)
+            .max_header_list_size(head.bytes_max)
             .keep_alive_interval(Some(PING_INTERVAL))
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(wire))
@@ -246,10 +254,6 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// What is read ahead of an HTTP/1.1 answer, and so the longest head of one, in bytes.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Headers of one HTTP/2 answer, in bytes.
-const HEADER_BYTES_MAX: u32 = 32 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that is not ready for the next request by then is closed.

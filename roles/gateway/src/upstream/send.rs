@@ -198,7 +198,8 @@ impl Cluster {
         };
         let dialed = self.dialer.dial(endpoint, Some(seat)).await?;
         self.meter.connected();
-        let line = Http1::open(dialed).await.map_err(|error| self.broken(endpoint, &error))?;
+        let line =
+            Http1::open(dialed, &self.answer_head).await.map_err(|error| self.broken(endpoint, &error))?;
         Ok((Line::Http1(line), false))
     }
 
@@ -234,7 +235,8 @@ impl Cluster {
         };
         let dialed = self.dialer.dial(endpoint, Some(seat)).await?;
         self.meter.connected();
-        let line = Http2::open(dialed).await.map_err(|error| self.not_http(endpoint, &error))?;
+        let line =
+            Http2::open(dialed, &self.answer_head).await.map_err(|error| self.not_http(endpoint, &error))?;
         pool.keep_http2(line.clone());
         Ok((Line::Http2(line), false))
     }

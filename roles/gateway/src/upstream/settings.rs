@@ -50,6 +50,9 @@ pub struct UpstreamSettings {
     /// Waiting times.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// How long the head of an answer may be.
+    #[serde(default)]
+    pub answer_head: AnswerHead,
     /// How much of everything at one time.
     #[serde(default)]
     pub breaker: Breaker,
@@ -131,6 +134,22 @@ impl Default for Timeouts {
     }
 }
 
+/// How long the head of an answer may be; what clients may send is another matter (`[gateway.limits]`).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnswerHead {
+    /// Bytes: status line and headers together. At least 8192, which hyper reads at once.
+    pub bytes_max: u32,
+    /// Header lines, at most 100.
+    pub headers_max: u32,
+}
+
+impl Default for AnswerHead {
+    fn default() -> Self {
+        AnswerHead { bytes_max: 64 * 1024, headers_max: 100 }
+    }
+}
+
 /// How much of everything one upstream is given at one time. What is beyond it is refused at once.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -206,6 +225,25 @@ pub struct Outlier {
 impl Default for Outlier {
     fn default() -> Self {
         Outlier { failures: 5, eject_ms: 10_000, eject_max_ms: 300_000, ejected_max_percent: 50 }
+    }
+}
+
+impl AnswerHead {
+    pub(crate) fn bytes_max(&self) -> usize {
+        usize::try_from(self.bytes_max).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn headers_max(&self) -> usize {
+        usize::try_from(self.headers_max).unwrap_or(usize::MAX)
+    }
+
+    /// In the terms of our own codec.
+    pub(crate) fn http1(&self) -> countersign_http1::Limits {
+        countersign_http1::Limits {
+            head_bytes_max: self.bytes_max(),
+            header_count_max: self.headers_max(),
+            ..countersign_http1::Limits::DEFAULT
+        }
     }
 }
 

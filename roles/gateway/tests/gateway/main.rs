@@ -14,6 +14,7 @@ mod limits;
 mod llhttp;
 mod login;
 mod observe;
+mod quick;
 mod refused_tokens;
 mod reload;
 mod rig;

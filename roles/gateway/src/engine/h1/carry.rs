@@ -1,15 +1,13 @@
 //! One request by the quick carrier: written once, answered from the upstream's buffer.
 
-use std::time::Instant;
-
 use bytes::Buf as _;
 use countersign_http1::{Asked, BodyDecoder, BodyEvent, BodyLength, ResponseDecoder, Slots, encode};
 use countersign_sdk::clock;
 use http::{StatusCode, Version, header};
 
-use super::answer::{CLOSE, KEEP_ALIVE, Question};
+use super::answer::{self, CLOSE, KEEP_ALIVE, Question};
 use super::{Client, End};
-use crate::engine::quick::{Errand, Line, Way};
+use crate::engine::quick::{AnswerLimits, Errand, Line, Permitted, Way};
 use crate::engine::watch::Interrupt;
 use crate::headers::Shown;
 use crate::upstream::{Outcome, UpstreamError};
@@ -21,7 +19,6 @@ pub(super) struct Quickly {
     /// Of head and body in the buffer.
     pub(super) bytes: usize,
     pub(super) has_body: bool,
-    pub(super) began: Instant,
 }
 
 /// How it went.
@@ -29,14 +26,17 @@ enum Carried {
     /// Answered. May the connection be used again?
     Answered(bool),
     /// Nothing was done that could not be done again: the full carrier takes it from the beginning.
-    NotMine,
+    NotMine(Box<Errand>),
 }
 
 /// How a try on one connection went.
 enum Try {
     Answered(StatusCode, Head),
-    /// The connection was closed while it waited, or refused to be written.
-    Stale,
+    /// The connection was closed while it waited: that says nothing of the endpoint.
+    Stale {
+        /// Not a byte of the request went out.
+        unsent: bool,
+    },
     /// The service demands evidence: what the client is told of that is not for this carrier to say.
     Challenged,
     /// The connection ended before a byte of an answer: what may be done twice may be tried again.
@@ -58,8 +58,10 @@ impl Client {
     pub(super) async fn carry(&mut self, quickly: Quickly) -> Result<bool, End> {
         match self.try_to_carry(quickly).await? {
             Carried::Answered(keep_alive) => Ok(keep_alive),
-            Carried::NotMine => {
+            Carried::NotMine(errand) => {
+                self.watched.relies_on(None);
                 let Some(asked) = self.read_whole_head() else { return Err(End::Broken) };
+                errand.given_over();
                 self.exchange(asked).await
             }
         }
@@ -69,45 +71,51 @@ impl Client {
         let is_repeatable = !quickly.has_body && quickly.question.method.is_idempotent();
         let mut went_stale = false;
         loop {
-            let errand = &quickly.errand;
-            let Some(mut line) = self.line(errand).await? else { return Ok(Carried::NotMine) };
+            let (errand, way) = (&quickly.errand, &quickly.errand.way);
+            let line = self.line(way, went_stale).await?;
+            let Some(mut line) = line else { return Ok(Carried::NotMine(quickly.errand.into())) };
+            self.watched.relies_on(line.proof());
             match self.try_line(&mut line, errand, &quickly.question).await? {
                 Try::Answered(status, head) => {
-                    errand.way.report(Outcome::Answered(status.as_u16()));
-                    let (journal, took) = (&self.worker.journal, quickly.began.elapsed());
-                    journal.record(&errand.standing, &errand.call, status, took, clock::now());
+                    let Errand { permit, way, unrecorded, limits } = quickly.errand;
+                    way.report(Outcome::Answered(status.as_u16()));
+                    unrecorded.answered(&self.worker.journal, status, clock::now());
                     self.input.advance(quickly.bytes);
-                    return Ok(Carried::Answered(self.copy_body(line, quickly.errand, head).await?));
+                    return self.copy_body(line, (permit, way), limits, head).await.map(Carried::Answered);
                 }
                 // Where one connection was closed while it waited, the others were too: once more, over a new one.
-                Try::Stale if is_repeatable && !went_stale => {
+                Try::Stale { unsent } if unsent || is_repeatable => {
                     went_stale = true;
-                    self.worker.pools.forget(errand.way.pool());
+                    self.worker.pools.forget(way.pool());
                 }
-                Try::Stale => {
-                    let error = errand.way.broke("it was closed meanwhile");
+                // It may have done what it was asked for: nobody asks it twice.
+                Try::Stale { .. } => {
+                    let error = way.broke("the connection was closed meanwhile");
                     return self.fail(quickly, error).await;
                 }
-                Try::Challenged if is_repeatable => return Ok(Carried::NotMine),
-                // It may have done what it was asked for: nobody asks it twice.
+                Try::Challenged if is_repeatable => return Ok(Carried::NotMine(quickly.errand.into())),
                 Try::Challenged => {
-                    let error = errand.way.broke("it demands evidence that is not the client's to give");
+                    way.report(Outcome::Answered(StatusCode::UNAUTHORIZED.as_u16()));
+                    let error = way.broke("it demands evidence that is not the client's to give");
                     return self.fail(quickly, error).await;
                 }
                 // The full carrier tries again, elsewhere where it can.
-                Try::Unheard(_) if is_repeatable && errand.way.may_retry() => {
-                    errand.way.report(Outcome::Failed);
-                    return Ok(Carried::NotMine);
+                Try::Unheard(_) if is_repeatable && way.may_retry() => {
+                    way.report(Outcome::Failed);
+                    return Ok(Carried::NotMine(quickly.errand.into()));
                 }
-                Try::Unheard(error) | Try::Failed(error) => return self.fail(quickly, error).await,
+                Try::Unheard(error) | Try::Failed(error) => {
+                    way.report(Outcome::Failed);
+                    return self.fail(quickly, error).await;
+                }
             }
         }
     }
 
-    /// A connection to where it leads: the one that was used last, or a new one. `None` where there is none at once.
-    async fn line(&self, errand: &Errand) -> Result<Option<Line>, End> {
-        let way = &errand.way;
-        if let Some(line) = self.worker.pools.take(way.pool(), clock::now(), way.idle()) {
+    /// A connection to where it leads: the one that was used last, unless it is to be `new`. `None` where there is none at
+    /// once.
+    async fn line(&self, way: &Way, new: bool) -> Result<Option<Line>, End> {
+        if !new && let Some(line) = self.worker.pools.take(way.pool(), clock::now(), way.idle()) {
             return Ok(Some(line));
         }
         self.watched.begin_without_end();
@@ -117,23 +125,26 @@ impl Client {
     /// Sends the request and waits for the head of the answer, which goes into the outbox.
     async fn try_line(&mut self, line: &mut Line, errand: &Errand, question: &Question) -> Result<Try, End> {
         line.out.bytes().extend_from_slice(&self.upstream_out);
-        let (way, within) = (&errand.way, errand.way.answer(self.answer_within));
+        let (way, within) = (&errand.way, errand.limits.head_within);
         self.watched.begin(within);
         let (wire, out) = (&line.wire, &mut line.out);
         match self.watched.busy(std::future::poll_fn(|cx| wire.poll_flush(cx, out))).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) if line.is_pooled => return Ok(Try::Stale),
+            Ok(Err(_)) if line.is_pooled => {
+                return Ok(Try::Stale { unsent: line.out.unwritten().len() == self.upstream_out.len() });
+            }
             Ok(Err(error)) => {
                 return Ok(Try::Unheard(way.broke(&error.to_string())));
             }
-            Err(Interrupt::Late) => return Ok(Try::Failed(way.late(within))),
-            Err(interrupt) => return Err(interrupt.into()),
+            Err(interrupt) => return interrupted(interrupt, errand),
         }
-        let mut decoder = ResponseDecoder::new(self.limits);
+        let mut decoder = ResponseDecoder::new(errand.limits.http1);
         let mut heard_something = false;
         loop {
             match self.watched.busy(line.wire.read(&mut line.input)).await {
-                Ok(Ok(0) | Err(_)) if line.is_pooled && !heard_something => return Ok(Try::Stale),
+                Ok(Ok(0) | Err(_)) if line.is_pooled && !heard_something => {
+                    return Ok(Try::Stale { unsent: false });
+                }
                 Ok(ended @ (Ok(0) | Err(_))) => {
                     let why = ended.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
                     return Ok(if heard_something {
@@ -143,8 +154,7 @@ impl Client {
                     });
                 }
                 Ok(Ok(_)) => heard_something = true,
-                Err(Interrupt::Late) => return Ok(Try::Failed(way.late(within))),
-                Err(interrupt) => return Err(interrupt.into()),
+                Err(interrupt) => return interrupted(interrupt, errand),
             }
             if let Some(tried) = self.read_answer(line, way, question, &mut decoder) {
                 return Ok(tried);
@@ -223,9 +233,15 @@ impl Client {
     }
 
     /// The body, with the head before it: what is there at once goes out in one write.
-    async fn copy_body(&mut self, mut line: Line, errand: Errand, head: Head) -> Result<bool, End> {
-        let mut decoder = BodyDecoder::of_response(head.body, self.limits);
-        let mut left = self.response_bytes_max;
+    async fn copy_body(
+        &mut self,
+        mut line: Line,
+        (permit, way): (Permitted, Way),
+        limits: AnswerLimits,
+        head: Head,
+    ) -> Result<bool, End> {
+        let mut decoder = BodyDecoder::of_response(head.body, limits.http1);
+        let mut left = limits.bytes_max;
         loop {
             let step = decoder.decode(&line.input).map_err(|_| End::Broken)?;
             let consumed = step.consumed;
@@ -248,7 +264,7 @@ impl Client {
                 BodyEvent::More => {
                     line.input.advance(consumed);
                     self.outgoing().flush().await?;
-                    self.watched.begin(errand.way.body_idle(self.watched.limits().idle));
+                    self.watched.begin(limits.pause_max);
                     if self.watched.busy(line.wire.read(&mut line.input)).await?? == 0 {
                         decoder.end_of_input().map_err(|_| End::Broken)?;
                         break;
@@ -259,23 +275,35 @@ impl Client {
         if head.length == BodyLength::Chunked {
             encode::last_chunk(self.out.bytes(), decoder.trailers());
         }
+        self.watched.relies_on(None);
         if head.reusable && line.input.is_empty() && head.body != BodyLength::UntilClose {
-            let way = &errand.way;
             self.worker.pools.keep(way.pool(), way.endpoint(), way.idle(), line);
         }
         // The permit was good for this one request, and the endpoint is free for another before the client can ask.
-        let Errand { permit, way, .. } = errand;
         drop((permit, way));
         self.outgoing().flush().await?;
         Ok(head.keep_alive)
     }
 
-    /// Says that the upstream gave no answer, as the full carrier would.
+    /// Says that the upstream gave no answer, as the full carrier would. The request was there whole, so the next one can
+    /// follow.
     async fn fail(&mut self, quickly: Quickly, error: UpstreamError) -> Result<Carried, End> {
-        let Quickly { errand, bytes, began, .. } = quickly;
-        errand.way.report(Outcome::Failed);
-        let answer = errand.standing.said().failed(&errand.call, error, &self.arrival, began.elapsed()).await;
+        let Quickly { errand, question, bytes, .. } = quickly;
+        self.watched.relies_on(None);
+        self.watched.begin_without_end();
+        let answer = self.watched.busy(errand.failed(error, &self.arrival)).await?;
         self.input.advance(bytes);
-        self.say_last(answer).await.map(Carried::Answered)
+        let question = self.keep(&question);
+        let answering = answer::begin(self, &question, answer);
+        answering.write(&mut self.outgoing()).await.map(Carried::Answered)
+    }
+}
+
+/// What it means for an endpoint that nobody waits for its answer any more.
+fn interrupted(interrupt: Interrupt, errand: &Errand) -> Result<Try, End> {
+    match interrupt {
+        Interrupt::Late => Ok(Try::Failed(errand.way.late(errand.limits.head_within))),
+        Interrupt::Source => Ok(Try::Failed(errand.way.broke("its certificate is no longer believed"))),
+        Interrupt::Drain | Interrupt::Cut => Err(interrupt.into()),
     }
 }

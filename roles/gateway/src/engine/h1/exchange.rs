@@ -70,7 +70,7 @@ impl Client {
     }
 
     /// An order to drain that came meanwhile is told with the answer.
-    fn keep(&self, question: &Question) -> Question {
+    pub(super) fn keep(&self, question: &Question) -> Question {
         let keep_alive = question.keep_alive && !self.watched.drains();
         Question { keep_alive, ..question.clone() }
     }

@@ -12,7 +12,7 @@ mod exchange;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use countersign_http1::{BodyLength, Limits, RequestDecoder, RequestHead, RequestHeadError, Slots};
@@ -30,7 +30,7 @@ use self::exchange::Asked;
 use super::listen::Seated;
 use super::quick::Quick;
 use super::watch::{Interrupt, Watched};
-use super::wire::{Outbox, Wire};
+use super::wire::{Outbox, Wire, give_back};
 use super::worker::Door;
 use super::{Answers, Worker};
 use crate::forward::EdgeBody;
@@ -55,8 +55,6 @@ pub(super) async fn serve(
         arrival,
         recalled: Recalled::default(),
         upstream_out: Vec::new(),
-        response_bytes_max: door.answers.limits().response_bytes_max,
-        answer_within: door.answers.limits().request_timeout,
         wire: Wire::new(stream, worker.scratch.clone()),
         input: BytesMut::new(),
         out: Outbox::default(),
@@ -89,8 +87,6 @@ pub(super) struct Client {
     recalled: Recalled,
     /// What the quick carrier says to the upstream.
     upstream_out: Vec<u8>,
-    response_bytes_max: u64,
-    answer_within: Duration,
     wire: Wire<Stream<Seated>>,
     input: BytesMut,
     out: Outbox,
@@ -163,9 +159,9 @@ impl Client {
     /// The next head. What follows it stays in the buffer.
     async fn hear(&mut self) -> Result<Heard, End> {
         if self.input.is_empty() {
-            if self.input.capacity() > INPUT_BYTES_KEPT {
-                self.input = BytesMut::new();
-            }
+            give_back(&mut self.input, INPUT_BYTES_KEPT);
+            self.upstream_out.clear();
+            self.upstream_out.shrink_to(UPSTREAM_BYTES_KEPT);
             self.watched.begin(self.watched.limits().idle);
             if self.watched.idle(self.wire.read(&mut self.input)).await?? == 0 {
                 return Err(End::Closed);
@@ -327,7 +323,6 @@ fn quickly(
     };
     let bytes = head.bytes.checked_add(body)?;
     let body = input.get(head.bytes..bytes)?;
-    let began = Instant::now();
     let errand = quick?.judge(head, arrival, recalled, &worker.entropy, &worker.journal, out)?;
     out.extend_from_slice(body);
     let question = Question {
@@ -335,12 +330,14 @@ fn quickly(
         version: head.version,
         keep_alive: head.keep_alive,
     };
-    Some(Quickly { errand, question, bytes, has_body: !body.is_empty(), began })
+    Some(Quickly { errand, question, bytes, has_body: !body.is_empty() })
 }
 
 /// How HTTP/2 begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What a connection that waits keeps to read into.
 const INPUT_BYTES_KEPT: usize = 4 * 1024;
+/// And to write to an upstream from.
+const UPSTREAM_BYTES_KEPT: usize = 8 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 256 * 1024;

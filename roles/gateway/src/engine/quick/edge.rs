@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 use countersign_http1::{BodyLength, RequestHead, encode};
 use countersign_identity::DecisionId;
@@ -11,11 +12,11 @@ use countersign_policy::DecisionCache;
 use countersign_request::{DPOP, Field, Head as _};
 use countersign_sdk::clock;
 use countersign_sdk::inbound::{DecisionDraft, Recalled, TraceId};
-use http::HeaderName;
+use http::{HeaderName, header};
 
-use super::journal::{Call, Journal, Made, Said, StandingKey, number_of};
+use super::journal::{Call, Journal, Made, Said, StandingKey, Unrecorded, number_of};
 use super::throttle::Taken;
-use super::{Entropy, Errand, Permitted, Quick, Way};
+use super::{AnswerLimits, Entropy, Errand, Permitted, Quick, Way};
 use crate::headers::forwarded_headers;
 use crate::listener::Arrival;
 use crate::pipeline::{GATEWAY, Pipeline};
@@ -102,7 +103,7 @@ impl EdgeQuick {
             // The credential was for us, and the trace goes on in a span of ours.
             let is_ours = match field.name.len() {
                 11 => field.name.eq_ignore_ascii_case(TRACEPARENT.as_str()),
-                13 => field.name.eq_ignore_ascii_case(http::header::AUTHORIZATION.as_str()),
+                13 => field.name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str()),
                 _ => false,
             };
             if !is_ours {
@@ -137,6 +138,7 @@ impl Quick for EdgeQuick {
         journal: &Journal,
         out: &mut Vec<u8>,
     ) -> Option<Errand> {
+        let began = Instant::now();
         let pipeline = self.current.peek();
         if self.asked.replace(pipeline.number) != pipeline.number {
             journal.forget();
@@ -183,15 +185,22 @@ impl Quick for EdgeQuick {
         self.write_head(head, arrival, trace, entropy, out)?;
         let lease = cluster.pick().ok()?;
         let connection = arrival.connection.as_ref()?;
-        let call = Call { decision, trace, connection: connection.id, peer: connection.address() };
+        let call = Call { decision, trace, connection: connection.id, peer: connection.address(), began };
+        let limits = AnswerLimits {
+            head_within: cluster.timeouts().answer().min(pipeline.limits.request_timeout()),
+            http1: cluster.answer_head().http1(),
+            bytes_max: pipeline.limits.response_bytes_max,
+            pause_max: cluster.timeouts().body_idle(),
+        };
         let way = Way::Upstream { cluster: Arc::clone(cluster), lease };
-        Some(Errand { permit: Permitted::ByEdge(judged.permit), way, standing, call })
+        let unrecorded = Unrecorded::new(standing, call);
+        Some(Errand { permit: Permitted::ByEdge(judged.permit), way, unrecorded, limits })
     }
 }
 
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static PROOF: HeaderName = DPOP;
-static UPGRADE: HeaderName = http::header::UPGRADE;
+static UPGRADE: HeaderName = header::UPGRADE;
 const DECISIONS_MAX: NonZeroUsize = match NonZeroUsize::new(16_384) {
     Some(most) => most,
     None => NonZeroUsize::MIN,

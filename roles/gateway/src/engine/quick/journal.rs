@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use countersign_identity::{DecisionId, UnixTime};
 use countersign_sdk::inbound::{DecisionDraft, Denial, DoorRecorder, TraceId};
@@ -32,6 +32,16 @@ pub(crate) struct Call {
     pub(crate) trace: TraceId,
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Option<SocketAddr>,
+    /// When its head was there.
+    pub(crate) began: Instant,
+}
+
+/// A permitted call that is not recorded yet. Whatever becomes of it, it is recorded once: should its connection be cut
+/// before there is an answer, then because this is dropped.
+pub(crate) struct Unrecorded {
+    standing: Rc<Standing>,
+    call: Call,
+    is_open: bool,
 }
 
 /// What the stages said of a request, for whoever records it.
@@ -97,14 +107,21 @@ impl Said {
         }
     }
 
+    /// Records what was permitted and never answered, with all of its words.
+    fn unanswered(&self, call: &Call) {
+        let took = call.began.elapsed();
+        match self {
+            Said::Edge(trace, pipeline) => pipeline.recorder.unanswered_after(call.of(trace), took),
+            Said::Door(draft, recorder) => {
+                let mut draft = draft.repeated(call.decision, call.trace, call.connection, call.peer);
+                draft.unanswered_after(took);
+                recorder.record(draft);
+            }
+        }
+    }
+
     /// Answers, and records, that the upstream gave no answer.
-    pub(crate) fn failed(
-        &self,
-        call: &Call,
-        error: UpstreamError,
-        arrival: &Arrival,
-        took: Duration,
-    ) -> Answering {
+    fn failed(&self, call: &Call, error: UpstreamError, arrival: &Arrival) -> Answering {
         match self {
             Said::Edge(trace, pipeline) => {
                 let (trace, pipeline, arrival) = (call.of(trace), Arc::clone(pipeline), arrival.clone());
@@ -112,7 +129,7 @@ impl Said {
             }
             Said::Door(..) => {
                 let denial = Denial::new(error.code(), error.to_string());
-                self.record(call, denial.status(), took);
+                self.record(call, denial.status(), call.began.elapsed());
                 tracing::warn!(decision = %call.decision, code = %denial.code, why = denial.reason, "the service behind was not reached");
                 let answer = denial.response(call.decision);
                 let answer = answer.map(|body| body.map_err(|never| match never {}).boxed_unsync());
@@ -137,11 +154,38 @@ impl Call {
     }
 }
 
-impl Standing {
-    pub(crate) fn said(&self) -> &Said {
-        &self.said
+impl Unrecorded {
+    pub(crate) fn new(standing: Rc<Standing>, call: Call) -> Self {
+        Self { standing, call, is_open: true }
     }
 
+    /// The head of its answer is there.
+    pub(crate) fn answered(mut self, journal: &Journal, status: StatusCode, at: UnixTime) {
+        self.is_open = false;
+        journal.record(&self.standing, &self.call, status, self.call.began.elapsed(), at);
+    }
+
+    /// Nobody answers it but we.
+    pub(super) fn failed(mut self, error: UpstreamError, arrival: &Arrival) -> Answering {
+        self.is_open = false;
+        self.standing.said.failed(&self.call, error, arrival)
+    }
+
+    /// Somebody else judges it anew, and records that.
+    pub(super) fn given_over(mut self) {
+        self.is_open = false;
+    }
+}
+
+impl Drop for Unrecorded {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.standing.said.unanswered(&self.call);
+        }
+    }
+}
+
+impl Standing {
     fn new(made: Made, policies: &[String]) -> Self {
         Standing {
             facts: made.said.draft().edge_facts(),
@@ -195,14 +239,7 @@ impl Journal {
     }
 
     /// Records an answered call.
-    pub(crate) fn record(
-        &self,
-        standing: &Standing,
-        call: &Call,
-        status: StatusCode,
-        latency: Duration,
-        at: UnixTime,
-    ) {
+    fn record(&self, standing: &Standing, call: &Call, status: StatusCode, latency: Duration, at: UnixTime) {
         let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         // Somebody wants each call with all of its words; the ring has no room; or the edge is too long for it.
         let in_words = tracing::enabled!(target: "countersign::access", tracing::Level::INFO);

@@ -13,20 +13,22 @@ mod tally;
 mod throttle;
 mod way;
 
-use std::rc::Rc;
+use std::time::Duration;
 
-use countersign_http1::RequestHead;
+use countersign_http1::{Limits, RequestHead};
 use countersign_policy::Permit;
 use countersign_sdk::inbound::{Caller, Recalled};
 
 pub(crate) use edge::EdgeQuick;
 pub(crate) use entropy::Entropy;
-pub(crate) use journal::{Call, Journal, Made, Said, Standing, StandingKey, number_of};
+pub(crate) use journal::{Call, Journal, Made, Said, StandingKey, Unrecorded, number_of};
 pub(crate) use pool::{Line, Pools};
 pub(crate) use tally::Latencies;
 pub(crate) use way::Way;
 
+use crate::engine::Answering;
 use crate::listener::Arrival;
+use crate::upstream::UpstreamError;
 
 /// Who judges for the quick carrier, on one worker.
 pub(crate) trait Quick {
@@ -53,6 +55,31 @@ pub(crate) enum Permitted {
 pub(crate) struct Errand {
     pub(crate) permit: Permitted,
     pub(crate) way: Way,
-    pub(crate) standing: Rc<Standing>,
-    pub(crate) call: Call,
+    pub(crate) unrecorded: Unrecorded,
+    pub(crate) limits: AnswerLimits,
+}
+
+/// What an answer may take, by the settings that were in force when its request came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerLimits {
+    /// From the request to the head.
+    pub(crate) head_within: Duration,
+    /// How head and framing are read.
+    pub(crate) http1: Limits,
+    /// Bytes of the body.
+    pub(crate) bytes_max: u64,
+    /// Longest pause in the body.
+    pub(crate) pause_max: Duration,
+}
+
+impl Errand {
+    /// The full carrier takes the request from the beginning.
+    pub(crate) fn given_over(self) {
+        self.unrecorded.given_over();
+    }
+
+    /// There is no answer: what the client is told instead. Whoever was to answer is free for another request.
+    pub(crate) fn failed(self, error: UpstreamError, arrival: &Arrival) -> Answering {
+        self.unrecorded.failed(error, arrival)
+    }
 }

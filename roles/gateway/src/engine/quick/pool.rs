@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use countersign_identity::UnixTime;
 use tokio::io::AsyncRead as _;
 use tokio::time::Instant;
 
-use crate::engine::wire::{Outbox, Scratch, Wire};
+use crate::engine::wire::{Outbox, Scratch, Wire, give_back};
 use crate::upstream::{Dialed, Endpoint, Proof, Seat, Wire as Bytes};
 
 /// One connection on which no request is in progress, or the one that is.
@@ -20,7 +21,8 @@ pub(crate) struct Line {
     pub(crate) wire: Wire<Bytes>,
     pub(crate) input: BytesMut,
     pub(crate) out: Outbox,
-    proof: Option<Proof>,
+    /// Shared with whoever watches the connection that the answer goes to.
+    proof: Option<Rc<Proof>>,
     #[expect(dead_code, reason = "held for its drop")]
     seat: Option<Seat>,
     idle_since: Instant,
@@ -65,11 +67,16 @@ impl Line {
             wire: Wire::new(bytes, scratch),
             input: BytesMut::new(),
             out: Outbox::default(),
-            proof,
+            proof: proof.map(Rc::new),
             seat,
             idle_since: Instant::now(),
             is_pooled: false,
         }
+    }
+
+    /// Who is at the other end, if that was proven.
+    pub(crate) fn proof(&self) -> Option<&Rc<Proof>> {
+        self.proof.as_ref()
     }
 
     /// Nothing came while it waited, its ends are who they were, and it did not wait for too long.
@@ -107,6 +114,7 @@ impl Pools {
             return;
         }
         line.idle_since = Instant::now();
+        give_back(&mut line.input, LINE_BYTES_KEPT);
         let mut pools = self.0.borrow_mut();
         let new = || Idle { endpoint: endpoint.cloned(), limit, lines: Vec::new() };
         let idle = pools.entry(key).or_insert_with(new);
@@ -153,5 +161,7 @@ fn is_silent(bytes: &mut Bytes) -> bool {
     }
 }
 
+/// What a connection that waits keeps to read into.
+const LINE_BYTES_KEPT: usize = 32 * 1024;
 /// For each endpoint and worker.
 const IDLE_LINES_MAX: usize = 256;

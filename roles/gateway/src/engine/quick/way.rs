@@ -54,22 +54,6 @@ impl Way {
         }
     }
 
-    /// From the request to the head of its answer, at most `most`.
-    pub(crate) fn answer(&self, most: Duration) -> Duration {
-        match self {
-            Way::Upstream { cluster, .. } => cluster.timeouts().answer().min(most),
-            Way::App { .. } => most,
-        }
-    }
-
-    /// Longest pause in the body of an answer, by default `usual`.
-    pub(crate) fn body_idle(&self, usual: Duration) -> Duration {
-        match self {
-            Way::Upstream { cluster, .. } => cluster.timeouts().body_idle(),
-            Way::App { .. } => usual,
-        }
-    }
-
     /// Tells how it went.
     pub(crate) fn report(&self, outcome: Outcome) {
         if let Way::Upstream { lease, .. } = self {

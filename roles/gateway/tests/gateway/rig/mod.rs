@@ -22,12 +22,15 @@ use countersign_gateway::{Gateway, Settings};
 use countersign_identity::{Mode, ServiceName, SpiffeId, TrustDomain, UserContext};
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
 use countersign_ledger::Decision;
+use countersign_pki::RevocationReason;
 use countersign_pki::issue::{Issuer, Root, issue_edge_server, make_issuing, make_root};
 use countersign_pki::profile::EdgeNames;
+use countersign_pki::revocation::{RevokedEntry, make_crl};
 use countersign_sdk::clock;
 use countersign_sdk::workload::Workload;
 use countersign_testkit::TempDir;
 use countersign_token::{AccessToken, Confirmation};
+use countersign_wire::Base64;
 use countersign_wire::snapshot::{PolicyFile, ServiceAddress};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -140,6 +143,16 @@ impl Rig {
             let service = snapshot.services.iter_mut().find(|service| service.name.as_str() == name);
             service.unwrap().accepts = modes.to_vec();
         });
+    }
+
+    /// From the next snapshot on, the certificate with this serial number is revoked.
+    pub fn revoke(&self, serial_hex: &str) {
+        let serial = u128::from_str_radix(serial_hex, 16).unwrap().to_be_bytes().to_vec();
+        let (at, number) = (clock::now(), self.world.sequence() + 1);
+        let not_after = at.saturating_add(Duration::from_secs(3600));
+        let entry = RevokedEntry { serial, at, reason: RevocationReason::KeyCompromise, not_after };
+        let list = make_crl(&self.world.issuing, number, &[entry], at, not_after).unwrap();
+        self.world.change(|snapshot| snapshot.bundles[0].crls = vec![Base64::from(list)]);
     }
 
     pub fn policy(&self, target: &str, text: &str) {

@@ -190,7 +190,7 @@ async fn http2_is_spoken_with_prior_knowledge_and_what_does_not_speak_it_is_told
     assert_eq!(seen.count(), 1);
 }
 
-pub(super) async fn refused(toml: &str) -> UpstreamSettingsError {
+pub(crate) async fn refused(toml: &str) -> UpstreamSettingsError {
     let rig = Rig::new();
     let (_, seen) = ((), Seen::default());
     rig.open_service("ads", echo::router(&["/a"], &seen)).await;

@@ -2,7 +2,7 @@
 
 mod balance;
 mod breaker;
-mod connect;
+pub(crate) mod connect;
 mod discovery;
 mod documented;
 mod health;

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gateway", &["sdk", "wire", "http1"]),
     ("flea-market", &["sdk"]),
     ("lab", &["sdk", "wire", "token", "pki"]),
-    ("countersign", &["authority", "agent", "gateway", "flea-market", "sdk"]),
+    ("countersign", &["authority", "agent", "gateway", "flea-market", "lab", "sdk"]),
     ("testkit", &[]),
     ("fuzz", &["token", "http1", "ledger"]),
     ("xtask", &[]),

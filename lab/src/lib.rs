@@ -7,6 +7,11 @@
 //! token and its Algorithm 5.1, weaknesses included. It exists so that two claims can be tested and not merely
 //! made: that the literal form fails in the ways listed there, and that the form which runs here does not.
 //! Nothing that a service links can name it.
+//!
+//! [`attack`] attacks: a running deployment, the thesis's mechanism, and [`weak`], a listener that makes the mistakes on
+//! purpose, by which each attack shows that it could succeed.
 
+pub mod attack;
 pub mod experiment;
 pub mod thesis;
+pub mod weak;

@@ -8,6 +8,7 @@ use crate::admin::Admin;
 use crate::error::CliError;
 use crate::output::Format;
 
+mod attack;
 pub mod ca;
 mod config;
 mod demo;
@@ -105,6 +106,8 @@ enum Command {
     /// The flea market
     #[command(subcommand)]
     Demo(demo::DemoCommand),
+    /// Attack this deployment: what somebody with X can do, and which guard stops it; exit 1 where one does not
+    Attack(attack::AttackArgs),
     /// One of the flea market's services
     #[command(hide = true)]
     DemoService(serve::DemoServiceArgs),
@@ -140,6 +143,7 @@ impl Cli {
             Command::Ca(command) => ca::ca(&at, command).await,
             Command::Audit(command) => ledger::audit(&at, command).await,
             Command::Demo(command) => demo::demo(&at, command).await,
+            Command::Attack(args) => attack::attack(&at, args).await,
         }
     }
 }

@@ -341,3 +341,11 @@ fn remove_all(state_dir: &Path) -> Result<(), CliError> {
     }
     std::fs::remove_dir_all(state_dir).map_err(failed)
 }
+
+/// Does a process supervise the deployment of `state_dir` now?
+///
+/// # Errors
+/// Exit 2 where the lock cannot be read.
+pub fn is_supervised(state_dir: &Path) -> Result<bool, CliError> {
+    Ok(Lock::holder(state_dir)? != Holder::Nobody)
+}

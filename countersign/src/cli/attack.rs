@@ -1,0 +1,205 @@
+//! `attack`: attacks this deployment, and says of each attack what was sent, what came back, and which guard stopped
+//! it. Exit 1 unless every attack was blocked by its guard, with a control that held.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use countersign_identity::TrustDomain;
+use countersign_lab::attack::{self, Attack, Control, Finding, Live, Report, Settings, Target};
+use serde::Deserialize;
+
+use crate::cli::{At, read_input};
+use crate::error::CliError;
+use crate::output::{self, Format};
+use crate::up::{Ready, is_supervised};
+
+const TARGET_BYTES_MAX: u64 = 64 * 1024;
+
+/// `attack [NAME|--all]`
+#[derive(Debug, Args)]
+pub struct AttackArgs {
+    /// One attack, by its name; without a name and without --all they are listed
+    #[arg(value_name = "NAME", conflicts_with = "all")]
+    name: Option<String>,
+    /// Every attack
+    #[arg(long)]
+    all: bool,
+    /// A file that says where a deployment is that `up` did not start; every address in it must be a loopback address
+    #[arg(long, value_name = "FILE")]
+    target: Option<PathBuf>,
+}
+
+/// What `--target` names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    trust_domain: String,
+    admin_socket: PathBuf,
+    agent_socket: PathBuf,
+    gateway_tls: SocketAddr,
+    gateway: Option<SocketAddr>,
+    authority: SocketAddr,
+    passwords: PathBuf,
+}
+
+/// Runs `attack`.
+///
+/// # Errors
+/// Exit 1 where an attack succeeded or showed nothing, 2 for an unknown attack and for a target that is not to be
+/// attacked, 3 where no deployment runs.
+pub async fn attack(at: &At, args: AttackArgs) -> Result<(), CliError> {
+    let attacks: Vec<&'static Attack> = match &args.name {
+        Some(name) => vec![attack::named(name).ok_or_else(|| unknown(name))?],
+        None if args.all => attack::all().collect(),
+        None => return list(at),
+    };
+    let settings = match &args.target {
+        Some(file) => named(file)?,
+        None => running(at)?,
+    };
+    let live = Live::at(settings).await.map_err(|e| {
+        CliError::usage("there is nothing to attack", e, "countersign up, or name a target with --target FILE")
+    })?;
+    let report = attack::run(&attacks, &Target::live(live), |finding| {
+        if at.output == Format::Table && attacks.len() > 1 {
+            output::note(format_args!("{:<12} {}", verdict(finding), finding.name));
+        }
+    });
+    told(at, &report.await)
+}
+
+fn list(at: &At) -> Result<(), CliError> {
+    let rows = attack::all();
+    if at.output == Format::Json {
+        let listed = rows.map(|attack| {
+            serde_json::json!({
+                "name": attack.name, "title": attack.title, "position": attack.position, "from": attack.from,
+                "guard": attack.guard.what, "doc": attack::doc(attack.name),
+            })
+        });
+        return output::json(&listed.collect::<Vec<_>>(), false);
+    }
+    output::table(
+        ["NAME", "POSITION", "TRIES TO"],
+        rows.map(|attack| {
+            [attack.name.to_owned(), attack.position.as_str().to_owned(), attack.title.to_owned()]
+        }),
+    )
+}
+
+fn unknown(name: &str) -> CliError {
+    let nearest = attack::all().map(|attack| attack.name).max_by(|a, b| {
+        strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name))
+    });
+    CliError::usage(
+        format!("there is no attack called {name}"),
+        nearest.map_or_else(String::new, |nearest| format!("the nearest is {nearest}")),
+        "countersign attack lists them",
+    )
+}
+
+/// The deployment of the state directory, if `up` supervises it now.
+fn running(at: &At) -> Result<Settings, CliError> {
+    let ready = at.ready()?;
+    if !is_supervised(&ready.state_dir)? {
+        return Err(CliError::unreachable(
+            format!("no deployment runs from {}", ready.state_dir.display()),
+            "what is attacked is only what `up` started and still supervises",
+            "countersign up, or name a target with --target FILE",
+        ));
+    }
+    of_ready(&ready)
+}
+
+fn of_ready(ready: &Ready) -> Result<Settings, CliError> {
+    Ok(Settings {
+        trust_domain: trust_domain(&ready.trust_domain)?,
+        admin_socket: ready.state_dir.join("admin.sock"),
+        agent_socket: ready.agent_socket.clone(),
+        gateway_tls: address(&ready.gateway_tls)?,
+        gateway: Some(address(&ready.gateway)?),
+        authority: address(&ready.authority)?,
+        passwords: ready.state_dir.join("users"),
+        state_dir: Some(ready.state_dir.clone()),
+    })
+}
+
+fn named(file: &std::path::Path) -> Result<Settings, CliError> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        CliError::usage(
+            format!("{} names no target", file.display()),
+            why,
+            "it says trust_domain, admin_socket, agent_socket, gateway_tls, authority and passwords",
+        )
+    };
+    let text = String::from_utf8(read_input(file, TARGET_BYTES_MAX)?).map_err(|e| unusable(&e))?;
+    let named: Named = toml::from_str(&text).map_err(|e| unusable(&e))?;
+    Ok(Settings {
+        trust_domain: trust_domain(&named.trust_domain)?,
+        admin_socket: named.admin_socket,
+        agent_socket: named.agent_socket,
+        gateway_tls: named.gateway_tls,
+        gateway: named.gateway,
+        authority: named.authority,
+        passwords: named.passwords,
+        state_dir: None,
+    })
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, CliError> {
+    TrustDomain::parse(text).map_err(|e| CliError::usage(format!("{text} is no trust domain"), e, ""))
+}
+
+fn address(url: &str) -> Result<SocketAddr, CliError> {
+    let host = url.split_once("://").map_or(url, |(_, host)| host);
+    host.parse().map_err(|e| CliError::usage(format!("{url} is not at an address of this machine"), e, ""))
+}
+
+fn told(at: &At, report: &Report) -> Result<(), CliError> {
+    if at.output == Format::Json {
+        output::json(report, false)?;
+    } else if let [only] = report.attacks.as_slice() {
+        one(only);
+    } else {
+        output::table(
+            ["ATTACK", "POSITION", "VERDICT", "GUARD", "CONTROL"],
+            report.attacks.iter().map(|finding| {
+                let control = match finding.control {
+                    Control::Passed { .. } => "passed",
+                    Control::Failed { .. } => "FAILED",
+                };
+                let position = finding.position.as_str();
+                [finding.name, position, &verdict(finding), finding.guard.what, control].map(str::to_owned)
+            }),
+        )?;
+    }
+    if report.all_blocked() {
+        return Ok(());
+    }
+    let open = report.attacks.iter().filter(|finding| !finding.is_blocked()).map(|finding| finding.name);
+    Err(CliError::failed(
+        format!("{} succeeded, {} showed nothing, {} were blocked", report.succeeded, report.unclear, report.blocked),
+        open.collect::<Vec<_>>().join(", "),
+        "countersign attack NAME tells about one",
+    ))
+}
+
+fn one(finding: &Finding) {
+    output::line(format_args!("{}   {}   as {}", verdict(finding), finding.title, finding.position.as_str()));
+    output::line(format_args!("  sent      {}", finding.sent));
+    output::line(format_args!("  received  {}", finding.received));
+    output::line(format_args!("  because   {}", finding.verdict.because()));
+    output::line(format_args!("  guard     {}   ({})", finding.guard.what, finding.guard.home));
+    let control = match &finding.control {
+        Control::Passed { without_guard } => format!("without it the attack succeeds: {without_guard}"),
+        Control::Failed { why } => format!("FAILED: {why}"),
+    };
+    output::line(format_args!("  control   {control}"));
+    output::line(format_args!("  from      {}", finding.from.join(", ")));
+    output::line(format_args!("  more      {}", finding.doc));
+}
+
+fn verdict(finding: &Finding) -> String {
+    finding.verdict.as_str().to_uppercase()
+}

@@ -1,0 +1,183 @@
+//! What attackers make themselves: certificates that nobody ordered, and tokens with one thing wrong.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign_identity::SpiffeId;
+use countersign_keys::{KeyPair, SystemRandom, hmac_sha256, sha256};
+use countersign_pki::CertificateDer;
+use countersign_sdk::{clock, signing_chains::write_chain};
+use countersign_token::{BearerToken, service_token::new_id};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
+};
+use serde_json::{Value, json};
+
+use super::{AttackError, Held, wire::Request};
+
+/// A new key.
+pub(super) fn key() -> Result<KeyPair, AttackError> {
+    KeyPair::generate(&SystemRandom::new()).map_err(|error| AttackError::equipment("a key", error))
+}
+
+/// A certificate that the attacker's own CA issued, for these names.
+pub(super) fn certified_by_own_ca(id: &SpiffeId, names: &[String]) -> Result<Held, AttackError> {
+    let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a certificate of its own ca", error);
+    let ca_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| failed(&e))?;
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name = named(id.trust_domain().as_str());
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let root = ca.self_signed(&ca_key).map_err(|error| failed(&error))?.der().clone();
+    let issuer = Issuer::from_ca_cert_der(&root, ca_key).map_err(|error| failed(&error))?;
+    let key = key()?;
+    let public = SubjectPublicKeyInfo::from_der(&key.public_key().spki_der()).map_err(|e| failed(&e))?;
+    let leaf = leaf(names)?.signed_by(&public, &issuer).map_err(|error| failed(&error))?;
+    Ok(Held { id: id.clone(), chain: vec![leaf.der().clone(), root], key, serial: String::new() })
+}
+
+/// A certificate that its own key signed; that of a CA where `is_ca`.
+pub(super) fn self_signed(id: &SpiffeId, is_ca: bool) -> Result<Held, AttackError> {
+    let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a self-signed certificate", error);
+    let key = key()?;
+    let pkcs8 = key.to_pkcs8().map_err(|error| failed(&error))?;
+    let pair = rcgen::KeyPair::try_from(pkcs8.expose().as_slice()).map_err(|error| failed(&error))?;
+    let mut params = leaf(&[id.to_string()])?;
+    if is_ca {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages.push(KeyUsagePurpose::KeyCertSign);
+    }
+    let der: CertificateDer<'static> = params.self_signed(&pair).map_err(|error| failed(&error))?.der().clone();
+    Ok(Held { id: id.clone(), chain: vec![der], key, serial: String::new() })
+}
+
+fn leaf(names: &[String]) -> Result<CertificateParams, AttackError> {
+    let failed = |error: rcgen::Error| AttackError::equipment("a name for a certificate", error);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named("a service");
+    let uris = names.iter().map(|name| Ok(SanType::URI(name.clone().try_into()?)));
+    params.subject_alt_names = uris.collect::<Result<_, _>>().map_err(failed)?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(params)
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// A token with its request, before both are sent: everything may be changed.
+#[derive(Clone)]
+pub(super) struct Draft {
+    /// The JOSE header.
+    pub(super) header: Value,
+    /// The claims.
+    pub(super) claims: Value,
+    /// What signs.
+    pub(super) signing: Signing,
+    /// What is sent in the header for the chain of the signing key.
+    pub(super) chain: Option<String>,
+    /// What is asked for: the token's claims are about this, unless they are changed.
+    pub(super) request: Request,
+}
+
+/// How a token is signed.
+#[derive(Clone)]
+pub(super) enum Signing {
+    /// As it should be.
+    By(KeyPair),
+    /// With a MAC under this secret.
+    Mac(Vec<u8>),
+    /// These bytes are the signature.
+    Bytes(Vec<u8>),
+}
+
+impl Draft {
+    /// The honest token of `signer` for this request at `audience`.
+    pub(super) fn honest(
+        signer: &Held,
+        audience: &SpiffeId,
+        request: Request,
+        channel: Option<[u8; 32]>,
+    ) -> Result<Self, AttackError> {
+        let now = clock::now().secs();
+        let jti = new_id(&SystemRandom::new()).map_err(|error| AttackError::equipment("an id", error))?;
+        let mut claims = json!({
+            "iss": signer.id.as_str(), "aud": audience.as_str(), "jti": jti,
+            "iat": now, "nbf": now, "exp": now + LIFE_SECONDS,
+            "htm": request.method, "htp": request.target, "bdy": encoded(&sha256(&request.body)),
+        });
+        if let Some(channel) = channel {
+            set(&mut claims, "cbx", encoded(&channel));
+        }
+        let header = json!({
+            "alg": signer.key.algorithm().jose_name(), "kid": signer.key.public_key().thumbprint(),
+            "typ": "countersign-service+jwt", "x5t#S256": encoded(&signer.thumbprint()),
+        });
+        let (signing, chain) = (Signing::By(signer.key.clone()), Some(write_chain(&signer.chain)));
+        Ok(Self { header, claims, signing, chain, request })
+    }
+
+    /// The request with the token in it.
+    pub(super) fn sealed(&self) -> Result<Request, AttackError> {
+        self.carrying(self.token()?)
+    }
+
+    /// The request with this text as its token.
+    pub(super) fn carrying(&self, token: String) -> Result<Request, AttackError> {
+        let request = self.request.clone().with("Authorization", format!("Bearer {token}"));
+        Ok(match &self.chain {
+            Some(chain) => request.with("Countersign-Signing-Chain", chain.clone()),
+            None => request,
+        })
+    }
+
+    pub(super) fn token(&self) -> Result<String, AttackError> {
+        jws(&self.header.to_string(), &self.claims.to_string(), &self.signing)
+    }
+}
+
+/// A token of these very texts.
+pub(super) fn jws(header: &str, claims: &str, signing: &Signing) -> Result<String, AttackError> {
+    let input = format!("{}.{}", encoded(header.as_bytes()), encoded(claims.as_bytes()));
+    let signature = match signing {
+        Signing::By(key) => {
+            key.sign_raw(input.as_bytes()).map_err(|error| AttackError::equipment("a signature", error))?
+        }
+        Signing::Mac(secret) => hmac_sha256(secret, input.as_bytes()).to_vec(),
+        Signing::Bytes(bytes) => bytes.clone(),
+    };
+    Ok(format!("{input}.{}", encoded(&signature)))
+}
+
+/// Sets a member.
+pub(super) fn set(object: &mut Value, name: &str, value: impl Into<Value>) {
+    if let Some(members) = object.as_object_mut() {
+        members.insert(name.to_owned(), value.into());
+    }
+}
+
+/// A part of a token, read.
+pub(super) fn part(token: &str, number: usize) -> Result<Value, AttackError> {
+    let part = token.split('.').nth(number).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    part.and_then(|json| serde_json::from_slice(&json).ok())
+        .ok_or_else(|| AttackError::equipment("a token", "it is not of three parts"))
+}
+
+/// The signature of a token.
+pub(super) fn signature(token: &str) -> Vec<u8> {
+    token.rsplit('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok()).unwrap_or_default()
+}
+
+/// A bearer token of the right form that nobody issued.
+pub(super) fn unissued_bearer() -> Result<String, AttackError> {
+    let token = BearerToken::mint(&SystemRandom::new());
+    token.map(|token| token.expose().to_owned()).map_err(|error| AttackError::equipment("a bearer token", error))
+}
+
+pub(super) fn encoded(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+const LIFE_SECONDS: i64 = 30;

@@ -1,0 +1,264 @@
+//! What is attacked: a live deployment, or the listener with one mistake. To an attack they look the same.
+
+mod live;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use countersign_identity::{SpiffeId, TrustDomain};
+pub use live::{ForeignTarget, Live, Settings};
+
+use super::{
+    AttackError, Held, Kind, Observation, Received, Why,
+    wire::{Broken, Connection, Dial, Exchanged, Request},
+};
+use crate::weak::{Weak, Weakness};
+
+/// A deployment under attack.
+pub struct Target(Field);
+
+enum Field {
+    Live(Box<Live>),
+    Weak(Arc<Weak>),
+}
+
+/// The service that the attacks want something of.
+pub(super) const VICTIM: &str = "ads";
+/// The service whose certificate and keys the attacker holds.
+pub(super) const OWN: &str = "chat";
+/// A third service, whose name it would like to have.
+pub(super) const OTHER: &str = "users";
+/// What is asked for at the victim, and at the edge.
+pub(super) const PATH: &str = "/ads";
+
+impl Target {
+    /// A deployment that runs on this machine.
+    #[must_use]
+    pub fn live(live: Live) -> Self {
+        Self(Field::Live(Box::new(live)))
+    }
+
+    /// The listener that makes these mistakes and no others.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn weak(weaknesses: &[Weakness]) -> Result<Self, AttackError> {
+        let weak = Weak::start(weaknesses).await;
+        let weak = weak.map_err(|error| AttackError::equipment("a listener to compare with", error))?;
+        Ok(Self(Field::Weak(weak)))
+    }
+
+    /// Its trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        match &self.0 {
+            Field::Live(live) => live.trust_domain(),
+            Field::Weak(weak) => weak.trust_domain(),
+        }
+    }
+
+    /// The name of a service in it.
+    ///
+    /// # Errors
+    /// `name` is none.
+    pub fn id(&self, name: &str) -> Result<SpiffeId, AttackError> {
+        SpiffeId::service(self.trust_domain(), name).map_err(|error| AttackError::equipment("a name", error))
+    }
+
+    /// Where [`VICTIM`] listens.
+    #[must_use]
+    pub fn victim(&self) -> SocketAddr {
+        match &self.0 {
+            Field::Live(live) => live.victim(),
+            Field::Weak(weak) => weak.service(),
+        }
+    }
+
+    /// Where the edge speaks TLS.
+    #[must_use]
+    pub fn edge(&self) -> SocketAddr {
+        match &self.0 {
+            Field::Live(live) => live.settings().gateway_tls,
+            Field::Weak(weak) => weak.edge(),
+        }
+    }
+
+    /// The live deployment, for attacks on what only a deployment has.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn as_live(&self) -> Result<&Live, AttackError> {
+        match &self.0 {
+            Field::Live(live) => Ok(live),
+            Field::Weak(_) => Err(AttackError::Absent { what: "deployment" }),
+        }
+    }
+
+    /// The listener with mistakes, for attacks that need to know.
+    #[must_use]
+    pub fn as_weak(&self) -> Option<&Weak> {
+        match &self.0 {
+            Field::Live(_) => None,
+            Field::Weak(weak) => Some(weak),
+        }
+    }
+
+    /// A certificate of the deployment in the name of `service`, with a new key.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn certified(&self, service: &str, kind: Kind, life: Duration) -> Result<Held, AttackError> {
+        match &self.0 {
+            Field::Live(live) => live.certified(service, kind, life).await,
+            Field::Weak(weak) => weak.certified(service, kind, life),
+        }
+    }
+
+    /// The certificate of [`OWN`]: what whoever runs one of the services has.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn own(&self, kind: Kind) -> Result<Held, AttackError> {
+        self.certified(OWN, kind, LIFE).await
+    }
+
+    /// A certificate of [`OWN`] that has ended. A live deployment issues none: there it is waited for.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn expired(&self) -> Result<Held, AttackError> {
+        match &self.0 {
+            Field::Live(live) => {
+                let held = live.certified(OWN, Kind::Workload, SHORTEST_LIFE).await?;
+                tokio::time::sleep(SHORTEST_LIFE + Duration::from_secs(2)).await;
+                Ok(held)
+            }
+            Field::Weak(weak) => weak.expired(OWN),
+        }
+    }
+
+    /// Takes a certificate back, and waits until the victim knows.
+    ///
+    /// # Errors
+    /// Nobody does.
+    pub async fn revoke(&self, held: &Held) -> Result<(), AttackError> {
+        match &self.0 {
+            Field::Live(live) => live.revoke(held).await,
+            Field::Weak(weak) => weak.revoke(held),
+        }
+    }
+
+    /// The access token of a user of the deployment, for ten minutes.
+    ///
+    /// # Errors
+    /// The login fails.
+    pub async fn user_token(&self, user: &str) -> Result<String, AttackError> {
+        match &self.0 {
+            Field::Live(live) => live.user_token(user).await,
+            Field::Weak(weak) => weak.user_token(user),
+        }
+    }
+
+    /// The public key that verifies access tokens, as it is published.
+    ///
+    /// # Errors
+    /// Nobody publishes it.
+    pub async fn published_key(&self) -> Result<serde_json::Value, AttackError> {
+        match &self.0 {
+            Field::Live(live) => live.published_key().await,
+            Field::Weak(weak) => weak.published_key(),
+        }
+    }
+
+    /// Connects to the victim over TLS, showing this.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub async fn connect(&self, shown: Option<&Held>) -> Result<Connection, AttackError> {
+        let dial = Dial::to(self.victim());
+        let dial = match shown {
+            Some(held) => dial.showing(held.shown()?),
+            None => dial,
+        };
+        connected(dial.connect().await, VICTIM)
+    }
+
+    /// Connects to the edge over TLS.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub async fn connect_to_edge(&self) -> Result<Connection, AttackError> {
+        connected(Dial::to(self.edge()).connect().await, "the edge")
+    }
+
+    /// Sends a request at the victim over a connection that shows `shown`, and looks at what came of it.
+    ///
+    /// # Errors
+    /// The attacker could not be equipped; how the target ends it is an observation.
+    pub async fn tried(
+        &self,
+        sent: impl Into<String>,
+        shown: Option<&Held>,
+        request: &Request,
+    ) -> Result<Observation, AttackError> {
+        let mut dial = Dial::to(self.victim());
+        dial.shows = shown.map(Held::shown).transpose()?;
+        Ok(self.tried_by(sent, &dial, request).await)
+    }
+
+    /// The same, connecting in this way.
+    pub async fn tried_by(&self, sent: impl Into<String>, dial: &Dial, request: &Request) -> Observation {
+        let exchanged = match dial.connect().await {
+            Ok(mut connection) => connection.send(request).await.map_err(|broken| (broken, connection.local)),
+            Err(broken) => Err((broken, None)),
+        };
+        let exchanged = exchanged.map_err(|(broken, local)| Broken { local: broken.local.or(local), ..broken });
+        self.observed(sent, exchanged).await
+    }
+
+    /// What came back, with what the operator's side knows of it.
+    pub async fn observed(&self, sent: impl Into<String>, exchanged: Exchanged) -> Observation {
+        let received = match exchanged {
+            Ok(reply) => {
+                let decision = reply.problem().and_then(|problem| problem.decision);
+                let why = match decision {
+                    Some(decision) => self.why(&decision).await,
+                    None => None,
+                };
+                Received::Answer { reply, why }
+            }
+            Err(Broken { alert, how, local }) => {
+                let why = match local {
+                    Some(local) => self.why_not_connected(local).await,
+                    None => None,
+                };
+                Received::Ended { alert, how, why }
+            }
+        };
+        Observation { sent: sent.into(), received }
+    }
+
+    /// Why a request was refused: `explain`.
+    pub async fn why(&self, decision: &str) -> Option<Why> {
+        match &self.0 {
+            Field::Live(live) => live.why(decision).await,
+            Field::Weak(weak) => weak.why(decision),
+        }
+    }
+
+    /// Why there is no connection from this address of ours.
+    pub async fn why_not_connected(&self, local: SocketAddr) -> Option<Why> {
+        match &self.0 {
+            Field::Live(live) => live.why_not_connected(local).await,
+            Field::Weak(weak) => weak.why_not_connected(local),
+        }
+    }
+}
+
+fn connected(connection: Result<Connection, Broken>, what: &str) -> Result<Connection, AttackError> {
+    connection.map_err(|broken| AttackError::NoConnection { what: what.to_owned(), why: broken.how })
+}
+
+/// Life of what attackers are given.
+pub(super) const LIFE: Duration = Duration::from_secs(600);
+/// The shortest that the authority issues.
+const SHORTEST_LIFE: Duration = countersign_pki::profile::LEAF_TTL_MIN;

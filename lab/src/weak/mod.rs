@@ -1,0 +1,315 @@
+//! A listener that makes mistakes on purpose, one [`Weakness`] at a time: what the attacks are controlled with.
+//!
+//! With no weakness it refuses what it should, by the rules of `pki` and `token`. With one of them it does what so many
+//! have done: each is the mistake itself, written as it is found in the wild, and not a switch that says "let it pass".
+//! It has a CA of its own, listens on loopback ports that the system chose, and ends when it is dropped. Nothing that a
+//! service links can name it.
+
+mod door;
+mod listener;
+mod pki;
+mod token;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_keys::{KeyPair, SystemRandom};
+use countersign_sdk::{clock, inbound::new_decision_id};
+use countersign_token::AccessToken;
+use countersign_wire::codes::Code;
+pub(crate) use token::public_key_pem;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::attack::{AttackError, Held, Kind, Why};
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Weakness {
+    /// A client certificate is welcome, and not demanded.
+    NoCertificateDemanded,
+    /// Whoever signed the certificate will do.
+    AnyIssuer,
+    /// Key usage, extended key usage and basic constraints are not looked at.
+    AnyPurpose,
+    /// Nobody looks at the clock when a certificate comes.
+    AnyAge,
+    /// The certificate is read, and the signature of its key is not.
+    NoPossession,
+    /// No revocation list is asked.
+    NoRevocation,
+    /// The first of several names counts.
+    FirstNameCounts,
+    /// Old clients are let in.
+    OldTls,
+    /// Plain HTTP is served where TLS is spoken.
+    PlainHttp,
+    /// An open connection is judged once, when it begins.
+    ConnectionForEver,
+
+    /// `alg` decides how a token is verified, and "none" is an algorithm.
+    AlgNone,
+    /// `alg` decides what the key is: of HS256, the public key is the secret.
+    PublicKeyAsSecret,
+    /// The token brings the key along with which it is verified.
+    KeyFromHeader,
+    /// `kid` names a file.
+    KidNamesAFile,
+    /// Members of the header that nobody understands are skipped, `crit` among them.
+    SkipsUnknownHeaders,
+    /// The signature is decoded, and not verified.
+    UnverifiedSignature,
+    /// Of two members with one name the last one counts.
+    LastMemberCounts,
+    /// Tokens of any length are read.
+    AnyLength,
+    /// A claim of the wrong type is as good as none, and what is not there is not checked.
+    WrongTypeIsAbsent,
+    /// `typ` is not looked at: whoever's signature verifies may come in.
+    AnyKind,
+    /// The signature is good, so `iss` must be true.
+    IssuerUnchecked,
+    /// Token and connection may name different callers (D2).
+    TokenOfAnybody,
+    /// What once signed goes on signing (D3).
+    SignerForEver,
+    /// `aud` is not looked at.
+    AnyAudience,
+    /// `exp` is not looked at.
+    NeverExpires,
+    /// `iat` and `nbf` are not looked at.
+    FromTheFuture,
+    /// A token may live as long as it likes.
+    AnyLifetime,
+    /// Nothing is remembered of what was seen.
+    NoMemory,
+    /// The token says for which connection it is, and nobody compares.
+    AnyConnection,
+    /// Nor for which method.
+    AnyMethod,
+    /// Nor for which path and query.
+    AnyTarget,
+    /// Nor with which body.
+    AnyBody,
+
+    /// Whoever has no token is let in as a guest.
+    TokenOptional,
+    /// A token in the query will do.
+    TokenInQuery,
+    /// Where two headers have one name, the last one counts.
+    LastHeaderCounts,
+    /// Where two kinds of evidence come, the one that holds counts.
+    BestEvidenceCounts,
+    /// A header says who the user is.
+    UserByHeader,
+    /// Whatever a service passes on about a user is believed.
+    UserContextBelieved,
+}
+
+/// A service that accepts mutual TLS, with tokens beside it, and an edge for users, both in one process.
+pub struct Weak {
+    weaknesses: Vec<Weakness>,
+    trust_domain: TrustDomain,
+    pki: pki::Authority,
+    /// Signs access tokens.
+    login_key: KeyPair,
+    seen: Mutex<Vec<String>>,
+    told: Mutex<Told>,
+    service: SocketAddr,
+    edge: SocketAddr,
+    _stop: DropGuard,
+}
+
+/// What was refused, and why, for `explain`.
+#[derive(Default)]
+struct Told {
+    by_decision: HashMap<String, Why>,
+    by_address: HashMap<SocketAddr, Why>,
+}
+
+/// Why there is no listener.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} could not be made: {why}")]
+pub struct NoListener {
+    /// What.
+    pub what: &'static str,
+    /// Why not.
+    pub why: String,
+}
+
+impl NoListener {
+    fn new(what: &'static str, why: impl std::fmt::Display) -> Self {
+        Self { what, why: why.to_string() }
+    }
+}
+
+impl Weak {
+    /// Listens on two loopback ports.
+    ///
+    /// # Errors
+    /// No port, or no keys.
+    pub async fn start(weaknesses: &[Weakness]) -> Result<Arc<Self>, NoListener> {
+        let trust_domain =
+            TrustDomain::parse("weak.test").map_err(|error| NoListener::new("a trust domain", error))?;
+        let login_key = KeyPair::generate(&SystemRandom::new());
+        let (service, edge) = (listener::bind().await?, listener::bind().await?);
+        let address = |bound: &tokio::net::TcpListener| {
+            bound.local_addr().map_err(|error| NoListener::new("a port", error))
+        };
+        let stop = CancellationToken::new();
+        let weak = Arc::new(Self {
+            weaknesses: weaknesses.to_vec(),
+            pki: pki::Authority::new(&trust_domain)?,
+            trust_domain,
+            login_key: login_key.map_err(|error| NoListener::new("a key", error))?,
+            seen: Mutex::default(),
+            told: Mutex::default(),
+            service: address(&service)?,
+            edge: address(&edge)?,
+            _stop: stop.clone().drop_guard(),
+        });
+        for (listener, role) in [(service, listener::Role::Service), (edge, listener::Role::Edge)] {
+            // The listener must not keep alive whose end stops it.
+            tokio::spawn(listener::serve(listener, role, Arc::downgrade(&weak), stop.clone()));
+        }
+        Ok(weak)
+    }
+
+    /// Is this mistake made?
+    #[must_use]
+    pub fn makes(&self, weakness: Weakness) -> bool {
+        self.weaknesses.contains(&weakness)
+    }
+
+    /// Whose listener it is.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Where the service is.
+    #[must_use]
+    pub const fn service(&self) -> SocketAddr {
+        self.service
+    }
+
+    /// Where the edge is.
+    #[must_use]
+    pub const fn edge(&self) -> SocketAddr {
+        self.edge
+    }
+
+    /// A certificate for `service`.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn certified(&self, service: &str, kind: Kind, life: Duration) -> Result<Held, AttackError> {
+        self.pki.certified(&self.name(service)?, kind, life, clock::now())
+    }
+
+    /// One that ended a while ago.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn expired(&self, service: &str) -> Result<Held, AttackError> {
+        let then = clock::now().saturating_sub(Duration::from_secs(3600));
+        self.pki.certified(&self.name(service)?, Kind::Workload, Duration::from_secs(60), then)
+    }
+
+    /// Puts it on the list.
+    ///
+    /// # Errors
+    /// The list could not be made.
+    pub fn revoke(&self, held: &Held) -> Result<(), AttackError> {
+        self.pki.revoke(held)
+    }
+
+    /// An access token for the edge.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn user_token(&self, user: &str) -> Result<String, AttackError> {
+        let now = clock::now();
+        let token = AccessToken {
+            issuer: self.issuer(),
+            audience: self.audience(),
+            user_id: format!("u_{user}"),
+            name: user.to_owned(),
+            roles: vec!["buyer".to_owned()],
+            client_id: "countersign".to_owned(),
+            jti: format!("login-of-{user}-at-{}", now.millis()),
+            expires: now.saturating_add(Duration::from_secs(600)),
+            confirmation: None,
+        };
+        token.mint(&self.login_key, now).map_err(|error| AttackError::equipment("an access token", error))
+    }
+
+    /// The key that verifies access tokens.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn published_key(&self) -> Result<serde_json::Value, AttackError> {
+        let jwk = serde_json::from_str(&self.login_key.public_key().to_jwk());
+        jwk.map_err(|error| AttackError::equipment("the published key", error))
+    }
+
+    /// Why a request was refused.
+    #[must_use]
+    pub fn why(&self, decision: &str) -> Option<Why> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).by_decision.get(decision).cloned()
+    }
+
+    /// Why a connection was.
+    #[must_use]
+    pub fn why_not_connected(&self, peer: SocketAddr) -> Option<Why> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).by_address.get(&peer).cloned()
+    }
+
+    fn name(&self, service: &str) -> Result<SpiffeId, AttackError> {
+        SpiffeId::service(&self.trust_domain, service)
+            .map_err(|error| AttackError::equipment("a name", error))
+    }
+
+    fn issuer(&self) -> String {
+        format!("https://login.{}", self.trust_domain)
+    }
+
+    fn audience(&self) -> String {
+        format!("spiffe://{}/countersign/gateway/edge", self.trust_domain)
+    }
+
+    /// Remembers why, and gives the id of the decision.
+    fn tells(&self, code: Code, reason: &str) -> String {
+        let decision = new_decision_id().to_string();
+        let why = Why { code: Some(code), reason: reason.to_owned(), decision: Some(decision.clone()) };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.by_decision.len() < TOLD_MAX {
+            told.by_decision.insert(decision.clone(), why);
+        }
+        decision
+    }
+
+    fn tells_of_connection(&self, peer: SocketAddr, code: Code, reason: String) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.by_address.len() < TOLD_MAX {
+            told.by_address.insert(peer, Why { code: Some(code), reason, decision: None });
+        }
+    }
+
+    /// Is this proof new?
+    fn is_new(&self, jti: &str) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = seen.len() < TOLD_MAX && seen.iter().all(|known| known != jti);
+        if is_new {
+            seen.push(jti.to_owned());
+        }
+        is_new
+    }
+}
+
+/// It lives as long as one attack.
+const TOLD_MAX: usize = 1024;

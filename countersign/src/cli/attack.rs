@@ -59,9 +59,14 @@ pub async fn attack(at: &At, args: AttackArgs) -> Result<(), CliError> {
         None => running(at)?,
     };
     let live = Live::at(settings).await.map_err(|e| {
-        CliError::usage("there is nothing to attack", e, "countersign up, or name a target with --target FILE")
+        CliError::usage(
+            "there is nothing to attack",
+            e,
+            "countersign up, or name a target with --target FILE",
+        )
     })?;
-    let report = attack::run(&attacks, &Target::live(live), |finding| {
+    let target = Target::live(live);
+    let report = attack::run(&attacks, &target, |finding| {
         if at.output == Format::Table && attacks.len() > 1 {
             output::note(format_args!("{:<12} {}", verdict(finding), finding.name));
         }
@@ -89,9 +94,9 @@ fn list(at: &At) -> Result<(), CliError> {
 }
 
 fn unknown(name: &str) -> CliError {
-    let nearest = attack::all().map(|attack| attack.name).max_by(|a, b| {
-        strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name))
-    });
+    let nearest = attack::all()
+        .map(|attack| attack.name)
+        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
     CliError::usage(
         format!("there is no attack called {name}"),
         nearest.map_or_else(String::new, |nearest| format!("the nearest is {nearest}")),
@@ -179,7 +184,10 @@ fn told(at: &At, report: &Report) -> Result<(), CliError> {
     }
     let open = report.attacks.iter().filter(|finding| !finding.is_blocked()).map(|finding| finding.name);
     Err(CliError::failed(
-        format!("{} succeeded, {} showed nothing, {} were blocked", report.succeeded, report.unclear, report.blocked),
+        format!(
+            "{} succeeded, {} showed nothing, {} were blocked",
+            report.succeeded, report.unclear, report.blocked
+        ),
         open.collect::<Vec<_>>().join(", "),
         "countersign attack NAME tells about one",
     ))

@@ -46,7 +46,8 @@ pub(super) fn self_signed(id: &SpiffeId, is_ca: bool) -> Result<Held, AttackErro
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages.push(KeyUsagePurpose::KeyCertSign);
     }
-    let der: CertificateDer<'static> = params.self_signed(&pair).map_err(|error| failed(&error))?.der().clone();
+    let der: CertificateDer<'static> =
+        params.self_signed(&pair).map_err(|error| failed(&error))?.der().clone();
     Ok(Held { id: id.clone(), chain: vec![der], key, serial: String::new() })
 }
 
@@ -57,7 +58,8 @@ fn leaf(names: &[String]) -> Result<CertificateParams, AttackError> {
     let uris = names.iter().map(|name| Ok(SanType::URI(name.clone().try_into()?)));
     params.subject_alt_names = uris.collect::<Result<_, _>>().map_err(failed)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     Ok(params)
 }
 
@@ -173,7 +175,9 @@ pub(super) fn signature(token: &str) -> Vec<u8> {
 /// A bearer token of the right form that nobody issued.
 pub(super) fn unissued_bearer() -> Result<String, AttackError> {
     let token = BearerToken::mint(&SystemRandom::new());
-    token.map(|token| token.expose().to_owned()).map_err(|error| AttackError::equipment("a bearer token", error))
+    token
+        .map(|token| token.expose().to_owned())
+        .map_err(|error| AttackError::equipment("a bearer token", error))
 }
 
 pub(super) fn encoded(bytes: &[u8]) -> String {

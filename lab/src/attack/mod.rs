@@ -16,8 +16,8 @@
 
 mod credentials;
 mod forge;
-mod handshakes;
 mod hands;
+mod handshakes;
 mod observation;
 mod run;
 mod service_tokens;
@@ -135,6 +135,9 @@ pub enum AttackError {
         /// Why not.
         why: String,
     },
+    /// Not ours to attack.
+    #[error(transparent)]
+    Foreign(#[from] ForeignTarget),
     /// This target has no such part.
     #[error("this target has no {what}")]
     Absent {

@@ -79,7 +79,9 @@ impl Observation {
         match &self.received {
             Received::Answer { .. } if self.is_believed() => Verdict::Succeeded { evidence: self.told() },
             Received::Looked { held: false, seen } => Verdict::Succeeded { evidence: seen.clone() },
-            _ => Verdict::Inconclusive { why: format!("nothing shows that the guard did it: {}", self.told()) },
+            _ => {
+                Verdict::Inconclusive { why: format!("nothing shows that the guard did it: {}", self.told()) }
+            }
         }
     }
 

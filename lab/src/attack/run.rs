@@ -142,10 +142,7 @@ async fn find(attack: &'static Attack, target: &Target) -> Finding {
     }
 }
 
-async fn attempt(
-    attack: &'static Attack,
-    target: &Target,
-) -> Result<(String, String, Verdict), AttackError> {
+async fn attempt(attack: &'static Attack, target: &Target) -> Result<(String, String, Verdict), AttackError> {
     let observation = timeout(ATTACK_MAX, (attack.run)(target)).await;
     let observation = observation.unwrap_or_else(|_| {
         let why = format!("it was not over within {} seconds", ATTACK_MAX.as_secs());

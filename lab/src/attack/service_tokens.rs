@@ -1,6 +1,8 @@
 //! Who runs one service, or has a copy of what one sent, and would like more. Every attack is a token with one thing
 //! wrong, over a connection that is in order; before it goes out, its honest twin has to be believed.
 
+mod stand;
+
 use countersign_keys::SystemRandom;
 use countersign_token::{
     jws::TOKEN_BYTES_MAX,
@@ -9,11 +11,12 @@ use countersign_token::{
 use countersign_wire::codes::Code;
 use serde_json::{Value, json};
 
+use self::stand::Stand;
 use super::{
     Attack, AttackError, Doing, Guard, Held, Kind, Observation, Position, Sign, Target,
     forge::{self, Draft, Signing, jws, set},
     target::{OTHER, PATH},
-    wire::{Connection, Request},
+    wire::Request,
 };
 use crate::weak::{Weakness, public_key_pem};
 
@@ -55,44 +58,109 @@ macro_rules! scene {
 }
 
 pub(super) static ATTACKS: &[Attack] = &[
-    scene!("stolen-token", "present the token of another service over one's own mutual TLS", &["D2", "idea 10"],
-        Thief, DOOR, "issuer of the token and name of the connection's certificate must be the same", TokenOfAnybody,
-        &[Sign::Said(Code::SignerMismatch, "certificate of the connection")], stolen),
-    token!("issuer-of-another", "sign in the name of another service with one's own certified key",
-        &["D2", "JB-1", "idea 10"], Service, DOOR, "iss must be the one name in the signing certificate", IssuerUnchecked,
+    scene!(
+        "stolen-token",
+        "present the token of another service over one's own mutual TLS",
+        &["D2", "idea 10"],
+        Thief,
+        DOOR,
+        "issuer of the token and name of the connection's certificate must be the same",
+        TokenOfAnybody,
+        &[Sign::Said(Code::SignerMismatch, "certificate of the connection")],
+        stolen
+    ),
+    token!(
+        "issuer-of-another",
+        "sign in the name of another service with one's own certified key",
+        &["D2", "JB-1", "idea 10"],
+        Service,
+        DOOR,
+        "iss must be the one name in the signing certificate",
+        IssuerUnchecked,
         &[Sign::Said(Code::SignerMismatch, "signing certificate")],
-        |draft, target| { set(&mut draft.claims, "iss", target.id(OTHER)?.as_str()); Ok(()) }),
-    scene!("chain-of-another", "sign with one's own key, and send the certificate of another service along",
-        &["T85", "JB-1"], Service, DOOR, "the key in the certificate verifies, not the one that signed", UnverifiedSignature,
-        &[Sign::Code(Code::TokenSignature)], chain_of_another),
-    scene!("revoked-signer", "go on signing after the signing certificate was taken back", &["D3", "T47"],
-        Former, DOOR, "a chain that is known is asked again at each use: lifetime, root, revocation", SignerForEver,
-        &[Sign::Code(Code::CertificateRevoked)], revoked_signer),
-    token!("alg-none", "send a token without a signature, and say that its algorithm is none",
-        &["JB-1", "lesson 45", "CVE-2022-23540"], Service, JWS, "the algorithms are a closed list, and none is not on it", AlgNone,
+        |draft, target| {
+            set(&mut draft.claims, "iss", target.id(OTHER)?.as_str());
+            Ok(())
+        }
+    ),
+    scene!(
+        "chain-of-another",
+        "sign with one's own key, and send the certificate of another service along",
+        &["T85", "JB-1"],
+        Service,
+        DOOR,
+        "the key in the certificate verifies, not the one that signed",
+        UnverifiedSignature,
+        &[Sign::Code(Code::TokenSignature)],
+        chain_of_another
+    ),
+    scene!(
+        "revoked-signer",
+        "go on signing after the signing certificate was taken back",
+        &["D3", "T47"],
+        Former,
+        DOOR,
+        "a chain that is known is asked again at each use: lifetime, root, revocation",
+        SignerForEver,
+        &[Sign::Code(Code::CertificateRevoked)],
+        revoked_signer
+    ),
+    token!(
+        "alg-none",
+        "send a token without a signature, and say that its algorithm is none",
+        &["JB-1", "lesson 45", "CVE-2022-23540"],
+        Service,
+        JWS,
+        "the algorithms are a closed list, and none is not on it",
+        AlgNone,
         &[Sign::Said(Code::TokenMalformed, "algorithm")],
-        |draft, _| { set(&mut draft.header, "alg", "none"); draft.signing = Signing::Bytes(Vec::new()); Ok(()) }),
-    token!("alg-confusion", "say HS256, and take the public key, which everybody has, for the secret",
-        &["JB-1", "lesson 40", "lesson 46", "CVE-2026-39999"], Service, JWS, "a key knows its one algorithm; the header only has to agree",
-        PublicKeyAsSecret, &[Sign::Said(Code::TokenMalformed, "algorithm")],
+        |draft, _| {
+            set(&mut draft.header, "alg", "none");
+            draft.signing = Signing::Bytes(Vec::new());
+            Ok(())
+        }
+    ),
+    token!(
+        "alg-confusion",
+        "say HS256, and take the public key, which everybody has, for the secret",
+        &["JB-1", "lesson 40", "lesson 46", "CVE-2026-39999"],
+        Service,
+        JWS,
+        "a key knows its one algorithm; the header only has to agree",
+        PublicKeyAsSecret,
+        &[Sign::Said(Code::TokenMalformed, "algorithm")],
         |draft, _| {
             if let Signing::By(key) = &draft.signing {
                 draft.signing = Signing::Mac(public_key_pem(key.public_key()).into_bytes());
             }
             set(&mut draft.header, "alg", "HS256");
             Ok(())
-        }),
-    token!("kid-injection", "let kid name a file whose content is known, and sign with that",
-        &["JB-1", "idea 10"], Service, JWS, "kid finds a key among known keys, and is never a path; MACs are no signatures", KidNamesAFile,
+        }
+    ),
+    token!(
+        "kid-injection",
+        "let kid name a file whose content is known, and sign with that",
+        &["JB-1", "idea 10"],
+        Service,
+        JWS,
+        "kid finds a key among known keys, and is never a path; MACs are no signatures",
+        KidNamesAFile,
         &[Sign::Said(Code::TokenMalformed, "algorithm")],
         |draft, _| {
             set(&mut draft.header, "kid", "../../../../../../../../dev/null");
             set(&mut draft.header, "alg", "HS256");
             draft.signing = Signing::Mac(Vec::new());
             Ok(())
-        }),
-    token!("key-in-header", "bring along in the header the key with which the token is to be verified",
-        &["JB-1", "lesson 47"], Thief, JWS, "a header has alg, kid, typ, x5t#S256, and nothing else", KeyFromHeader,
+        }
+    ),
+    token!(
+        "key-in-header",
+        "bring along in the header the key with which the token is to be verified",
+        &["JB-1", "lesson 47"],
+        Thief,
+        JWS,
+        "a header has alg, kid, typ, x5t#S256, and nothing else",
+        KeyFromHeader,
         &[Sign::Said(Code::TokenMalformed, "jwk")],
         |draft, _| {
             let key = forge::key()?;
@@ -100,131 +168,269 @@ pub(super) static ATTACKS: &[Attack] = &[
             set(&mut draft.header, "jwk", jwk);
             draft.signing = Signing::By(key);
             Ok(())
-        }),
-    token!("critical-header", "demand in crit that something be understood which nobody understands",
-        &["RFC 7515 section 4.1.11", "lesson 49"], Service, JWS, "members that are not understood are refused", SkipsUnknownHeaders,
+        }
+    ),
+    token!(
+        "critical-header",
+        "demand in crit that something be understood which nobody understands",
+        &["RFC 7515 section 4.1.11", "lesson 49"],
+        Service,
+        JWS,
+        "members that are not understood are refused",
+        SkipsUnknownHeaders,
         &[Sign::Said(Code::TokenMalformed, "crit")],
-        |draft, _| { set(&mut draft.header, "crit", json!(["exp"])); Ok(()) }),
-    token!("edited-token", "change what a token says after it was signed", &["JB-1", "T83"],
-        Proxy, JWS, "the signature covers header and claims", UnverifiedSignature, &[Sign::Code(Code::TokenSignature)],
+        |draft, _| {
+            set(&mut draft.header, "crit", json!(["exp"]));
+            Ok(())
+        }
+    ),
+    token!(
+        "edited-token",
+        "change what a token says after it was signed",
+        &["JB-1", "T83"],
+        Proxy,
+        JWS,
+        "the signature covers header and claims",
+        UnverifiedSignature,
+        &[Sign::Code(Code::TokenSignature)],
         |draft, _| {
             let signature = forge::signature(&draft.token()?);
             draft.request.target = format!("{PATH}/1");
             set(&mut draft.claims, "htp", format!("{PATH}/1"));
             draft.signing = Signing::Bytes(signature);
             Ok(())
-        }),
-    token!("zero-signature", "send a signature in which r and s are zero", &["lesson 50", "CVE-2022-21449"],
-        Thief, JWS, "the library of cryptography refuses signatures out of range", UnverifiedSignature,
+        }
+    ),
+    token!(
+        "zero-signature",
+        "send a signature in which r and s are zero",
+        &["lesson 50", "CVE-2022-21449"],
+        Thief,
+        JWS,
+        "the library of cryptography refuses signatures out of range",
+        UnverifiedSignature,
         &[Sign::Code(Code::TokenSignature)],
-        |draft, _| { draft.signing = Signing::Bytes(vec![0; 64]); Ok(()) }),
-    scene!("duplicate-claim", "say iss twice, and hope that two readers take two of them", &["JB-1", "idea 10"],
-        Service, CLAIMS, "an object with two members of one name is none", LastMemberCounts,
-        &[Sign::Said(Code::TokenClaims, "twice")], duplicate_claim),
-    token!("expiry-as-text", "write the expiry as a text, which some readers take for absent",
-        &["lesson 5", "lesson 44", "CVE-2026-25537"], Service, CLAIMS, "a claim of the wrong type is an error, never absent", WrongTypeIsAbsent,
+        |draft, _| {
+            draft.signing = Signing::Bytes(vec![0; 64]);
+            Ok(())
+        }
+    ),
+    scene!(
+        "duplicate-claim",
+        "say iss twice, and hope that two readers take two of them",
+        &["JB-1", "idea 10"],
+        Service,
+        CLAIMS,
+        "an object with two members of one name is none",
+        LastMemberCounts,
+        &[Sign::Said(Code::TokenClaims, "twice")],
+        duplicate_claim
+    ),
+    token!(
+        "expiry-as-text",
+        "write the expiry as a text, which some readers take for absent",
+        &["lesson 5", "lesson 44", "CVE-2026-25537"],
+        Service,
+        CLAIMS,
+        "a claim of the wrong type is an error, never absent",
+        WrongTypeIsAbsent,
         &[Sign::Said(Code::TokenClaims, "exp")],
-        |draft, _| { let exp = time(draft, "exp").to_string(); set(&mut draft.claims, "exp", exp); Ok(()) }),
-    token!("huge-token", "send a token that is longer than any honest one", &["lesson 48", "CVE-2025-30204"],
-        Service, JWS, "a token has at most 8 KiB, and longer ones are not read", AnyLength,
+        |draft, _| {
+            let exp = time(draft, "exp").to_string();
+            set(&mut draft.claims, "exp", exp);
+            Ok(())
+        }
+    ),
+    token!(
+        "huge-token",
+        "send a token that is longer than any honest one",
+        &["lesson 48", "CVE-2025-30204"],
+        Service,
+        JWS,
+        "a token has at most 8 KiB, and longer ones are not read",
+        AnyLength,
         &[Sign::Said(Code::TokenMalformed, "bytes")],
-        |draft, _| { set(&mut draft.claims, "note", "x".repeat(TOKEN_BYTES_MAX)); Ok(()) }),
-    scene!("user-token-as-service", "present the access token of a user as if a service had signed it",
-        &["JB-1", "TX-2", "AT-1"], Thief, TOKEN, "typ: each kind of token has its own, and a service is proven by its own kind alone",
-        AnyKind, &[Sign::Code(Code::TokenKind)], user_token_as_service),
-    token!("wrong-audience", "pass on to one service the token that was made for another",
-        &["JB-1", "lesson 51", "lesson 57"], Service, TOKEN, "aud is one name, and it must be the callee's own", AnyAudience,
+        |draft, _| {
+            set(&mut draft.claims, "note", "x".repeat(TOKEN_BYTES_MAX));
+            Ok(())
+        }
+    ),
+    scene!(
+        "user-token-as-service",
+        "present the access token of a user as if a service had signed it",
+        &["JB-1", "TX-2", "AT-1"],
+        Thief,
+        TOKEN,
+        "typ: each kind of token has its own, and a service is proven by its own kind alone",
+        AnyKind,
+        &[Sign::Code(Code::TokenKind)],
+        user_token_as_service
+    ),
+    token!(
+        "wrong-audience",
+        "pass on to one service the token that was made for another",
+        &["JB-1", "lesson 51", "lesson 57"],
+        Service,
+        TOKEN,
+        "aud is one name, and it must be the callee's own",
+        AnyAudience,
         &[Sign::Code(Code::TokenAudience)],
-        |draft, target| { set(&mut draft.claims, "aud", target.id(OTHER)?.as_str()); Ok(()) }),
-    token!("expired-token", "use a token after it has expired", &["T79", "JB-1"], Thief, TIMES,
-        "exp, without leniency at the end", NeverExpires, &[Sign::Code(Code::TokenExpired)],
-        |draft, _| { moved(draft, -120); Ok(()) }),
-    token!("future-token", "make a token today for next week", &["D5", "idea 10"], Service, TIMES,
-        "iat may lie ahead by the difference of honest clocks, and no more", FromTheFuture,
-        &[Sign::Code(Code::TokenNotYetValid)], |draft, _| { moved(draft, 7 * 86_400); Ok(()) }),
-    token!("long-lived-token", "make a token that lives a day", &["D5", "D14"], Service, TIMES,
-        "a service token lives a minute at most, whoever signs it", AnyLifetime, &[Sign::Code(Code::TokenLifetime)],
+        |draft, target| {
+            set(&mut draft.claims, "aud", target.id(OTHER)?.as_str());
+            Ok(())
+        }
+    ),
+    token!(
+        "expired-token",
+        "use a token after it has expired",
+        &["T79", "JB-1"],
+        Thief,
+        TIMES,
+        "exp, without leniency at the end",
+        NeverExpires,
+        &[Sign::Code(Code::TokenExpired)],
+        |draft, _| {
+            moved(draft, -120);
+            Ok(())
+        }
+    ),
+    token!(
+        "future-token",
+        "make a token today for next week",
+        &["D5", "idea 10"],
+        Service,
+        TIMES,
+        "iat may lie ahead by the difference of honest clocks, and no more",
+        FromTheFuture,
+        &[Sign::Code(Code::TokenNotYetValid)],
+        |draft, _| {
+            moved(draft, 7 * 86_400);
+            Ok(())
+        }
+    ),
+    token!(
+        "long-lived-token",
+        "make a token that lives a day",
+        &["D5", "D14"],
+        Service,
+        TIMES,
+        "a service token lives a minute at most, whoever signs it",
+        AnyLifetime,
+        &[Sign::Code(Code::TokenLifetime)],
         |draft, _| {
             let iat = time(draft, "iat");
-            set(&mut draft.claims, "exp", iat + 1440 * i64::try_from(SERVICE_TOKEN_LIFETIME_MAX.as_secs()).unwrap_or(60));
+            set(
+                &mut draft.claims,
+                "exp",
+                iat + 1440 * i64::try_from(SERVICE_TOKEN_LIFETIME_MAX.as_secs()).unwrap_or(60),
+            );
             Ok(())
-        }),
-    scene!("replay", "send a request a second time over the same connection", &["D5", "DP-1", "idea 10"],
-        Proxy, REPLAY, "each proof is accepted once, and remembered until it expires", NoMemory,
-        &[Sign::Code(Code::ProofReplayed)], replay),
-    scene!("replay-elsewhere", "send a copy of a request over another connection", &["D5", "idea 10"],
-        Thief, TOKEN, "a proof names its TLS connection by the exporter, and dies with it", AnyConnection,
-        &[Sign::Code(Code::ProofOfOtherConnection)], replay_elsewhere),
-    token!("other-method", "send the token of a GET with a DELETE", &["D5", "WIM-3"], Proxy, TOKEN,
-        "htm: the token names the method", AnyMethod, &[Sign::Code(Code::ProofOfOtherRequest)],
-        |draft, _| { draft.request.method = "DELETE".into(); Ok(()) }),
-    token!("other-path", "send the token of one path with another", &["D5", "DP-1"], Proxy, TOKEN,
-        "htp: the token names path and query", AnyTarget, &[Sign::Code(Code::ProofOfOtherRequest)],
-        |draft, _| { draft.request.target = format!("{PATH}/1"); Ok(()) }),
-    token!("other-query", "add a query to what was signed", &["D5", "WIM-3"], Proxy, TOKEN,
-        "htp: the query is part of it", AnyTarget, &[Sign::Code(Code::ProofOfOtherRequest)],
-        |draft, _| { draft.request.target = format!("{PATH}?all=true"); Ok(()) }),
-    token!("body-swap", "leave the token as it is, and send another body", &["D5", "WIM-3", "idea 10"], Proxy, TOKEN,
-        "bdy: the digest of the body, compared before any handler runs", AnyBody, &[Sign::Code(Code::BodyChanged)],
-        |draft, _| { draft.request.body = br#"{"price_cents":1}"#.to_vec(); Ok(()) }),
-    scene!("two-authorizations", "send two Authorization headers, the second one forged", &["lesson 4", "lesson 5", "lesson 13"],
-        Proxy, HEADERS, "headers that decide who calls stand there once", LastHeaderCounts,
-        &[Sign::Code(Code::HeaderAmbiguous)], two_authorizations),
-    scene!("mixed-evidence", "show a good certificate, and a worthless bearer token beside it", &["lesson 16", "CVE-2021-21378"],
-        Service, PRESENTED, "evidence that no mode combines is refused: the worse of two must not hide behind the better", BestEvidenceCounts,
-        &[Sign::Code(Code::EvidenceCombination)], mixed_evidence),
+        }
+    ),
+    scene!(
+        "replay",
+        "send a request a second time over the same connection",
+        &["D5", "DP-1", "idea 10"],
+        Proxy,
+        REPLAY,
+        "each proof is accepted once, and remembered until it expires",
+        NoMemory,
+        &[Sign::Code(Code::ProofReplayed)],
+        replay
+    ),
+    scene!(
+        "replay-elsewhere",
+        "send a copy of a request over another connection",
+        &["D5", "idea 10"],
+        Thief,
+        TOKEN,
+        "a proof names its TLS connection by the exporter, and dies with it",
+        AnyConnection,
+        &[Sign::Code(Code::ProofOfOtherConnection)],
+        replay_elsewhere
+    ),
+    token!(
+        "other-method",
+        "send the token of a GET with a DELETE",
+        &["D5", "WIM-3"],
+        Proxy,
+        TOKEN,
+        "htm: the token names the method",
+        AnyMethod,
+        &[Sign::Code(Code::ProofOfOtherRequest)],
+        |draft, _| {
+            draft.request.method = "DELETE".into();
+            Ok(())
+        }
+    ),
+    token!(
+        "other-path",
+        "send the token of one path with another",
+        &["D5", "DP-1"],
+        Proxy,
+        TOKEN,
+        "htp: the token names path and query",
+        AnyTarget,
+        &[Sign::Code(Code::ProofOfOtherRequest)],
+        |draft, _| {
+            draft.request.target = format!("{PATH}/1");
+            Ok(())
+        }
+    ),
+    token!(
+        "other-query",
+        "add a query to what was signed",
+        &["D5", "WIM-3"],
+        Proxy,
+        TOKEN,
+        "htp: the query is part of it",
+        AnyTarget,
+        &[Sign::Code(Code::ProofOfOtherRequest)],
+        |draft, _| {
+            draft.request.target = format!("{PATH}?all=true");
+            Ok(())
+        }
+    ),
+    token!(
+        "body-swap",
+        "leave the token as it is, and send another body",
+        &["D5", "WIM-3", "idea 10"],
+        Proxy,
+        TOKEN,
+        "bdy: the digest of the body, compared before any handler runs",
+        AnyBody,
+        &[Sign::Code(Code::BodyChanged)],
+        |draft, _| {
+            draft.request.body = br#"{"price_cents":1}"#.to_vec();
+            Ok(())
+        }
+    ),
+    scene!(
+        "two-authorizations",
+        "send two Authorization headers, the second one forged",
+        &["lesson 4", "lesson 5", "lesson 13"],
+        Proxy,
+        HEADERS,
+        "headers that decide who calls stand there once",
+        LastHeaderCounts,
+        &[Sign::Code(Code::HeaderAmbiguous)],
+        two_authorizations
+    ),
+    scene!(
+        "mixed-evidence",
+        "show a good certificate, and a worthless bearer token beside it",
+        &["lesson 16", "CVE-2021-21378"],
+        Service,
+        PRESENTED,
+        "evidence that no mode combines is refused: the worse of two must not hide behind the better",
+        BestEvidenceCounts,
+        &[Sign::Code(Code::EvidenceCombination)],
+        mixed_evidence
+    ),
 ];
 
 const HEADERS: &str = "rules/request/src/headers.rs";
 const PRESENTED: &str = "sdk/src/authenticate/presented.rs";
-
-/// A connection that is in order, and what signs.
-struct Stand {
-    connection: Connection,
-    signer: Held,
-}
-
-impl Stand {
-    /// As the service that the attacker runs.
-    async fn of_own(target: &Target) -> Result<Self, AttackError> {
-        let (tls, signer) = (target.own(Kind::Workload).await?, target.own(Kind::Signing).await?);
-        Ok(Self { connection: target.connect(Some(&tls)).await?, signer })
-    }
-
-    fn draft(&self, target: &Target, request: Request) -> Result<Draft, AttackError> {
-        let victim = target.id(super::target::VICTIM)?;
-        Draft::honest(&self.signer, &victim, request, self.connection.exporter)
-    }
-
-    async fn sent(
-        &mut self,
-        target: &Target,
-        what: impl Into<String>,
-        request: &Request,
-    ) -> Observation {
-        let exchanged = self.connection.send(request).await;
-        target.observed(what, exchanged).await
-    }
-
-    /// The honest twin, which must be believed. A callee that has just started believes no token without a connection
-    /// in its first seconds.
-    async fn honest(&mut self, target: &Target, request: &Request) -> Result<(), AttackError> {
-        let mut answer = String::new();
-        for _ in 0..PATIENCE {
-            let sealed = self.draft(target, request.clone())?.sealed()?;
-            let seen = self.sent(target, "", &sealed).await;
-            if seen.is_believed() {
-                return Ok(());
-            }
-            answer = seen.told();
-            if !answer.contains(&Code::ProofBeforeStart.to_string()) {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        }
-        Err(AttackError::HonestRefused { answer })
-    }
-}
 
 /// A token with one thing changed, over a connection on which the unchanged one is believed.
 fn changed<'a>(
@@ -345,6 +551,3 @@ async fn mixed_evidence(target: &Target) -> Result<Observation, AttackError> {
     let request = Request::get(PATH).with("Authorization", format!("Bearer {token}"));
     Ok(stand.sent(target, "GET /ads over mutual TLS with a bearer token that nobody issued", &request).await)
 }
-
-/// Seconds that a callee may need after its start before it believes a token that names no connection.
-const PATIENCE: u32 = 15;

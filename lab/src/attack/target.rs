@@ -211,7 +211,8 @@ impl Target {
             Ok(mut connection) => connection.send(request).await.map_err(|broken| (broken, connection.local)),
             Err(broken) => Err((broken, None)),
         };
-        let exchanged = exchanged.map_err(|(broken, local)| Broken { local: broken.local.or(local), ..broken });
+        let exchanged =
+            exchanged.map_err(|(broken, local)| Broken { local: broken.local.or(local), ..broken });
         self.observed(sent, exchanged).await
     }
 

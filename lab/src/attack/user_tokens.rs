@@ -53,56 +53,92 @@ pub(super) static ATTACKS: &[Attack] = &[
         from: &["D11", "BCP-1"],
         position: Position::User,
         guard: Guard {
-            what: "a token counts in its header and nowhere else",
-            home: "sdk/src/authenticate/edge.rs",
-            signs: &[Sign::Code(Code::TokenMissing)],
+            what: "a query that carries a token is refused, not ignored",
+            home: "rules/request/src/query.rs",
+            signs: &[Sign::Said(Code::PathAmbiguous, "token"), Sign::Code(Code::TokenMissing)],
             weakness: Weakness::TokenInQuery,
         },
         waits: false,
         run: |target| Box::pin(token_in_url(target)),
     },
-    edge!("user-alg-none", "send an access token without a signature", &["JB-1", "lesson 45"], User, JWS,
-        "the algorithms are a closed list, and none is not on it", AlgNone,
+    edge!(
+        "user-alg-none",
+        "send an access token without a signature",
+        &["JB-1", "lesson 45"],
+        User,
+        JWS,
+        "the algorithms are a closed list, and none is not on it",
+        AlgNone,
         &[Sign::Said(Code::TokenMalformed, "algorithm")],
         |token, _| {
             let mut header = part(token, 0)?;
             set(&mut header, "alg", "none");
             sealed(&header, &part(token, 1)?, &Signing::Bytes(Vec::new()))
-        }),
-    edge!("user-alg-confusion", "sign an access token with the published key as the secret of HS256",
-        &["JB-1", "lesson 40", "CVE-2026-39999"], User, JWS, "a key knows its one algorithm; the header only has to agree",
-        PublicKeyAsSecret, &[Sign::Said(Code::TokenMalformed, "algorithm")],
+        }
+    ),
+    edge!(
+        "user-alg-confusion",
+        "sign an access token with the published key as the secret of HS256",
+        &["JB-1", "lesson 40", "CVE-2026-39999"],
+        User,
+        JWS,
+        "a key knows its one algorithm; the header only has to agree",
+        PublicKeyAsSecret,
+        &[Sign::Said(Code::TokenMalformed, "algorithm")],
         |token, published| {
             let mut header = part(token, 0)?;
             set(&mut header, "alg", "HS256");
             let key = PublicKey::from_jwk(&published.to_string());
             let key = key.map_err(|error| AttackError::equipment("the published key", error))?;
             sealed(&header, &part(token, 1)?, &Signing::Mac(public_key_pem(&key).into_bytes()))
-        }),
-    edge!("role-escalation", "write another role into one's own access token", &["JB-1", "D14"], User, JWS,
-        "the signature covers header and claims", UnverifiedSignature, &[Sign::Code(Code::TokenSignature)],
+        }
+    ),
+    edge!(
+        "role-escalation",
+        "write another role into one's own access token",
+        &["JB-1", "D14"],
+        User,
+        JWS,
+        "the signature covers header and claims",
+        UnverifiedSignature,
+        &[Sign::Code(Code::TokenSignature)],
         |token, _| {
             let mut claims = part(token, 1)?;
             set(&mut claims, "roles", json!(["moderator", "administrator"]));
             sealed(&part(token, 0)?, &claims, &Signing::Bytes(signature(token)))
-        }),
-    edge!("forged-user-token", "sign an access token for somebody else with a key of one's own", &["JB-1", "lesson 46"],
-        Stranger, ACCESS, "only keys that sign access tokens are looked up, by their thumbprint", UnverifiedSignature,
+        }
+    ),
+    edge!(
+        "forged-user-token",
+        "sign an access token for somebody else with a key of one's own",
+        &["JB-1", "lesson 46"],
+        Stranger,
+        ACCESS,
+        "only keys that sign access tokens are looked up, by their thumbprint",
+        UnverifiedSignature,
         &[Sign::Code(Code::TokenKeyUnknown)],
         |token, _| {
             let (key, mut header) = (forge::key()?, part(token, 0)?);
             set(&mut header, "kid", key.public_key().thumbprint());
             sealed(&header, &part(token, 1)?, &Signing::By(key))
-        }),
-    edge!("user-key-in-header", "bring along in the header the key with which the access token is to be verified",
-        &["JB-1", "lesson 47"], Stranger, JWS, "a header has alg, kid and typ, and nothing else", KeyFromHeader,
+        }
+    ),
+    edge!(
+        "user-key-in-header",
+        "bring along in the header the key with which the access token is to be verified",
+        &["JB-1", "lesson 47"],
+        Stranger,
+        JWS,
+        "a header has alg, kid and typ, and nothing else",
+        KeyFromHeader,
         &[Sign::Said(Code::TokenMalformed, "jwk")],
         |token, _| {
             let (key, mut header) = (forge::key()?, part(token, 0)?);
             let jwk: Value = serde_json::from_str(&key.public_key().to_jwk()).unwrap_or_default();
             set(&mut header, "jwk", jwk);
             sealed(&header, &part(token, 1)?, &Signing::By(key))
-        }),
+        }
+    ),
     Attack {
         name: "service-token-as-user",
         title: "present at the edge a token that a service signed for itself",
@@ -166,7 +202,11 @@ async fn at_edge(target: &Target) -> Result<(Connection, String), AttackError> {
     let (mut connection, token) = (target.connect_to_edge().await?, target.user_token("alice").await?);
     let honest = connection.send(&bearing(&token)).await;
     let honest = target.observed("", honest).await;
-    if honest.is_believed() { Ok((connection, token)) } else { Err(AttackError::HonestRefused { answer: honest.told() }) }
+    if honest.is_believed() {
+        Ok((connection, token))
+    } else {
+        Err(AttackError::HonestRefused { answer: honest.told() })
+    }
 }
 
 fn bearing(token: &str) -> Request {

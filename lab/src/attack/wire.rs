@@ -104,7 +104,8 @@ impl Dial {
     /// How it ended.
     pub async fn connect(&self) -> Result<Connection, Broken> {
         let broken = |how: String| Broken { alert: None, how, local: None };
-        let tcp = within(TcpStream::connect(self.address)).await.map_err(|error| broken(error.to_string()))?;
+        let tcp =
+            within(TcpStream::connect(self.address)).await.map_err(|error| broken(error.to_string()))?;
         let local = tcp.local_addr().ok();
         let _ = tcp.set_nodelay(true);
         let config = self.config().map_err(|error| broken(error.to_string()))?;
@@ -259,7 +260,10 @@ impl Reply {
     /// The first header of this name.
     #[must_use]
     pub fn header(&self, wanted: &str) -> Option<&str> {
-        self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body, if it is a problem (RFC 9457).
@@ -396,7 +400,8 @@ mod tests {
         assert_eq!(parse(&whole[..48]).unwrap(), None);
         let reply = parse(whole).unwrap().unwrap();
         assert_eq!((reply.status, &reply.body[..]), (403, &b"abc"[..]));
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap().unwrap().body, b"abcde");
     }
 

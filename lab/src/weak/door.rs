@@ -75,7 +75,8 @@ impl Weak {
     fn passed_on(&self, token: &str) -> Result<String, Denial> {
         if self.makes(Weakness::UserContextBelieved) {
             let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
-            let claims: Value = claims.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+            let claims: Value =
+                claims.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
             return Ok(text(&claims, "sub"));
         }
         let verified = TxnToken::verify_grant(token, &self.trust_domain, clock::now(), |_| None);
@@ -93,7 +94,7 @@ impl Weak {
 
     fn bearer<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Denial> {
         let mut values = asked.headers.get_all(http::header::AUTHORIZATION).iter();
-        let (first, rest) = (values.next(), values.last());
+        let (first, rest) = (values.next(), values.next_back());
         let value = match (first, rest) {
             (_, Some(last)) if self.makes(Weakness::LastHeaderCounts) => Some(last),
             (_, Some(_)) => return Err(Denial::new(Code::HeaderAmbiguous, "authorization is there twice")),

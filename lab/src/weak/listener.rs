@@ -23,7 +23,8 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
+    SignatureScheme,
     client::danger::HandshakeSignatureValid,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
@@ -94,7 +95,8 @@ async fn connection(tcp: TcpStream, address: SocketAddr, role: Role, weak: &Arc<
             let chain: Option<Arc<[_]>> = connection
                 .peer_certificates()
                 .map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
-            let name = judge.found.lock().unwrap_or_else(PoisonError::into_inner).clone().and_then(Result::ok);
+            let name =
+                judge.found.lock().unwrap_or_else(PoisonError::into_inner).clone().and_then(Result::ok);
             let known = Known {
                 exporter: connection.export_keying_material([0; 32], EXPORTER, Some(&[])).ok(),
                 peer: chain.zip(name),
@@ -207,7 +209,8 @@ impl ClientCertVerifier for Judge {
         intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        let chain: Vec<CertificateDer<'_>> =
+            std::iter::once(end_entity).chain(intermediates).cloned().collect();
         let found = self.weak.peer(&chain);
         let alert = found.as_ref().err().map(|error| match error.check() {
             countersign_pki::CheckName::Usage => CertificateError::InvalidPurpose,

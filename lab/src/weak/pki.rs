@@ -8,9 +8,12 @@ use std::{
 use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
 use countersign_keys::{KeyPair, PublicKey, SystemRandom, random_bytes};
 use countersign_pki::{
-    Bundle, BundleSet, CertificateDer, CheckName, Crl, CrlPolicy, Expectation, PeerError, RevocationReason, Usage,
+    Bundle, BundleSet, CertificateDer, CheckName, Crl, CrlPolicy, Expectation, PeerError, RevocationReason,
+    Usage,
     csr::{self, Csr},
-    issue::{Issuer, Root, issue_signing, issue_workload, issue_workload_server_only, make_issuing, make_root},
+    issue::{
+        Issuer, Root, issue_signing, issue_workload, issue_workload_server_only, make_issuing, make_root,
+    },
     profile::LeafTtl,
     revocation::{RevokedEntry, make_crl},
     verify_peer, verify_signer,
@@ -116,7 +119,8 @@ impl Weak {
     /// Whose key signed a token, by the chain that came with it.
     pub(super) fn signer(&self, chain: &[CertificateDer<'_>]) -> Result<(PublicKey, SpiffeId), PeerError> {
         let (now, anyone) = (clock::now(), Expectation::AnyInBundle);
-        let crls = if self.makes(Weakness::SignerForEver) { CrlPolicy::AcceptMissing } else { CrlPolicy::Require };
+        let crls =
+            if self.makes(Weakness::SignerForEver) { CrlPolicy::AcceptMissing } else { CrlPolicy::Require };
         let bundles = match self.makes(Weakness::SignerForEver) {
             true => self.pki.without_lists(),
             false => self.pki.bundles(),

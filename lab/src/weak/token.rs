@@ -27,7 +27,8 @@ impl Weak {
                 hmac_sha256(public_key_pem(key).as_bytes(), signed.as_bytes()) == *signature
             }
             "HS256" if self.makes(Weakness::KidNamesAFile) => {
-                let secret = header.get("kid").and_then(Value::as_str).and_then(|kid| std::fs::read(kid).ok());
+                let secret =
+                    header.get("kid").and_then(Value::as_str).and_then(|kid| std::fs::read(kid).ok());
                 secret.is_some_and(|secret| hmac_sha256(&secret, signed.as_bytes()) == *signature)
             }
             _ if self.makes(Weakness::UnverifiedSignature) => true,
@@ -37,7 +38,11 @@ impl Weak {
                 brought.as_ref().unwrap_or(key).verify_raw(signed.as_bytes(), &signature).is_ok()
             }
         };
-        if is_good { Ok(claims) } else { Err(Denial::new(Code::TokenSignature, "the signature does not verify")) }
+        if is_good {
+            Ok(claims)
+        } else {
+            Err(Denial::new(Code::TokenSignature, "the signature does not verify"))
+        }
     }
 }
 

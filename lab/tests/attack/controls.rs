@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use countersign_lab::attack::{self, AttackError, Live, Settings, Target, Verdict};
 use countersign_identity::TrustDomain;
+use countersign_lab::attack::{self, AttackError, Live, Settings, Target, Verdict};
 
 /// Attacks whose target is what only a deployment has; their controls are told in the story of `attack --all`.
 async fn verdict(attack: &attack::Attack, target: &Target) -> Result<Verdict, AttackError> {
@@ -55,9 +55,21 @@ async fn a_deployment_that_is_not_there_or_not_here_is_not_attacked() {
         state_dir: None,
     };
     let foreign = Live::at(settings("192.0.2.1:443")).await.err().unwrap();
-    assert!(matches!(&foreign, AttackError::Equipment { why, .. } if why.contains("not this machine")), "{foreign}");
+    assert!(matches!(foreign, AttackError::Foreign(_)), "{foreign}");
     let absent = Live::at(settings("127.0.0.1:1")).await.err().unwrap();
     assert!(matches!(absent, AttackError::NoConnection { .. }), "{absent}");
+}
+
+#[tokio::test]
+async fn what_went_wrong_before_an_attack_is_no_verdict_about_the_target() {
+    let weak = Target::weak(&[]).await.unwrap();
+    let stranger = weak.tried("", None, &attack::Request::get("/")).await.unwrap();
+    assert!(!stranger.is_believed());
+    let twin = AttackError::HonestRefused { answer: stranger.told() };
+    assert!(twin.to_string().contains("CertificateRequired"), "{twin}");
+    let unequipped =
+        weak.certified("no name", attack::Kind::Workload, std::time::Duration::from_secs(60)).await;
+    assert!(matches!(unequipped.err().unwrap(), AttackError::Equipment { what: "a name", .. }));
 }
 
 #[tokio::test]

@@ -52,7 +52,9 @@ pub struct Settings {
 
 /// What is not attacked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is at {address}, which is not this machine: attack what runs here, or what `--target` names on a loopback address")]
+#[error(
+    "{what} is at {address}, which is not this machine: attack what runs here, or what `--target` names on a loopback address"
+)]
 pub struct ForeignTarget {
     /// Which part.
     pub what: String,
@@ -84,13 +86,12 @@ impl Live {
     /// # Errors
     /// They are not, or nobody answers there.
     pub async fn at(settings: Settings) -> Result<Self, AttackError> {
-        let foreign = |error: ForeignTarget| AttackError::equipment("a target", error);
-        settings.are_here().map_err(foreign)?;
+        settings.are_here()?;
         let services: Vec<Service> = get(&settings.admin_socket, "/api/v1/services").await?;
         let victim = services.iter().find(|service| service.name.as_str() == VICTIM);
         let victim = victim.and_then(|service| service.address.parse().ok());
         let victim = victim.ok_or(AttackError::Absent { what: "service called ads" })?;
-        is_here(VICTIM, victim).map_err(foreign)?;
+        is_here(VICTIM, victim)?;
         Ok(Self { settings, victim, tokens: Mutex::default() })
     }
 
@@ -120,12 +121,21 @@ impl Live {
     ///
     /// # Errors
     /// It does not answer so.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, AttackError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, AttackError> {
         let body = serde_json::to_vec(body).map_err(|error| AttackError::equipment("a request", error))?;
         ask(&self.settings.admin_socket, &Request::get(path).by("POST").carrying(JSON, body)).await
     }
 
-    pub(super) async fn certified(&self, name: &str, kind: Kind, life: Duration) -> Result<Held, AttackError> {
+    pub(super) async fn certified(
+        &self,
+        name: &str,
+        kind: Kind,
+        life: Duration,
+    ) -> Result<Held, AttackError> {
         let failed = |why: &dyn std::fmt::Display| AttackError::equipment("a certificate", why);
         let service: ServiceName = name.parse().map_err(|error| failed(&error))?;
         let key = KeyPair::generate(&SystemRandom::new()).map_err(|error| failed(&error))?;
@@ -213,7 +223,12 @@ impl Live {
     pub(super) async fn why_not_connected(&self, local: SocketAddr) -> Option<Why> {
         let peer = local.to_string();
         patiently(async || {
-            let found = self.refusals().await?.into_iter().find(|d| d.peer.as_deref() == Some(peer.as_str()))?;
+            let found = self
+                .refusals()
+                .await?
+                .into_iter()
+                .rev()
+                .find(|d| d.peer.as_deref() == Some(peer.as_str()))?;
             Some(Why {
                 code: found.code.as_deref().and_then(|code| Code::parse(code).ok()),
                 reason: found.reason.unwrap_or_default(),
@@ -255,7 +270,13 @@ async fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T,
     let reply = connection.send(request).await.map_err(|broken| lost(broken.how))?;
     if reply.status >= 300 {
         let problem = reply.problem().map(|problem| format!(" {} {:?}", problem.code, problem.detail));
-        return Err(lost(format!("{} {}: {}{}", request.method, request.target, reply.status, problem.unwrap_or_default())));
+        return Err(lost(format!(
+            "{} {}: {}{}",
+            request.method,
+            request.target,
+            reply.status,
+            problem.unwrap_or_default()
+        )));
     }
     serde_json::from_slice(&reply.body).map_err(|error| lost(error.to_string()))
 }

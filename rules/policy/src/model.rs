@@ -28,7 +28,7 @@ type Proof = {
     user: String, user_possession: Bool, freshness: String,
 };
 
-action GET, HEAD, POST, PUT, PATCH, DELETE appliesTo {
+action GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS appliesTo {
     principal: [Workload, User, Stranger],
     resource: [Route],
     context: { user?: Person, proof: Proof, path: String },

@@ -126,10 +126,34 @@ fn a_rule_of_one_service_says_nothing_about_another() {
 fn an_action_that_the_schema_does_not_know_is_refused_even_by_a_rule_for_everything() {
     let everything = r#"@id("all") permit (principal, action, resource);"#;
     let policies = PolicySet::load([("ads", everything)]).unwrap();
-    for method in [Method::OPTIONS, Method::CONNECT, Method::from_bytes(b"BREW").unwrap()] {
+    for method in [Method::TRACE, Method::CONNECT, Method::from_bytes(b"BREW").unwrap()] {
         let ask = Ask { caller: &stranger(), target: "ads", method: &method, route: "/x", path: "/x" };
         assert_eq!(kind(decide(&policies, &ask)), RefusalKind::UnknownAction);
     }
+}
+
+#[test]
+fn a_rule_for_every_action_permits_every_method_that_a_request_can_have() {
+    let everything = r#"@id("all") permit (principal, action, resource);"#;
+    let policies = PolicySet::load([("ads", everything)]).unwrap();
+    let methods = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+    for method in methods {
+        let ask = Ask { caller: &stranger(), target: "ads", method: &method, route: "/x", path: "/x" };
+        assert!(decide(&policies, &ask).is_ok(), "{method}");
+    }
+    let named = r#"@id("ask") permit (principal, action == Action::"OPTIONS", resource);"#;
+    let policies = PolicySet::load([("ads", named)]).unwrap();
+    let ask = Ask { caller: &stranger(), target: "ads", method: &Method::GET, route: "/x", path: "/x" };
+    assert!(decide(&policies, &Ask { method: &Method::OPTIONS, ..ask }).is_ok());
+    assert_eq!(kind(decide(&policies, &ask)), RefusalKind::NotPermitted);
 }
 
 #[test]

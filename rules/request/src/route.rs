@@ -14,7 +14,7 @@ pub const ROUTE_SEGMENTS_MAX: usize = 32;
 
 /// A path with holes: `/ads/{id}/buy`, or `/media/*` for everything below `/media/`.
 ///
-/// A hole is one segment that is not empty. Case counts, and so does a trailing slash.
+/// A hole is one segment that is not empty. Case counts, and so does a trailing slash. `/*` is every path, `/` among them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteTemplate {
     text: String,
@@ -94,9 +94,9 @@ impl RouteTemplate {
     }
 
     fn matches_segments<'a>(&self, mut path: impl Iterator<Item = &'a str>) -> bool {
-        for segment in &self.segments {
+        for (position, segment) in self.segments.iter().enumerate() {
             let matched = match (segment, path.next()) {
-                (Segment::Rest, rest) => return rest.is_some_and(|first| !first.is_empty()),
+                (Segment::Rest, rest) => return position == 0 || rest.is_some_and(|first| !first.is_empty()),
                 (Segment::Hole, Some(part)) => !part.is_empty(),
                 (Segment::Literal(text), Some(part)) => text == part,
                 (_, None) => false,
@@ -235,6 +235,21 @@ mod tests {
             assert!(!matches(text, "/media"));
             assert!(!matches(text, "/media/"));
         }
+    }
+
+    #[test]
+    fn a_star_alone_matches_every_path_and_a_more_exact_template_still_wins() {
+        for text in ["/*", "/{*rest}"] {
+            assert!(matches(text, "/") && matches(text, "/a") && matches(text, "/a/b/"), "{text}");
+        }
+        let find = |texts: &[&str], path: &str| {
+            let table = RouteTable::new(texts.iter().map(|text| (template(text), ()))).unwrap();
+            table.tree.find(path).map(|place| table.entries[place].0.to_string())
+        };
+        assert_eq!(find(&["/*"], "/").unwrap(), "/*");
+        assert_eq!(find(&["/*", "/"], "/").unwrap(), "/");
+        assert_eq!(find(&["/a/*"], "/"), None);
+        assert_eq!(find(&["/a/*"], "/a/"), None);
     }
 
     #[test]

@@ -39,7 +39,9 @@ impl RouteTree {
 
     /// The place of the most exact template that matches a canonical path.
     pub(crate) fn find(&self, path: &str) -> Option<usize> {
-        self.root.find(Some(path.strip_prefix('/').unwrap_or(path).as_bytes()))
+        let found = self.root.find(Some(path.strip_prefix('/').unwrap_or(path).as_bytes()));
+        // What ends in a slash is below nothing, but for the root: `/*` is every path.
+        if path == "/" { found.or(self.root.rest) } else { found }
     }
 }
 

@@ -158,8 +158,11 @@ proptest! {
 fn template() -> impl Strategy<Value = String> {
     let segment = prop::sample::select(vec!["a", "b", "c", "{x}", "{y}"]);
     let end = prop::sample::select(vec!["", "/", "/*", "/{*rest}"]);
-    (prop::collection::vec(segment, 1..5), end)
-        .prop_map(|(segments, end)| format!("/{}{end}", segments.join("/")))
+    (prop::collection::vec(segment, 0..5), end).prop_map(|(segments, end)| match segments.is_empty() {
+        true if end.is_empty() => "/".to_owned(),
+        true => end.to_owned(),
+        false => format!("/{}{end}", segments.join("/")),
+    })
 }
 
 fn path() -> impl Strategy<Value = String> {

@@ -29,6 +29,8 @@ pub struct DecisionDraft {
     /// As in `record`, where they are text.
     trace: TraceId,
     user: Option<Pseudonym>,
+    /// Without a key for pseudonyms a user has none, and is no stranger.
+    has_user: bool,
     connection: Option<(ConnectionId, Option<SocketAddr>)>,
 }
 
@@ -58,7 +60,7 @@ impl DecisionDraft {
             trace: Some(trace.to_string()),
         };
         let started = Instant::now();
-        Self { started, record, user_proof: "none", trace, user: None, connection: None }
+        Self { started, record, user_proof: "none", trace, user: None, has_user: false, connection: None }
     }
 
     /// The id that the caller is told with a refusal.
@@ -72,6 +74,11 @@ impl DecisionDraft {
         self.record.connection = Some(connection.id.to_string());
         self.record.peer = connection.address().map(|address: SocketAddr| address.to_string());
         self.connection = Some((connection.id, connection.address()));
+    }
+
+    /// Whom it is for, where that was not known when it began.
+    pub fn leads_to(&mut self, target: &str) {
+        target.clone_into(&mut self.record.target);
     }
 
     /// Which route, as a template, and by which method.
@@ -105,6 +112,7 @@ impl DecisionDraft {
     /// Who is calling. Users appear under their pseudonym, or not at all.
     pub fn comes_from(&mut self, caller: &Caller, pseudonyms: Option<&PseudonymKey>) {
         self.record.source = caller.workload().map(|workload| workload.id.to_string());
+        self.has_user = caller.user().is_some();
         self.user = caller.user().zip(pseudonyms).map(|(user, key)| Pseudonym::of(key, &user.id));
         self.record.user = self.user.map(|user| user.to_string());
         self.user_proof = caller.proof().user.as_str();
@@ -155,13 +163,14 @@ impl DecisionDraft {
         record.trace = Some(trace.to_string());
         record.connection = Some(connection.to_string());
         record.peer = peer.map(|address| address.to_string());
-        let (user_proof, user) = (self.user_proof, self.user);
+        let (user_proof, user, has_user) = (self.user_proof, self.user, self.has_user);
         Self {
             started: Instant::now(),
             record,
             user_proof,
             trace,
             user,
+            has_user,
             connection: Some((connection, peer)),
         }
     }
@@ -180,7 +189,7 @@ impl DecisionDraft {
     /// Counts it for the edge that it went over.
     #[must_use]
     pub fn edge(&self) -> EdgeCall<'_> {
-        let stranger = if self.record.user.is_some() { "user" } else { "stranger" };
+        let stranger = if self.has_user { "user" } else { "stranger" };
         EdgeCall {
             source: self.record.source.as_deref().unwrap_or(stranger),
             target: &self.record.target,
@@ -236,7 +245,7 @@ impl DecisionDraft {
             checks: take(checks),
             policy: policy.take(),
         };
-        EdgeFacts { edge, user_proof: self.user_proof, has_user: self.user.is_some() }
+        EdgeFacts { edge, user_proof: self.user_proof, has_user: self.has_user }
     }
 
     fn put_back(&mut self, facts: EdgeFacts) {

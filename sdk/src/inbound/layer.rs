@@ -104,11 +104,24 @@ where
                 let refusal = door.refuse(draft, &late).await.map(Either::Right);
                 return Ok(door.signed(refusal, wanted.as_ref()).await);
             };
-            let answer = answer?;
+            let mut answer = answer?;
+            if let Some(word) = answer.extensions_mut().remove::<Afterword>() {
+                call.heard(word, answer.status()).await;
+            }
             call.answered(answer.status());
             Ok(door.signed(answer.map(Either::Left), wanted.as_ref()).await)
         })
     }
+}
+
+/// What stands between the door and the service and has a say of its own: a filter. It puts this into the extensions of
+/// the answer, and the record of the call has it. It can only narrow: nobody reaches it who was not let in.
+#[derive(Clone, Debug)]
+pub struct Afterword {
+    /// What was checked.
+    pub check: CheckRecord,
+    /// Why the service was not asked.
+    pub denial: Option<Denial>,
 }
 
 /// A call that was let in, recorded when it ends. A caller that hangs up and a handler that panics end it too:
@@ -119,6 +132,16 @@ struct PermittedCall<'a> {
 }
 
 impl PermittedCall<'_> {
+    /// Notes what was checked after the door; a refusal is recorded as one.
+    async fn heard(&mut self, word: Afterword, status: StatusCode) {
+        let Some(mut draft) = self.draft.take() else { return };
+        draft.check(word.check);
+        match word.denial {
+            Some(denial) => self.door.record_refusal(draft, &denial, status).await,
+            None => self.draft = Some(draft),
+        }
+    }
+
     fn answered(mut self, status: StatusCode) {
         if let Some(draft) = &mut self.draft {
             draft.answered(status);
@@ -165,18 +188,20 @@ impl Door {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let connection = request.extensions().get::<Connection>().cloned();
-        let asked = self.read(&mut request, connection.as_ref(), draft)?;
+        // One for the whole request: what names its route also says who may use it.
+        let live = self.live.load();
+        let asked = self.read(&mut request, connection.as_ref(), &live, draft)?;
         if self.is_skipped(&asked.canonical) {
             return Ok((request, Entry::Skipped));
         }
-        let mut claimed = self.authenticate(&asked, connection.as_ref(), draft)?;
+        let mut claimed = self.authenticate(&asked, connection.as_ref(), &live, draft)?;
         strip_credential(request.headers_mut());
         let token = claimed.take_token();
         *wanted = claimed.take_answer().map(|nonce| Wanted::by(&asked.canonical, nonce));
         let (caller, request) = bound_body::confirm(claimed, request, &self.limits)
             .await
             .inspect_err(|denial| draft.failed("body", &denial.reason))?;
-        let permit = self.decide(&asked, &caller, connection.as_ref(), draft)?;
+        let permit = self.decide(&asked, &caller, connection.as_ref(), &live, draft)?;
         let caller = Caller::new(caller, permit, draft.id(), token, trace);
         Ok((request, Entry::Permitted(Box::new(caller))))
     }
@@ -185,6 +210,7 @@ impl Door {
         &self,
         request: &mut Request<B>,
         connection: Option<&Connection>,
+        live: &Live,
         draft: &mut DecisionDraft,
     ) -> Result<Asked, Denial> {
         if let Some(connection) = connection {
@@ -192,7 +218,7 @@ impl Door {
         }
         let canonical = canonical(request)?;
         self.check_length(&canonical)?;
-        let route = self.route(&canonical, request.extensions());
+        let route = self.route(&canonical, request.extensions(), live);
         draft.asks_for(canonical.method(), &route);
         // Only what we put there ourselves may reach the handler. A caller of an outer layer counts for nothing.
         strip_identity_headers(request.headers_mut());
@@ -204,9 +230,10 @@ impl Door {
         &self,
         asked: &Asked,
         connection: Option<&Connection>,
+        live: &Live,
         draft: &mut DecisionDraft,
     ) -> Result<Claimed, Denial> {
-        let (live, now) = (self.live.peek(), clock::now());
+        let now = clock::now();
         if live.freshness(now) == Freshness::Stale {
             return Err(Denial::new(Code::SnapshotStale, "the snapshot is past its grace period"));
         }
@@ -226,14 +253,14 @@ impl Door {
         asked: &Asked,
         caller: &countersign_identity::Caller,
         connection: Option<&Connection>,
+        live: &Live,
         draft: &mut DecisionDraft,
     ) -> Result<Permit, Denial> {
-        let live = self.live.peek();
         let (method, path) = (asked.canonical.method(), asked.canonical.path());
         let ask = Ask { caller, target: &self.target, method, route: &asked.route, path };
         let could_help = connection.is_some_and(|connection| connection.asks_for_certificate);
         let better = could_help.then(|| Challenge::of_floor(live.accepts(&self.target)));
-        let permit = judge(&live, &ask, better, &self.explainer, draft)?;
+        let permit = judge(live, &ask, better, &self.explainer, draft)?;
         draft.permitted(&permit);
         Ok(permit)
     }
@@ -267,17 +294,21 @@ impl Door {
     }
 
     /// Records a refusal durably, then answers. A disk that says no does not let anybody in.
-    async fn refuse(&self, mut draft: DecisionDraft, denial: &Denial) -> Response<Full<Bytes>> {
-        draft.denied(denial);
+    async fn refuse(&self, draft: DecisionDraft, denial: &Denial) -> Response<Full<Bytes>> {
         let response = denial.response(draft.id());
-        draft.answered(response.status());
+        self.record_refusal(draft, denial, response.status()).await;
+        response
+    }
+
+    async fn record_refusal(&self, mut draft: DecisionDraft, denial: &Denial, status: StatusCode) {
+        draft.denied(denial);
+        draft.answered(status);
         tracing::info!(decision = %draft.id(), code = %denial.code, route = draft.record().route, "request refused");
         measure(&draft);
         self.spool.edges().count(draft.edge());
         if let Err(error) = self.spool.record_durably(draft.into_event()).await {
             tracing::error!(%error, "a refusal could not be recorded");
         }
-        response
     }
 }
 

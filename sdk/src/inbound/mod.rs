@@ -28,12 +28,17 @@ pub use caller::Caller;
 pub use decision::DecisionDraft;
 pub use extract::{CallerMissing, EndUser, UserMissing};
 pub use handshakes::HandshakeRecorder;
-pub use layer::{Guarded, GuardedBody};
+pub use layer::{Afterword, Guarded, GuardedBody};
 pub use quick::{DoorRecorder, Entered, QuickDoor, Recalled};
 pub use refusal::{Challenge, Denial, new_decision_id};
 pub use trace::TraceId;
 
-use crate::{authenticate::Authenticator, credentials::Credentials, live::LiveCell, spool::Spool};
+use crate::{
+    authenticate::Authenticator,
+    credentials::Credentials,
+    live::{Live, LiveCell},
+    spool::Spool,
+};
 
 /// Lets in whom the policy permits. Made by [`crate::workload::Workload::require`].
 #[derive(Clone, Debug)]
@@ -228,13 +233,12 @@ impl Door {
 
     /// The template of the route, as the service declared it or as axum matched it. A path that no route has
     /// is called so, and never appears itself.
-    fn route(&self, request: &CanonicalRequest, extensions: &http::Extensions) -> String {
+    fn route(&self, request: &CanonicalRequest, extensions: &http::Extensions, live: &Live) -> String {
         let declared = self.routes.as_ref().and_then(|routes| routes.find(request));
         match (declared, extensions.get::<axum::extract::MatchedPath>()) {
             (Some((template, ())), _) => template.as_str().to_owned(),
             (None, Some(matched)) => matched.as_str().to_owned(),
             (None, None) if self.routes_of_policies => {
-                let live = self.live.peek();
                 let named = live.routes().find(request).map(|(template, ())| template.as_str().to_owned());
                 named.unwrap_or_else(|| UNMATCHED.to_owned())
             }

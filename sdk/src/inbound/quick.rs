@@ -117,14 +117,14 @@ impl QuickDoor {
         recalled: &Recalled,
         entered: &Entered,
     ) -> Option<DecisionDraft> {
-        let (live, recalled) = (self.door.live.peek(), recalled.0.borrow());
+        let recalled = recalled.0.borrow();
         let proven = recalled.as_ref()?;
         let mut draft = DecisionDraft::begin(&self.door.target, entered.caller.trace());
         draft.came_over(connection);
-        draft.asks_for(head.method(), &route(&self.door, &live, head));
+        draft.asks_for(head.method(), &entered.route);
         draft.checked(proven.checks.clone());
         draft.proven(proven.caller.workload().map(|workload| &workload.id), proven.mode);
-        draft.comes_from(&proven.caller, live.pseudonyms());
+        draft.comes_from(&proven.caller, proven.live.pseudonyms());
         let (name, detail) = ("policy".to_owned(), entered.caller.permit().policies().join(", "));
         draft.check(CheckRecord { name, result: CheckResult::Pass, detail });
         draft.permitted(entered.caller.permit());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use countersign_http1::is_forbidden_trailer;
+use countersign_wire::codes::Code;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -30,6 +31,17 @@ pub enum BodyError {
     /// The connection that it came from broke.
     #[error("the body broke off")]
     BrokenOff,
+}
+
+impl BodyError {
+    /// Its row of the registry.
+    pub(crate) const fn code(self) -> Code {
+        match self {
+            Self::TooLong { .. } => Code::BodyTooLarge,
+            Self::Stalled { .. } => Code::RequestTimeout,
+            Self::BrokenOff => Code::BodyMalformed,
+        }
+    }
 }
 
 /// Tells the pipeline afterwards what ended a request body: the client's fault is not the upstream's.

@@ -16,6 +16,7 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
+use crate::filter::Changes;
 use crate::headers::{Rules, clean_response, forwarded_headers};
 use crate::listener::Arrival;
 use crate::refusal::Refusal;
@@ -44,6 +45,7 @@ pub(crate) fn inbound_body(
 pub(crate) fn outbound_request(
     request: &CanonicalRequest,
     path: &str,
+    changes: &Changes,
     rules: [&Rules; 2],
     body: BoundedBody<RequestBody>,
 ) -> Result<Request<Outgoing>, Refusal> {
@@ -56,6 +58,7 @@ pub(crate) fn outbound_request(
     for name in [header::AUTHORIZATION, header::HOST, header::EXPECT] {
         headers.remove(name);
     }
+    changes.apply(&mut headers);
     for rules in rules {
         rules.request.apply(&mut headers);
     }

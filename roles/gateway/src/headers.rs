@@ -57,21 +57,43 @@ impl Rules {
 /// Compiled edits of one direction.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Edits {
-    remove: Vec<Pattern>,
+    remove: Vec<NamePattern>,
     rename: Vec<(HeaderName, HeaderName)>,
     add: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// Names of headers, as settings write them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Pattern {
+pub(crate) enum NamePattern {
     Exactly(HeaderName),
     /// Lower-case prefix of a pattern such as `x-user-*`.
     StartsWith(String),
 }
 
+impl NamePattern {
+    /// A name that a rule may touch, or the beginning of names and a `*`.
+    pub(crate) fn parse(text: &str) -> Result<Self, HeaderRuleError> {
+        match text.strip_suffix('*') {
+            Some(prefix) if !prefix.is_empty() && HeaderName::from_bytes(prefix.as_bytes()).is_ok() => {
+                Ok(Self::StartsWith(prefix.to_ascii_lowercase()))
+            }
+            Some(_) => Err(HeaderRuleError::Name { name: text.to_owned() }),
+            None => settable(text).map(Self::Exactly),
+        }
+    }
+
+    /// Is it one of them?
+    pub(crate) fn takes(&self, name: &HeaderName) -> bool {
+        match self {
+            Self::Exactly(exactly) => exactly == name,
+            Self::StartsWith(prefix) => name.as_str().starts_with(prefix),
+        }
+    }
+}
+
 impl Edits {
     fn compile(edits: &HeaderEdits) -> Result<Self, HeaderRuleError> {
-        let remove = edits.remove.iter().map(|text| pattern(text)).collect::<Result<_, _>>()?;
+        let remove = edits.remove.iter().map(|text| NamePattern::parse(text)).collect::<Result<_, _>>()?;
         let rename = edits
             .rename
             .iter()
@@ -93,10 +115,10 @@ impl Edits {
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         for pattern in &self.remove {
             match pattern {
-                Pattern::Exactly(name) => {
+                NamePattern::Exactly(name) => {
                     headers.remove(name);
                 }
-                Pattern::StartsWith(prefix) => {
+                NamePattern::StartsWith(prefix) => {
                     remove_where(headers, |name| name.starts_with(prefix.as_str()))
                 }
             }
@@ -201,18 +223,8 @@ fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     }
 }
 
-fn pattern(text: &str) -> Result<Pattern, HeaderRuleError> {
-    match text.strip_suffix('*') {
-        Some(prefix) if !prefix.is_empty() && HeaderName::from_bytes(prefix.as_bytes()).is_ok() => {
-            Ok(Pattern::StartsWith(prefix.to_ascii_lowercase()))
-        }
-        Some(_) => Err(HeaderRuleError::Name { name: text.to_owned() }),
-        None => settable(text).map(Pattern::Exactly),
-    }
-}
-
 /// A header that a rule may touch.
-fn settable(text: &str) -> Result<HeaderName, HeaderRuleError> {
+pub(crate) fn settable(text: &str) -> Result<HeaderName, HeaderRuleError> {
     let name = HeaderName::from_bytes(text.as_bytes())
         .map_err(|_| HeaderRuleError::Name { name: text.to_owned() })?;
     if request::is_identity_header(&name) || FRAMING.contains(&name) {

@@ -29,6 +29,7 @@ mod ask;
 mod body;
 mod edge_tls;
 mod engine;
+mod filter;
 mod forward;
 mod guard;
 mod headers;
@@ -62,6 +63,7 @@ pub use admin::{MetricsText, ReadyCheck};
 pub use ask::AskError;
 pub use body::BodyError;
 pub use edge_tls::{CertificateSettings, EdgeCertificateError, TlsSettings};
+pub use filter::FilterSettingsError;
 pub use guard::{CorsError, CountriesError, GuardError, PuzzleSettingsError, SharedLimitsError};
 pub use headers::HeaderRuleError;
 pub use issuer::IssuerError;
@@ -126,6 +128,9 @@ pub enum GatewayError {
     /// See [`GuardError`].
     #[error("[gateway] {0}")]
     Guard(#[from] GuardError),
+    /// See [`FilterSettingsError`].
+    #[error("[[gateway.filter]]: {0}")]
+    Filter(#[from] FilterSettingsError),
     /// See [`IssuerError`].
     #[error("[[gateway.issuer]]: {0}")]
     Issuer(#[from] IssuerError),

@@ -56,6 +56,11 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("countersign_plain_connections_total", "Connections without TLS that were accepted"),
     ("countersign_login_failures_total", "Logins that were refused, by reason"),
+    ("countersign_filter_answers_total", "Questions to the operator's own filters, by outcome"),
+    (
+        "countersign_filter_headers_ignored_total",
+        "Changes of headers that a filter asked for and may not make",
+    ),
     ("countersign_issuer_fetch_failures_total", "Keys of other issuers that could not be fetched"),
     ("countersign_shared_limits_failures_total", "Questions that the server of shared limits did not answer"),
     ("countersign_upstream_requests_total", "Requests that were sent to an upstream"),

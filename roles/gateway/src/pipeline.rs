@@ -7,10 +7,12 @@
 //! | route | canonical request | [`Route`] |
 //! | authenticate | route, access token | [`Caller`] |
 //! | decide | caller, route | [`Permit`] |
+//! | filter | permit, request | what the operator's own filters change |
 //! | countersign | permit, session | the internal token |
 //! | forward | permit, request | the answer |
 //! | record | everything above | one ledger event |
 
+mod filter;
 mod login;
 mod upkeep;
 
@@ -39,6 +41,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::
 use http_body::Body;
 
 use crate::body::{BodyFault, BodyLimits};
+use crate::filter::{Changes, Filters};
 use crate::forward::{self, EdgeBody};
 use crate::guard::Guard;
 use crate::guard::cors::Preflight;
@@ -64,6 +67,7 @@ pub(crate) struct Pipeline {
     pub(crate) throttle: Arc<Throttle>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) guard: Arc<Guard>,
+    pub(crate) filters: Filters,
     pub(crate) issuers: Arc<Issuers>,
     pub(crate) proofs: Arc<Proofs>,
     pub(crate) login: Option<LoginDesk>,
@@ -135,7 +139,7 @@ impl Pipeline {
     ) -> Response<EdgeBody> {
         let denial = refusal.denial();
         let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
-        self.recorder.refused(trace, refusal, &denial).await;
+        self.recorder.refused(trace, refusal, &denial, answer.status()).await;
         answer
     }
 
@@ -147,7 +151,7 @@ impl Pipeline {
         trace_id: TraceId,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let request = self.admit(&head, arrival, trace)?;
         if let Some(answer) = self.preflight(&request, arrival, trace)? {
             return Ok(answer);
@@ -155,10 +159,10 @@ impl Pipeline {
         if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
             return self.log_in(desk, &request, body, arrival, trace).await;
         }
-        let Judged { permit, route, target, session } =
-            self.judge_patiently(&request, arrival, trace).await?;
+        let Judged { permit, route, target, session, changes } =
+            self.judge_patiently(&request, Some(&mut body), arrival, trace).await?;
         let token = session.map(|session| self.countersign(&permit, &session)).transpose()?;
-        let outgoing = Outgoing { request: &request, target, body, token, trace_id };
+        let outgoing = Outgoing { request: &request, target, body, changes, token, trace_id };
         self.forward(permit, route, outgoing, arrival, trace).await
     }
 
@@ -177,10 +181,12 @@ impl Pipeline {
         Ok(request)
     }
 
-    /// As [`Pipeline::judge`], and once more where the issuer may have a new key since it was asked last.
+    /// As [`Pipeline::judge`], and once more where the issuer may have a new key since it was asked last; with the
+    /// limits that are counted, and the filters. `body`: of the request, if it is here.
     pub(crate) async fn judge_patiently(
         &self,
         request: &CanonicalRequest,
+        body: Option<&mut RequestBody>,
         arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Judged<'_>, Refusal> {
@@ -188,7 +194,7 @@ impl Pipeline {
             let known = Known::Place { address: arrival.address(), route: route.template.as_str() };
             self.guard.take(&route.guard, known, &mut trace.told, clock::now()).await?;
         }
-        let judged = match self.judge(request, arrival, trace, decide) {
+        let mut judged = match self.judge(request, arrival, trace, decide) {
             Err(refusal) if self.has_newer_keys(&refusal).await? => {
                 self.judge(request, arrival, trace, decide)
             }
@@ -198,6 +204,7 @@ impl Pipeline {
         let user = user.map(|user| user.id.as_str());
         let known = Known::Caller { user, service: judged.target.as_str() };
         self.guard.take(&judged.route.guard, known, &mut trace.told, clock::now()).await?;
+        judged.changes = self.filter(request, &judged, body, arrival, trace).await?;
         Ok(judged)
     }
 
@@ -230,7 +237,7 @@ impl Pipeline {
             token_counts: route.user != UserNeed::None,
         };
         let permit = self.decide(request, asked, &live, notes, decide)?;
-        Ok(Judged { permit, route, target, session })
+        Ok(Judged { permit, route, target, session, changes: Changes::default() })
     }
 
     /// Is it answered here, by the login desk?
@@ -398,7 +405,7 @@ impl Pipeline {
         arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        let Outgoing { request, target, body, token, trace_id } = outgoing;
+        let Outgoing { request, target, body, changes, token, trace_id } = outgoing;
         let with_user = token.is_some();
         let rules = [&self.rules, &route.headers];
         let (fault, limits) = (BodyFault::default(), self.request_body_limits());
@@ -407,7 +414,7 @@ impl Pipeline {
             Some(rewrite) => rewrite.apply(request)?,
             None => request.path_and_query(),
         };
-        let outbound = forward::outbound_request(request, &path, rules, body)?;
+        let outbound = forward::outbound_request(request, &path, &changes, rules, body)?;
         let forwarded = forward::forwarded(request, arrival);
         let blame = |refusal| fault.seen(&limits).map_or(refusal, Refusal::Body);
         let from = Answerer { target, route, with_user };
@@ -460,7 +467,7 @@ impl Pipeline {
         Ok(forward::outbound_answer(answer, rules, target.as_str(), limits))
     }
 
-    fn request_body_limits(&self) -> BodyLimits {
+    pub(crate) fn request_body_limits(&self) -> BodyLimits {
         BodyLimits { bytes_max: self.limits.body_bytes_max, idle_timeout: self.limits.body_idle_timeout() }
     }
 
@@ -479,6 +486,8 @@ pub(crate) struct Judged<'p> {
     pub(crate) target: &'p Target,
     /// Of the user, if one is needed and came.
     pub(crate) session: Option<Arc<Session>>,
+    /// What filters make of its headers.
+    pub(crate) changes: Changes,
 }
 
 /// What the coarse rule is asked about.
@@ -535,6 +544,7 @@ struct Outgoing<'a> {
     request: &'a CanonicalRequest,
     target: &'a Target,
     body: RequestBody,
+    changes: Changes,
     token: Option<InternalToken>,
     trace_id: TraceId,
 }

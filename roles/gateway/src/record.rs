@@ -32,13 +32,22 @@ pub(crate) enum Check {
     Token,
     /// The coarse rule.
     Policy,
+    /// The operator's own filters, where there are any.
+    Filter,
     /// The service behind.
     Upstream,
 }
 
 impl Check {
-    const ALL: [Check; 6] =
-        [Check::Request, Check::Quota, Check::Route, Check::Token, Check::Policy, Check::Upstream];
+    const ALL: [Check; 7] = [
+        Check::Request,
+        Check::Quota,
+        Check::Route,
+        Check::Token,
+        Check::Policy,
+        Check::Filter,
+        Check::Upstream,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -47,6 +56,7 @@ impl Check {
             Check::Route => "route",
             Check::Token => "token",
             Check::Policy => "policy",
+            Check::Filter => "filter",
             Check::Upstream => "upstream",
         }
     }
@@ -153,10 +163,19 @@ impl Trace {
         self.passed += 1;
     }
 
+    /// There is nothing to check next.
+    pub(crate) fn without(&mut self, check: Check) {
+        debug_assert_eq!(Check::ALL.get(self.passed), Some(&check));
+        self.passed += 1;
+    }
+
     /// The first check that did not pass failed; those after it were not reached.
     fn fail(&mut self, why: &str) {
         for (position, check) in Check::ALL.into_iter().enumerate().skip(self.passed) {
             let failed = position == self.passed;
+            if check == Check::Filter && !failed {
+                continue;
+            }
             let result = if failed { CheckResult::Fail } else { CheckResult::NotReached };
             self.draft.check(record(check, result, if failed { why.to_owned() } else { String::new() }));
         }
@@ -252,11 +271,17 @@ impl Recorder {
 
     /// A refusal: on disk before the client hears of it. Those of strangers are counted per address and minute beyond
     /// the first few, so that strangers cannot fill the disk.
-    pub(crate) async fn refused(&self, mut trace: Trace, refusal: &Refusal, denial: &Denial) {
+    pub(crate) async fn refused(
+        &self,
+        mut trace: Trace,
+        refusal: &Refusal,
+        denial: &Denial,
+        status: StatusCode,
+    ) {
         trace.fail(&denial.reason);
         let policy = denial.policy.clone().or_else(|| trace.draft.record().policy.clone());
         trace.draft.denied(&Denial { policy, ..denial.clone() });
-        trace.draft.answered(denial.status());
+        trace.draft.answered(status);
         self.measure(&trace);
         self.spool.edges().count(trace.draft.edge());
         if refusal.is_before_authentication() {

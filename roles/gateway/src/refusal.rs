@@ -23,6 +23,7 @@ use http_body_util::{BodyExt as _, Full};
 
 use crate::ask::QuestionError;
 use crate::body::BodyError;
+use crate::filter::FilterError;
 use crate::forward::EdgeBody;
 use crate::guard::access::AccessError;
 use crate::guard::cors::PreflightError;
@@ -83,6 +84,8 @@ pub(crate) enum Refusal {
     },
     #[error("the rules cannot be loaded: {0}")]
     PolicyBroken(PolicyError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     #[error("no internal token: {0}")]
     Mint(#[from] MintError),
     #[error("the snapshot is past its grace period")]
@@ -168,9 +171,8 @@ impl Refusal {
             Refusal::Stale => Code::SnapshotStale,
             Refusal::IssuerUnreachable { .. } => Code::IssuerUnreachable,
             Refusal::Cluster(error) => error.code(),
-            Refusal::Body(BodyError::TooLong { .. }) => Code::BodyTooLarge,
-            Refusal::Body(BodyError::Stalled { .. }) => Code::RequestTimeout,
-            Refusal::Body(BodyError::BrokenOff) => Code::BodyMalformed,
+            Refusal::Body(error) => error.code(),
+            Refusal::Filter(error) => error.code(),
             Refusal::UpstreamChallenge { .. } => Code::UpstreamProtocol,
             Refusal::TimedOut { .. } => Code::UpstreamTimeout,
             Refusal::Login(LoginError::Body(JsonError::TooLong { .. })) => Code::BodyTooLarge,
@@ -195,6 +197,7 @@ impl Refusal {
         match self {
             Refusal::Policy { could_log_in, .. } => *could_log_in,
             Refusal::PolicyBroken(_)
+            | Refusal::Filter(_)
             | Refusal::Mint(_)
             | Refusal::Rewritten(_)
             | Refusal::Stale
@@ -214,7 +217,11 @@ impl Refusal {
         decision: DecisionId,
         is_http_1: bool,
     ) -> Response<EdgeBody> {
-        let (mut head, body) = denial.response(decision).into_parts();
+        let ours = denial.response(decision);
+        if let Refusal::Filter(FilterError::Refused { stopped, .. }) = self {
+            return stopped.response(ours, decision);
+        }
+        let (mut head, body) = ours.into_parts();
         let body = match self.public_detail() {
             Some(detail) => {
                 let problem = Problem::new(denial.code, Some(decision.to_string())).with_detail(detail);
@@ -247,7 +254,7 @@ impl Refusal {
                 Some(self.to_string())
             }
             Refusal::NoRoute(error @ NoRoute::Method { .. }) => Some(error.to_string()),
-            Refusal::Body(error) => Some(error.to_string()),
+            Refusal::Body(error) | Refusal::Filter(FilterError::Body(error)) => Some(error.to_string()),
             Refusal::Login(LoginError::Body(error)) => Some(error.to_string()),
             _ => None,
         }
@@ -263,6 +270,7 @@ impl Refusal {
             Refusal::Cluster(error) => error.retry_after_s(),
             Refusal::Stale
             | Refusal::IssuerUnreachable { .. }
+            | Refusal::Filter(FilterError::Unanswered { .. })
             | Refusal::Upstream(CallError::Overloaded { .. } | CallError::Stale)
             | Refusal::Login(LoginError::Call(_)) => Some(1),
             _ => None,
@@ -275,7 +283,7 @@ impl Refusal {
             Refusal::NoRoute(NoRoute::Method { allow }) => Some(allow.join(", ")),
             Refusal::LoginMethod => Some("POST".to_owned()),
             Refusal::Unreadable(RequestError::Method) => {
-                Some("GET, HEAD, POST, PUT, PATCH, DELETE".to_owned())
+                Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned())
             }
             _ => None,
         }
@@ -291,6 +299,7 @@ impl Refusal {
                 | Refusal::Upgrade
                 | Refusal::Expectation
                 | Refusal::Body(_)
+                | Refusal::Filter(_)
         )
     }
 }

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::GatewayError;
+use crate::filter::Filters;
 use crate::guard::Guard;
 use crate::guard::limits::Counted;
 use crate::headers::Rules;
@@ -162,6 +163,7 @@ pub(crate) fn first(settings: Settings, workload: Workload) -> Result<Pipeline, 
         issuers: Arc::new(Issuers::load(&settings.issuers, &Issuers::default())?),
         throttle: Arc::new(Throttle::new(&settings.throttle)),
         guard: Arc::new(Guard::new(&settings, &rng, &mut Counted::default())?),
+        filters: Filters::load(&settings.filters, workload.trust(), &Filters::default())?,
         workload,
     };
     pipeline(settings, lasting, &mut Counted::default())
@@ -197,6 +199,7 @@ fn another(settings: Settings, old: &Pipeline) -> Result<Pipeline, GatewayError>
         } else {
             Arc::new(Guard::new(&settings, &SystemRandom::new(), &mut counted)?)
         },
+        filters: Filters::load(&settings.filters, workload.trust(), &old.filters)?,
         workload,
     };
     pipeline(settings, lasting, &mut counted)
@@ -220,11 +223,14 @@ struct Lasting {
     issuers: Arc<Issuers>,
     throttle: Arc<Throttle>,
     guard: Arc<Guard>,
+    filters: Filters,
     workload: Workload,
 }
 
 fn pipeline(settings: Settings, lasting: Lasting, counted: &mut Counted) -> Result<Pipeline, GatewayError> {
-    let Lasting { tokens, proofs, recorder, upstreams, issuers, throttle, guard, workload } = lasting;
+    let Lasting { tokens, proofs, recorder, upstreams, issuers, throttle, guard, filters, workload } =
+        lasting;
+    filters.know(settings.routes.iter().flat_map(|route| route.filters.iter().flatten()))?;
     let login = match &settings.authority_url {
         Some(url) => Some(LoginDesk::new(url, settings.authority_ca.as_deref(), workload.trust())?),
         None => None,
@@ -238,6 +244,7 @@ fn pipeline(settings: Settings, lasting: Lasting, counted: &mut Counted) -> Resu
         upstreams,
         throttle,
         guard,
+        filters,
         tokens,
         issuers,
         proofs,

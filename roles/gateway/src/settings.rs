@@ -28,6 +28,7 @@ use serde::Deserialize;
 pub use crate::ask::front::FrontSettings;
 pub use crate::ask::settings::AskSettings;
 use crate::edge_tls::{CertificateSettings, TlsSettings};
+pub use crate::filter::settings::FilterSettings;
 pub use crate::guard::access::AccessSettings;
 pub use crate::guard::behind::{BehindSettings, ForwardedHeader};
 pub use crate::guard::cors::CorsSettings;
@@ -112,6 +113,9 @@ pub struct Settings {
     /// Where other proxies pass requests on.
     #[serde(default, rename = "front")]
     pub fronts: Vec<FrontSettings>,
+    /// Servers of the operator's own that are asked about each permitted request, in this order.
+    #[serde(default, rename = "filter")]
+    pub filters: Vec<FilterSettings>,
     /// Which requests go where. None matches: 404.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteSettings>,
@@ -181,6 +185,9 @@ pub struct RouteSettings {
     /// Which pages of other origins may read answers, in place of what holds for the gateway.
     #[serde(default)]
     pub cors: Option<CorsSettings>,
+    /// Which filters are asked, in place of all.
+    #[serde(default)]
+    pub filters: Option<Vec<String>>,
 }
 
 /// One target of a `split`.

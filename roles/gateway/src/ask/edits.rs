@@ -7,6 +7,7 @@ use countersign_request::{TXN_TOKEN, strip_identity_headers};
 use countersign_sdk::outbound::InternalToken;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::filter::Changes;
 use crate::headers::{Rules, forwarded_headers};
 use crate::sidecar::headers as told;
 
@@ -31,10 +32,11 @@ pub(super) struct Known<'a> {
 impl Edits {
     /// The difference between what the client sent and what the service behind may see: the same that is made of a
     /// request which is forwarded from here.
-    pub(super) fn new(came: &HeaderMap, rules: [&Rules; 2], known: &Known<'_>) -> Self {
+    pub(super) fn new(came: &HeaderMap, changes: &Changes, rules: [&Rules; 2], known: &Known<'_>) -> Self {
         let mut goes = came.clone();
         strip_identity_headers(&mut goes);
         goes.remove(header::AUTHORIZATION);
+        changes.apply(&mut goes);
         for rules in rules {
             rules.request.apply(&mut goes);
         }

@@ -93,7 +93,7 @@ impl Pipeline {
             let trust = self.workload.trust();
             through.workload = Some(authenticate_forwarded(&question.chain, trust, clock::now())?);
         }
-        let judged = self.judge_patiently(&request, arrival, trace).await?;
+        let judged = self.judge_patiently(&request, None, arrival, trace).await?;
         let session = judged.session.as_deref();
         let token = session.map(|session| self.countersign(&judged.permit, session)).transpose()?;
         let rules = [&self.rules, &judged.route.headers];
@@ -125,5 +125,5 @@ fn edits(
         scheme: arrival.scheme,
         authority: request.authority().to_string(),
     };
-    Edits::new(request.headers(), rules, &known)
+    Edits::new(request.headers(), &judged.changes, rules, &known)
 }

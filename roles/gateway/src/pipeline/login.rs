@@ -42,6 +42,8 @@ impl Pipeline {
             let live = self.live()?;
             self.decide(request, asked, &live, trace, decide)?
         };
+        // A password is no business of a filter.
+        trace.without(Check::Filter);
         let fault = BodyFault::default();
         let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits() };
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;

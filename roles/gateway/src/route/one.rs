@@ -20,6 +20,8 @@ pub(crate) struct Route {
     pub(crate) user: UserNeed,
     pub(crate) headers: Rules,
     pub(crate) guard: RouteGuard,
+    /// Names of the filters that are asked; all without it.
+    pub(crate) filters: Option<Vec<String>>,
     /// What the upstream sees in place of the path, once the decision is taken.
     pub(crate) rewrite: Option<Rewrite>,
     /// None named means all.
@@ -57,6 +59,7 @@ impl Route {
             guard: RouteGuard::compile(settings, counted)
                 .map_err(|source| RouteError::Guard { path: path(), source })?,
             conditions: conditions(settings)?,
+            filters: settings.filters.clone(),
             template,
             headers,
             rewrite,

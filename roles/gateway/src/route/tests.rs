@@ -22,6 +22,7 @@ fn route(path: &str, methods: &[&str], host: Option<&str>, to: &str) -> RouteSet
         access: Default::default(),
         limit: None,
         cors: None,
+        filters: None,
         headers: crate::settings::HeaderRules::default(),
     }
 }

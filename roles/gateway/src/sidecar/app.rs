@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,11 +13,12 @@ use std::time::Duration;
 use countersign_identity::SpiffeId;
 use countersign_keys::hash::hex;
 use countersign_keys::sha256;
-use countersign_sdk::accept::RequestBody;
+use countersign_sdk::accept::{Connection, RequestBody};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{Connected, Connection as Connecting};
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
@@ -54,13 +55,13 @@ pub(super) enum SendError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AppError {
     /// No file, or one that is no socket.
-    #[error("{path} is no socket: the service behind this sidecar does not listen there")]
+    #[error("{path} is no socket: its program does not listen there")]
     NoSocket {
         /// Where it should be.
         path: String,
     },
-    /// Others could open it, and reach the service past its door.
-    #[error("{path} has mode {mode:o}: make it 600, or others reach the service past its sidecar")]
+    /// Others could open it, and get there past this proxy.
+    #[error("{path} has mode {mode:o}: make it 600, or others get there past this proxy")]
     OpenToOthers {
         /// Where it is.
         path: String,
@@ -68,7 +69,7 @@ pub enum AppError {
         mode: u32,
     },
     /// Somebody else listens there.
-    #[error("{path} belongs to uid {uid}, and this sidecar runs as uid {own}: run both as one user")]
+    #[error("{path} belongs to uid {uid}, and this proxy runs as uid {own}: run both as one user")]
     OtherOwner {
         /// Where it is.
         path: String,
@@ -136,15 +137,26 @@ impl App {
 
     /// Sends a request. Connections are kept apart by who is calling: what one caller does to the framing of a
     /// connection never meets the request of another.
+    ///
+    /// Who proved nothing is as many callers as connections: nobody knows whether two of them are the same.
     pub(super) async fn send(
         &self,
         mut request: Request<BoundedBody<RequestBody>>,
         caller: Option<&SpiffeId>,
+        connection: Option<&Connection>,
     ) -> Result<Response<Incoming>, SendError> {
         // A connection that is kept was made while the socket was the service's alone; it must be so still.
         self.check()?;
         let path = request.uri().path_and_query().cloned();
-        let pool = caller.map_or_else(|| "stranger".to_owned(), pool_of);
+        let pool = match (caller, connection) {
+            (Some(caller), _) => pool_of(caller),
+            (None, Some(connection)) => pool_of(&connection.id),
+            // Nobody knows whose it is, so nobody else's follows on it.
+            (None, None) => {
+                request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                "nobody".to_owned()
+            }
+        };
         let uri = Uri::builder().scheme("http").authority(format!("{pool}.app"));
         if let (Some(path), Ok(uri)) = (path, uri.path_and_query("/").build()) {
             let mut parts = uri.into_parts();
@@ -157,8 +169,25 @@ impl App {
     }
 }
 
+/// Is it a socket that our own user alone opens?
+pub(crate) fn check_socket(path: &Path) -> Result<(), AppError> {
+    let said = || path.display().to_string();
+    let found = std::fs::symlink_metadata(path).map_err(|_| AppError::NoSocket { path: said() })?;
+    if !found.file_type().is_socket() {
+        return Err(AppError::NoSocket { path: said() });
+    }
+    let (mode, uid, own) = (found.mode() & 0o777, found.uid(), nix::unistd::geteuid().as_raw());
+    if mode & 0o077 != 0 {
+        return Err(AppError::OpenToOthers { path: said(), mode });
+    }
+    if uid != own {
+        return Err(AppError::OtherOwner { path: said(), uid, own });
+    }
+    Ok(())
+}
+
 /// A name for a caller that fits into a URI.
-fn pool_of(id: &SpiffeId) -> String {
+fn pool_of(id: &dyn fmt::Display) -> String {
     let digest = sha256(id.to_string().as_bytes());
     hex(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
 }
@@ -174,20 +203,10 @@ impl fmt::Display for Place {
 
 impl Place {
     fn check(&self) -> Result<(), AppError> {
-        let Self::Unix(path) = self else { return Ok(()) };
-        let said = || path.display().to_string();
-        let found = std::fs::symlink_metadata(&**path).map_err(|_| AppError::NoSocket { path: said() })?;
-        if !found.file_type().is_socket() {
-            return Err(AppError::NoSocket { path: said() });
+        match self {
+            Self::Unix(path) => check_socket(path),
+            Self::Tcp(_) => Ok(()),
         }
-        let (mode, uid, own) = (found.mode() & 0o777, found.uid(), nix::unistd::geteuid().as_raw());
-        if mode & 0o077 != 0 {
-            return Err(AppError::OpenToOthers { path: said(), mode });
-        }
-        if uid != own {
-            return Err(AppError::OtherOwner { path: said(), uid, own });
-        }
-        Ok(())
     }
 
     async fn connect(self) -> io::Result<Wire> {
@@ -240,7 +259,7 @@ impl tower::Service<Uri> for Connector {
 /// A connection to the service.
 struct Stream(TokioIo<Wire>);
 
-impl Connection for Stream {
+impl Connecting for Stream {
     fn connected(&self) -> Connected {
         Connected::new()
     }

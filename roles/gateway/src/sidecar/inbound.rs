@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use countersign_http1::RequestHeadError;
+use countersign_identity::DecisionId;
 use countersign_keys::SystemRandom;
+use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, ContextKey};
-use countersign_sdk::inbound::{Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, TraceId};
+use countersign_sdk::inbound::{
+    Afterword, Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, TraceId, new_decision_id,
+};
 use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
@@ -26,14 +30,14 @@ use super::settings::Settings;
 use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, state_framing};
 use crate::engine::quick::{AnswerLimits, Quick};
 use crate::engine::{Answering, Answers};
+use crate::filter::{Asked, Changes, Consulted, FilterError, Filters};
 use crate::forward::EdgeBody;
 use crate::refusal::Refusal;
 
 /// What other services meet: the SDK's layer, and the service behind it.
 pub(super) struct Inbound {
     guarded: Guarded<ToApp>,
-    app: App,
-    contexts: Arc<ContextKey>,
+    to_app: ToApp,
     limits: AnswerLimits,
     workload: Workload,
 }
@@ -41,12 +45,7 @@ pub(super) struct Inbound {
 impl Inbound {
     /// # Errors
     /// The routes in the settings are none, or two are the same.
-    pub(super) fn new(
-        workload: &Workload,
-        app: App,
-        contexts: Arc<ContextKey>,
-        settings: &Settings,
-    ) -> Result<Self, InboundError> {
+    pub(super) fn new(workload: &Workload, to_app: ToApp, settings: &Settings) -> Result<Self, InboundError> {
         let limits = DoorLimits {
             body_bytes_max: settings.body_bytes_max,
             answer: settings.request_timeout(),
@@ -62,8 +61,8 @@ impl Inbound {
             bytes_max: u64::MAX,
             pause_max: settings.body_idle_timeout(),
         };
-        let guarded = layer.layer(ToApp::new(app.clone(), Arc::clone(&contexts), settings));
-        Ok(Self { guarded, app, contexts, limits, workload: workload.clone() })
+        let guarded = layer.layer(to_app.clone());
+        Ok(Self { guarded, to_app, limits, workload: workload.clone() })
     }
 }
 
@@ -77,8 +76,10 @@ impl Answers for Inbound {
     }
 
     fn quick(&self) -> Option<Rc<dyn Quick>> {
-        let (door, app) = (self.guarded.quick(), self.app.clone());
-        Some(Rc::new(InboundQuick::new(door, app, Arc::clone(&self.contexts), self.limits)))
+        let Inner { app, contexts, filters, .. } = &*self.to_app.0;
+        // Filters are asked by the full carrier alone.
+        let quick = || InboundQuick::new(self.guarded.quick(), app.clone(), Arc::clone(contexts), self.limits);
+        filters.is_empty().then(|| Rc::new(quick()) as Rc<dyn Quick>)
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
@@ -110,14 +111,17 @@ pub(super) struct ToApp(Arc<Inner>);
 struct Inner {
     app: App,
     contexts: Arc<ContextKey>,
+    filters: Filters,
+    /// The service, as policies call it.
+    target: String,
     body: BodyLimits,
 }
 
 impl ToApp {
-    pub(super) fn new(app: App, contexts: Arc<ContextKey>, settings: &Settings) -> Self {
+    pub(super) fn new(app: App, contexts: Arc<ContextKey>, filters: Filters, settings: &Settings) -> Self {
         let body =
             BodyLimits { bytes_max: settings.body_bytes_max, idle_timeout: settings.body_idle_timeout() };
-        Self(Arc::new(Inner { app, contexts, body }))
+        Self(Arc::new(Inner { app, contexts, filters, target: settings.service.to_string(), body }))
     }
 }
 
@@ -140,13 +144,14 @@ impl Inner {
     async fn forward(&self, request: Request<RequestBody>) -> Response<EdgeBody> {
         // Without a caller nobody was let in: this service is never reached past the layer.
         let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-            return refused(&Denial::new(Code::Internal, "no caller in front of the service"), None);
+            let denial = Denial::new(Code::Internal, "no caller in front of the service");
+            return refused(&denial, new_decision_id());
         };
         match self.pass_on(request, &caller).await {
             Ok(answer) => answer,
             Err(denial) => {
                 tracing::warn!(decision = %caller.decision(), code = %denial.code, why = denial.reason, "the service behind was not reached");
-                refused(&denial, Some(&caller))
+                refused(&denial, caller.decision())
             }
         }
     }
@@ -156,41 +161,90 @@ impl Inner {
         request: Request<RequestBody>,
         caller: &Caller,
     ) -> Result<Response<EdgeBody>, Denial> {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let canonical = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
             .map_err(|error| Denial::from(&error))?;
         if canonical.headers().contains_key(header::UPGRADE) {
             return Err(Denial::new(Code::UpgradeRefused, "the request asks to leave HTTP"));
         }
+        let connection = head.extensions.get::<Connection>();
+        let consulted = match self.filter(&canonical, caller, connection, &mut body).await {
+            Ok(consulted) => consulted,
+            Err(error) => return Ok(stopped(&error, caller)),
+        };
         let fault = BodyFault::default();
         let mut outbound = Request::new(BoundedBody::new(body, self.body, fault.clone()));
         *outbound.method_mut() = canonical.method().clone();
         *outbound.uri_mut() = path(&canonical)?;
         *outbound.version_mut() = Version::HTTP_11;
-        let mut headers = self.headers(&canonical, caller)?;
+        let changes = consulted.as_ref().map(|consulted| &consulted.changes);
+        let mut headers = self.headers(&canonical, caller, changes)?;
         state_framing(&mut headers, outbound.body());
         *outbound.headers_mut() = headers;
         let workload = caller.workload().map(|workload| workload.id.clone());
-        let answer = self.app.send(outbound, workload.as_ref()).await.map_err(|error| {
-            match fault.seen(&self.body) {
-                Some(fault) => Denial::new(code_of(fault), fault.to_string()),
-                None => Denial::new(Code::UpstreamUnreachable, with_causes(&error)),
-            }
-        })?;
+        let answer =
+            self.app.send(outbound, workload.as_ref(), connection).await.map_err(|error| {
+                match fault.seen(&self.body) {
+                    Some(fault) => Denial::new(fault.code(), fault.to_string()),
+                    None => Denial::new(Code::UpstreamUnreachable, with_causes(&error)),
+                }
+            })?;
         let (mut head, body) = answer.into_parts();
         strip_hop_by_hop(&mut head.headers);
         strip_identity_headers(&mut head.headers);
         head.extensions.clear();
         let body =
             BoundedBody::new(body, BodyLimits { bytes_max: u64::MAX, ..self.body }, BodyFault::default());
-        Ok(Response::from_parts(head, body.boxed_unsync()))
+        let mut answer = Response::from_parts(head, body.boxed_unsync());
+        if let Some(consulted) = consulted {
+            answer
+                .extensions_mut()
+                .insert(Afterword { check: filtered(CheckResult::Pass, consulted.told), denial: None });
+        }
+        Ok(answer)
     }
 
-    fn headers(&self, request: &CanonicalRequest, caller: &Caller) -> Result<http::HeaderMap, Denial> {
+    /// The operator's own filters, about a call that the door let in.
+    async fn filter(
+        &self,
+        request: &CanonicalRequest,
+        caller: &Caller,
+        connection: Option<&Connection>,
+        body: &mut RequestBody,
+    ) -> Result<Option<Consulted>, FilterError> {
+        if self.filters.is_empty() {
+            return Ok(None);
+        }
+        let asked = Asked {
+            request,
+            decision: caller.decision(),
+            route: "",
+            target: &self.target,
+            client: connection.and_then(Connection::address).map(|address| address.ip()),
+            scheme: if connection.is_some_and(|connection| connection.exporter.is_some()) {
+                "https"
+            } else {
+                "http"
+            },
+            workload: caller.workload().map(|workload| &workload.id),
+            user: caller.user().map(|user| user.get()),
+        };
+        self.filters.consult(caller.permit(), None, &asked, Some((body, self.body))).await.map(Some)
+    }
+
+    fn headers(
+        &self,
+        request: &CanonicalRequest,
+        caller: &Caller,
+        changes: Option<&Changes>,
+    ) -> Result<http::HeaderMap, Denial> {
         let mut headers = request.headers().clone();
         strip_hop_by_hop(&mut headers);
         strip_identity_headers(&mut headers);
         headers.remove(header::EXPECT);
+        if let Some(changes) = changes {
+            changes.apply(&mut headers);
+        }
         let host = HeaderValue::from_str(&request.authority().to_string());
         headers.insert(header::HOST, host.map_err(|_| Denial::new(Code::AuthorityAmbiguous, "host"))?);
         headers::tell(&mut headers, caller);
@@ -205,6 +259,23 @@ impl Inner {
     }
 }
 
+/// What the caller gets where a filter says no, and what the record says of it.
+fn stopped(error: &FilterError, caller: &Caller) -> Response<EdgeBody> {
+    let denial = Denial::new(error.code(), error.to_string());
+    let ours = denial.response(caller.decision());
+    let mut answer = match error {
+        FilterError::Refused { stopped, .. } => stopped.response(ours, caller.decision()),
+        _ => ours.map(|body| body.map_err(|never| match never {}).boxed_unsync()),
+    };
+    let check = filtered(CheckResult::Fail, denial.reason.clone());
+    answer.extensions_mut().insert(Afterword { check, denial: Some(denial) });
+    answer
+}
+
+fn filtered(result: CheckResult, detail: String) -> CheckRecord {
+    CheckRecord { name: "filter".to_owned(), result, detail }
+}
+
 /// A body is the service's, with errors of ours, or a refusal, which has none.
 fn of_body(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
     error.downcast::<BodyError>().map_or(BodyError::BrokenOff, |error| *error)
@@ -213,14 +284,6 @@ fn of_body(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
 fn path(request: &CanonicalRequest) -> Result<Uri, Denial> {
     let path = request.path_and_query().parse();
     path.map_err(|_| Denial::new(Code::PathAmbiguous, "the canonical path is no uri"))
-}
-
-fn code_of(fault: BodyError) -> Code {
-    match fault {
-        BodyError::TooLong { .. } => Code::BodyTooLarge,
-        BodyError::Stalled { .. } => Code::RequestTimeout,
-        BodyError::BrokenOff => Code::BodyMalformed,
-    }
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
@@ -233,8 +296,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     said
 }
 
-/// Errors of the sidecar itself, in its own words.
-pub(super) fn refused(denial: &Denial, caller: Option<&Caller>) -> Response<EdgeBody> {
-    let decision = caller.map_or_else(countersign_sdk::inbound::new_decision_id, Caller::decision);
+/// Errors of the sidecar itself, in its own words, under the id that they have in the ledger.
+pub(super) fn refused(denial: &Denial, decision: DecisionId) -> Response<EdgeBody> {
     denial.response(decision).map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }

@@ -36,11 +36,12 @@ use tokio_util::sync::CancellationToken;
 pub use app::AppError;
 pub use settings::{Settings, UnixAddress, UnixAddressError};
 
-pub(crate) use self::app::App;
-use self::inbound::Inbound;
+pub(crate) use self::app::{App, check_socket};
+use self::inbound::{Inbound, ToApp};
 use self::outbound::FromApp;
 use crate::admin::{self, MetricsText, ReadyCheck};
 use crate::engine::{self, Port, Sockets};
+use crate::filter::{FilterSettingsError, Filters};
 use crate::meters;
 use crate::tell_drained;
 use crate::throttle::AddressCount;
@@ -76,6 +77,9 @@ pub enum SidecarError {
     /// See [`InboundError`].
     #[error("[sidecar] routes: {0}")]
     Routes(#[from] InboundError),
+    /// See [`FilterSettingsError`].
+    #[error("[[sidecar.filter]]: {0}")]
+    Filter(#[from] FilterSettingsError),
     /// No key for sealed contexts.
     #[error("no key for sealed contexts: {0}")]
     Key(#[from] RandomError),
@@ -97,6 +101,7 @@ pub struct Sidecar {
     workload: Workload,
     settings: Settings,
     contexts: Arc<ContextKey>,
+    filters: Filters,
     workers: NonZeroUsize,
     inbound: Option<(Sockets, App)>,
     outbound: Option<Sockets>,
@@ -146,7 +151,8 @@ impl Sidecar {
             None => None,
         };
         let contexts = Arc::new(ContextKey::generate(workload.id(), &SystemRandom::new())?);
-        Ok(Self { workload, settings, contexts, workers, inbound, outbound, admin, metrics })
+        let filters = Filters::load(&settings.filters, workload.trust(), &Filters::default())?;
+        Ok(Self { workload, settings, contexts, filters, workers, inbound, outbound, admin, metrics })
     }
 
     /// Where other services reach this one.
@@ -169,7 +175,8 @@ impl Sidecar {
         let readiness = readiness(self.workload.clone(), self.inbound.as_ref().map(|(_, app)| app.clone()));
         let mut ports = Vec::new();
         if let Some((sockets, app)) = self.inbound {
-            let answers = Inbound::new(&self.workload, app, Arc::clone(&self.contexts), &self.settings)?;
+            let to_app = ToApp::new(app, Arc::clone(&self.contexts), self.filters, &self.settings);
+            let answers = Inbound::new(&self.workload, to_app, &self.settings)?;
             ports.push(Port { sockets, transport: self.workload.transport(), answers: Arc::new(answers) });
         }
         if let Some(sockets) = self.outbound {

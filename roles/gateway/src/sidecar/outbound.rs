@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use countersign_http1::RequestHeadError;
-use countersign_identity::ServiceName;
+use countersign_identity::{Mode, ServiceName};
 use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, Context, ContextError, ContextKey};
-use countersign_sdk::inbound::{Denial, TraceId};
+use countersign_sdk::inbound::{DecisionDraft, Denial, TraceId};
 use countersign_sdk::outbound::{Answer, CallError, Outgoing};
 use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
@@ -43,10 +43,11 @@ impl Answers for FromApp {
     fn answer(&self, request: Request<RequestBody>) -> Answering {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            inner.pass_on(request).await.unwrap_or_else(|denial| {
-                tracing::warn!(code = %denial.code, why = denial.reason, "a call of the service was not made");
-                refused(&denial, None)
-            })
+            let mut draft = inner.draft(&request);
+            match inner.pass_on(request, &mut draft).await {
+                Ok(answer) => answer,
+                Err(denial) => inner.refuse(draft, &denial).await,
+            }
         })
     }
 
@@ -56,12 +57,41 @@ impl Answers for FromApp {
 }
 
 impl Inner {
-    async fn pass_on(&self, request: Request<RequestBody>) -> Result<Response<EdgeBody>, Denial> {
+    /// What is known of a call before anything was looked at: whose it is.
+    fn draft(&self, request: &Request<RequestBody>) -> DecisionDraft {
+        let mut draft = DecisionDraft::begin(UNKNOWN, TraceId::of_request(request.headers()));
+        draft.proven(Some(self.workload.id()), Mode::None);
+        // Which template of the callee it is, the callee knows.
+        draft.asks_for(request.method(), "");
+        if let Some(connection) = request.extensions().get::<Connection>() {
+            draft.came_over(connection);
+        }
+        draft
+    }
+
+    /// A call that was not made, or has no answer: on disk before the service hears of it.
+    async fn refuse(&self, mut draft: DecisionDraft, denial: &Denial) -> Response<EdgeBody> {
+        let id = draft.id();
+        tracing::warn!(decision = %id, code = %denial.code, why = denial.reason, "a call of the service was not made");
+        draft.denied(denial);
+        draft.answered(denial.status());
+        if let Err(error) = self.workload.spool().record_durably(draft.into_event()).await {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+        refused(denial, id)
+    }
+
+    async fn pass_on(
+        &self,
+        request: Request<RequestBody>,
+        draft: &mut DecisionDraft,
+    ) -> Result<Response<EdgeBody>, Denial> {
         check_uid(request.extensions().get::<Connection>())?;
         let (head, body) = request.into_parts();
         let request = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
             .map_err(|error| Denial::from(&error))?;
         let callee = callee(&request)?;
+        draft.leads_to(callee.as_str());
         let context = self.context(request.headers()).map_err(|error| of_context(&error))?;
         let client = self.workload.client(callee.as_str());
         let client = match &context {
@@ -148,3 +178,6 @@ fn of_context(error: &ContextError) -> Denial {
     };
     Denial::new(code, error.to_string())
 }
+
+/// As the ledger calls a callee that was not found out.
+const UNKNOWN: &str = "unknown";

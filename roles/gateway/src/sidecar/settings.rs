@@ -9,6 +9,7 @@ use countersign_sdk::outbound::CallLimits;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::filter::settings::FilterSettings;
 use crate::upstream::settings::AnswerHead;
 
 /// `[sidecar]`. One of the pairs `inbound` and `app`, or `outbound`, is needed.
@@ -41,6 +42,9 @@ pub struct Settings {
     /// Templates of the service's routes, as its policies call them. Empty: those that the policies name.
     #[serde(default)]
     pub routes: Vec<String>,
+    /// Servers of the operator's own that are asked about each request that was let in, in this order.
+    #[serde(default, rename = "filter")]
+    pub filters: Vec<FilterSettings>,
     /// Longest body of a request, in bytes.
     #[serde(default = "body_bytes_max")]
     pub body_bytes_max: u64,

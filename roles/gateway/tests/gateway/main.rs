@@ -5,6 +5,7 @@ mod ask;
 mod dpop;
 mod edge;
 mod edge_tls;
+mod filter;
 mod framing;
 mod guard;
 mod http1;

@@ -199,6 +199,10 @@ macro_rules! decisions {
             "this caller may not use this route of the administration"
             "each route is one action, default deny; an application token or a service certificate is never an administrator"
             "use the admin socket as its owner, or a route that your role permits";
+        4007 FilterRefused (Policy, AccessDenied, never, Denied)
+            "a filter of the operator's own refused what the policy permits"
+            "filters are asked last, and each can only say no"
+            "see which filter in the record's checks, and that filter's own log";
         // Of the token service.
         4101 ExchangeNotPermitted (Policy, InvalidTarget, never, Denied)
             "no policy lets this client exchange for this target"

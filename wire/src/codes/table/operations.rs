@@ -43,6 +43,10 @@ macro_rules! operations {
             "every endpoint of the upstream has as much to do as it may"
             "what waits without a bound takes the next one down with it, so the breaker refuses"
             "add endpoints, or raise the breaker setting that the reason names";
+        5011 FilterUnanswered (Upstream, Unavailable, later, Unreachable)
+            "a filter that has to be asked gave no answer"
+            "what a filter guards is not let through unseen while it is away"
+            "see what the reason says; is the filter running, and does its address in the configuration lead to it?";
         5101 CredentialAbsent (Upstream, Unavailable, later, Unreachable)
             "there is nothing to prove ourselves with to the service behind"
             "what is sent in this mode comes through the agent from the authority, and it did not come"

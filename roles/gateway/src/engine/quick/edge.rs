@@ -79,7 +79,9 @@ impl EdgeQuick {
     fn way<'p>(pipeline: &Pipeline, route: &'p Route) -> Option<&'p Arc<Cluster>> {
         let Some(Target::Upstream(cluster)) = route.lead.only() else { return None };
         let has_rules = [&pipeline.rules, &route.headers].iter().any(|rules| !rules.is_empty());
+        let filters = route.filters.as_ref().map_or(!pipeline.filters.is_empty(), |names| !names.is_empty());
         let plain = route.rewrite.is_none()
+            && !filters
             && route.guard.is_idle()
             && !has_rules
             && !cluster.dialer().speaks_http2()
@@ -174,6 +176,7 @@ impl Quick for EdgeQuick {
                 pipeline
                     .judge(&head.canonical, arrival, &mut said, |rules, ask| decisions.decide(rules, ask))
                     .ok()?;
+                said.without(Check::Filter);
                 Some(Made {
                     said: Said::Edge(Box::new(said), Arc::clone(&pipeline)),
                     keeps: judged

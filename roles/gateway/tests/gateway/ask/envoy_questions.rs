@@ -40,13 +40,13 @@ fn question(token: &str) -> CheckRequest {
         path: path.into(),
         host: host.into(),
         scheme: scheme.into(),
-        header_map: None,
+        ..HttpRequest::default()
     };
     let address = SocketAddress { address: "198.51.100.7".into(), port_value: 40_000 };
-    let source =
-        Peer { address: Some(Address { socket_address: Some(address) }), certificate: String::new() };
-    let asking = Asking { http: Some(http) };
-    CheckRequest { attributes: Some(AttributeContext { source: Some(source), request: Some(asking) }) }
+    let source = Peer { address: Some(Address { socket_address: Some(address) }), ..Peer::default() };
+    let request = Some(Asking { http: Some(http) });
+    let attributes = AttributeContext { source: Some(source), request, ..AttributeContext::default() };
+    CheckRequest { attributes: Some(attributes) }
 }
 
 fn http(question: &mut CheckRequest) -> &mut HttpRequest {

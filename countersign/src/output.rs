@@ -33,6 +33,12 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Prints a message over the one before it, for a person who watches a terminal.
+pub fn note_over(text: impl std::fmt::Display) {
+    let mut err = std::io::stderr().lock();
+    let _ = write!(err, "\r\x1b[K{text}").and_then(|()| err.flush());
+}
+
 /// Prints a value as JSON, on one line where `compact`.
 pub fn json<T: Serialize>(value: &T, compact: bool) -> Result<(), CliError> {
     let text = if compact { serde_json::to_string(value) } else { serde_json::to_string_pretty(value) };

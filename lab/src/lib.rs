@@ -13,5 +13,6 @@
 
 pub mod attack;
 pub mod experiment;
+pub mod relay;
 pub mod thesis;
 pub mod weak;

@@ -78,6 +78,14 @@ pub fn redis_server() -> Option<PathBuf> {
     installed("/usr/bin/redis-server", "COUNTERSIGN_DEMAND_REDIS")
 }
 
+/// The load generator of the experiment, or `None` (and a line on stderr) where there is none.
+///
+/// With `COUNTERSIGN_DEMAND_WRK=1` absence is a failure.
+#[must_use]
+pub fn wrk() -> Option<PathBuf> {
+    installed("/usr/bin/wrk", "COUNTERSIGN_DEMAND_WRK")
+}
+
 fn installed(path: &str, variable: &str) -> Option<PathBuf> {
     let path = PathBuf::from(path);
     if path.exists() {

@@ -16,6 +16,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("libnginx-mod-http-modsecurity", &["/usr/lib/nginx/modules/ngx_http_modsecurity_module.so"]),
     ("modsecurity-crs", &["/usr/share/modsecurity-crs/owasp-crs.load"]),
     ("redis-server", &["/usr/bin/redis-server"]),
+    ("wrk", &["/usr/bin/wrk"]),
     ("procps", &["/usr/bin/kill", "/bin/kill"]),
     (
         "postgresql",

@@ -9,12 +9,14 @@ use crate::error::CliError;
 use crate::output::Format;
 
 mod attack;
+mod bench;
 pub mod ca;
 mod config;
 mod demo;
 mod explain;
 pub mod idp;
 mod inspect;
+mod lab_relay;
 mod ledger;
 mod overview;
 mod policy;
@@ -108,9 +110,14 @@ enum Command {
     Demo(demo::DemoCommand),
     /// Attack this deployment: what somebody with X can do, and which guard stops it; exit 1 where one does not
     Attack(attack::AttackArgs),
+    /// What each way to prove who is calling costs: the thesis's missing chapter, measured here
+    Bench(bench::BenchArgs),
     /// One of the flea market's services
     #[command(hide = true)]
     DemoService(serve::DemoServiceArgs),
+    /// A link of the chains that `bench` measures
+    #[command(hide = true)]
+    LabRelay(lab_relay::LabRelayArgs),
 }
 
 impl Cli {
@@ -125,7 +132,9 @@ impl Cli {
             Command::Up(args) => crate::up::up(&at.state_dir, args).await,
             Command::Down(args) => crate::up::down(&at.state_dir, args).await,
             Command::Serve(args) => serve::serve(args).await,
+            Command::Bench(args) => bench::bench(&at, args).await,
             Command::DemoService(args) => serve::demo_service(args).await,
+            Command::LabRelay(args) => lab_relay::lab_relay(args).await,
             Command::Status => overview::status(&at).await,
             Command::Check => overview::check(&at).await,
             Command::Edges => overview::edges(&at).await,

@@ -312,7 +312,7 @@ fn no_identity(socket: &Path, why: &dyn std::fmt::Display) -> CliError {
 }
 
 /// Logs, and the orders to stop: SIGTERM, Ctrl-C, or the supervisor's end of the pipe.
-fn start_process(until_stdin_closes: bool) -> CancellationToken {
+pub fn start_process(until_stdin_closes: bool) -> CancellationToken {
     telemetry::logs();
     let stop = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -325,15 +325,19 @@ fn start_process(until_stdin_closes: bool) -> CancellationToken {
         }
     }
     if until_stdin_closes {
-        let stop = stop.clone();
-        // A thread of its own: a read of stdin cannot be cancelled and must not hold the runtime back.
-        std::thread::spawn(move || {
-            let mut sink = [0_u8; 64];
-            while matches!(std::io::stdin().read(&mut sink), Ok(n) if n > 0) {}
-            stop.cancel();
-        });
+        stop_with_stdin(stop.clone());
     }
     stop
+}
+
+/// Orders to stop when standard input closes: whoever holds its other end is gone then, however it went.
+pub fn stop_with_stdin(stop: CancellationToken) {
+    // A thread of its own: a read of stdin cannot be cancelled and must not hold the runtime back.
+    std::thread::spawn(move || {
+        let mut sink = [0_u8; 64];
+        while matches!(std::io::stdin().read(&mut sink), Ok(n) if n > 0) {}
+        stop.cancel();
+    });
 }
 
 /// `/livez`, `/readyz` and `/metrics` of a demo service, on loopback.

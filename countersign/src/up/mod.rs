@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cli::serve::stop_with_stdin;
 use crate::cli::service::{self, Carries};
 use crate::config::Config;
 use crate::error::CliError;
@@ -67,6 +68,9 @@ pub struct UpArgs {
     /// The background half of --detach
     #[arg(long, hide = true)]
     in_background: bool,
+    /// End when standard input closes: for whoever starts a deployment for itself
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    until_stdin_closes: bool,
 }
 
 impl UpArgs {
@@ -132,7 +136,7 @@ async fn supervise(layout: &Layout, args: &UpArgs) -> Result<(), CliError> {
     let wanted = start::Wanted { modes: args.modes()?, sidecars: args.sidecar };
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let mut orders = StopOrders::listen();
+    let mut orders = StopOrders::listen(args.until_stdin_closes);
     let outcome = tokio::select! {
         outcome = start::start_all(layout, &config, &wanted, &tracker, &stop) => outcome,
         () = orders.next() => Err(CliError::failed("stopped while starting", "", "")),
@@ -247,19 +251,29 @@ async fn lock_or_other(state_dir: &Path) -> Result<Turn, CliError> {
     }
 }
 
-/// Ctrl-C, SIGTERM, or the terminal going away: heard from the moment this is made.
+/// Ctrl-C, SIGTERM, the terminal going away, or the other end of the pipe: heard from the moment this is made.
 #[derive(Debug)]
-struct StopOrders(Vec<tokio::signal::unix::Signal>);
+struct StopOrders {
+    signals: Vec<tokio::signal::unix::Signal>,
+    stdin: CancellationToken,
+}
 
 impl StopOrders {
-    fn listen() -> Self {
+    fn listen(until_stdin_closes: bool) -> Self {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Self(kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect())
+        let stdin = CancellationToken::new();
+        if until_stdin_closes {
+            stop_with_stdin(stdin.clone());
+        }
+        Self { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect(), stdin }
     }
 
     async fn next(&mut self) {
-        let waits = self.0.iter_mut().map(|stream| Box::pin(stream.recv()));
-        futures::future::select_all(waits).await;
+        let waits = self.signals.iter_mut().map(|stream| Box::pin(stream.recv()));
+        tokio::select! {
+            _ = futures::future::select_all(waits) => {}
+            () = self.stdin.cancelled() => {}
+        }
     }
 }
 

@@ -1,0 +1,131 @@
+//! The experiment, run for a moment: real deployment, real relays, real load. Figures are looked at by nobody here; that
+//! they are there, and that they are refused where they are not what they say, is.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::deployment::{BINARY, text};
+
+const KEPT: &str = "mtls, kept, 2 edges, 100 B";
+
+/// A person's directory, with a home of its own.
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("cs").tempdir().unwrap())
+    }
+
+    fn out(&self) -> PathBuf {
+        self.0.path().join("out")
+    }
+
+    fn bench(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(["bench", "--out"]).arg(self.out()).args(arguments).current_dir(self.0.path());
+        command.env("HOME", self.0.path().join("home")).env_remove("XDG_CONFIG_HOME").stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    fn data(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.out().join("experiment.json")).unwrap()).unwrap()
+    }
+}
+
+/// Two arms, two blocks, and everything that a reader would want to compute again.
+#[test]
+fn a_run_leaves_every_trial_as_json_and_csv_with_what_the_callees_counted() {
+    if countersign_testkit::wrk().is_none() {
+        return;
+    }
+    let lab = Lab::new();
+    let arms = ["--only", KEPT, "--only", "jwt RS256, fresh"];
+    let out =
+        lab.bench(&[&arms[..], &["--quick", "--blocks", "2", "--seconds", "0.3", "--seed", "7"]].concat());
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stdout).contains(KEPT), "{}", text(&out.stdout));
+
+    let data = lab.data();
+    assert_eq!((data["design"]["seed"].as_u64(), data["arms"].as_array().unwrap().len()), (Some(7), 2));
+    assert!(data["load"]["tool"].as_str().unwrap().contains("wrk"));
+    let trials = data["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 4);
+    for trial in trials {
+        assert!(trial["claims"].as_array().unwrap().iter().all(|claim| claim["holds"] == true), "{trial}");
+        let [edges, processes] = ["edges", "processes"].map(|list| trial[list].as_array().unwrap());
+        assert_eq!((edges.len(), processes.len()), (2, 3));
+        assert!(processes.iter().all(|process| process["cpu_us_per_request"].as_f64().unwrap() > 0.0));
+        assert!(processes.iter().all(|process| process["pss_kib"].as_u64().unwrap() > 0));
+        let requests = trial["requests"].as_u64().unwrap();
+        for edge in edges {
+            assert!(edge["bytes_received_per_request"].as_f64().unwrap() > 100.0, "more than the answer");
+            let is_jwt = trial["arm"].as_str().unwrap().starts_with("jwt");
+            let mode = if is_jwt { "jwt" } else { "mtls" };
+            assert!(edge["modes"][mode].as_u64().unwrap() >= requests, "{edge}");
+            let shaken = edge["handshakes"]["anonymous"]["X25519MLKEM768"].as_u64().unwrap_or_default();
+            assert_eq!(shaken >= requests, is_jwt, "a handshake for each request, or none: {edge}");
+        }
+    }
+    // Each block has each arm once.
+    let turns: BTreeSet<(u64, &str)> =
+        trials.iter().map(|t| (t["block"].as_u64().unwrap(), t["arm"].as_str().unwrap())).collect();
+    assert_eq!(turns.len(), 4);
+    let csv = std::fs::read_to_string(lab.out().join("trials.csv")).unwrap();
+    assert_eq!(csv.split_terminator("\r\n").count(), 5);
+    assert!(csv.starts_with("block,position,arm,mode,signing,"));
+    // Nothing is left of the deployment that ran it: neither processes nor its master key.
+    let keys = lab.0.path().join("home/.config/countersign");
+    assert!(std::fs::read_dir(keys).map_or(true, |mut left| left.next().is_none()));
+}
+
+/// Relays that let anybody in over plain HTTP, under the name of `mtls`: every figure would be a wrong one.
+#[test]
+fn a_run_whose_callees_did_not_verify_what_its_arm_says_fails_and_shows_what_they_did() {
+    if countersign_testkit::wrk().is_none() {
+        return;
+    }
+    let lab = Lab::new();
+    let one = ["--quick", "--only", KEPT, "--blocks", "1", "--seconds", "0.3"];
+    let out = lab.bench(&[&one[..], &["--mislead", "mtls=none"]].concat());
+    assert_eq!(out.status.code(), Some(1), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(text(&out.stderr).contains("claims do not hold"), "{}", text(&out.stderr));
+    let data = lab.data();
+    let claims = data["trials"][0]["claims"].as_array().unwrap();
+    let broken: Vec<&str> =
+        claims.iter().filter(|claim| claim["holds"] == false).map(|c| c["claim"].as_str().unwrap()).collect();
+    assert!(broken.contains(&"mode"), "{broken:?}");
+    assert!(data["trials"][0]["edges"][0]["modes"]["none"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_plan_that_cannot_be_run_is_refused_before_anything_is_started() {
+    let lab = Lab::new();
+    for (arguments, said) in [
+        (&["--quick", "--only", "kerberos"][..], "kerberos"),
+        (&["--quick", "--seconds", "0.1"], "too short"),
+        (&["--quick", "--blocks", "0"], "at least one block"),
+        (&["--plant", "2ms@kerberos"], "2ms@mtls"),
+    ] {
+        let out = lab.bench(arguments);
+        assert_eq!(out.status.code(), Some(2), "{arguments:?}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains(said), "{arguments:?}: {}", text(&out.stderr));
+        assert!(!lab.out().exists());
+    }
+}
+
+/// Without the load generator there is nothing to wait for: the command that installs it is told.
+#[test]
+fn a_machine_without_the_load_generator_is_told_how_to_get_it() {
+    let lab = Lab::new();
+    let empty = lab.0.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["bench", "--quick", "--out"]).arg(lab.out()).env("PATH", &empty).stdin(Stdio::null());
+    let out = command.output().unwrap();
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("apt-get install wrk"), "{}", text(&out.stderr));
+}

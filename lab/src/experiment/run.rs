@@ -1,0 +1,300 @@
+//! A run, from nothing to data.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use countersign_sdk::clock;
+use thiserror::Error;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    chains::{self, Chain, ChainError, Kind, Relay, path_of},
+    checks,
+    claims::{self, Counted},
+    data::{Absent, Arm, EdgeUse, Experiment, FORMAT, ProcessUse, Trial, exact},
+    deployment::{Deployment, DeploymentError},
+    design::Plan,
+    load::{Generator, LoadError},
+    machine::{this_build, this_machine},
+    meter::{self, Counters, MeterError},
+    statistics,
+};
+
+/// Why there is no data at all. That claims do not hold is none of these: such data is there to be looked at.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The load generator.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The deployment.
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
+    /// The chains.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// What was to be measured.
+    #[error(transparent)]
+    Meter(#[from] MeterError),
+    /// A directory for what only this run needs.
+    #[error("no directory can be made for the run: {0}")]
+    Directory(#[from] std::io::Error),
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// The deployment starts.
+    Starting,
+    /// Its chains start: so many processes.
+    Chains {
+        /// How many.
+        processes: usize,
+    },
+    /// A trial begins.
+    Trial {
+        /// Its number, counted from 1 over all blocks.
+        number: usize,
+        /// Of how many.
+        of: usize,
+        /// What is run.
+        arm: &'a str,
+    },
+    /// A claim did not hold; the run goes on, and fails.
+    Broken {
+        /// Where.
+        arm: &'a str,
+        /// What was counted.
+        counted: &'a str,
+    },
+}
+
+/// Runs `plan` with `program` as everything that has to be started, and tells how far it is.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(
+    plan: &Plan,
+    program: &Path,
+    mut progress: impl FnMut(Progress<'_>),
+) -> Result<Experiment, RunError> {
+    let (began, clock_at_start) = (Instant::now(), clock::now());
+    // Sockets lie below it, and their paths are short.
+    let directory = tempfile::Builder::new().prefix("cs-lab-").tempdir()?;
+    let generator = Generator::find(directory.path(), plan.connections).await?;
+    progress(Progress::Starting);
+    let deployment = Deployment::start(program, directory.path()).await?;
+    let processes = chains::processes(plan);
+    progress(Progress::Chains { processes });
+    let chains = chains::start(plan, &deployment, program, directory.path()).await?;
+    let bench = Bench { plan, deployment: &deployment, chains: &chains, generator: &generator };
+    bench.renew_users().await?;
+    for arm in &plan.arms {
+        bench.chain_of(arm)?.until_it_answers(arm, ANSWERS).await?;
+    }
+    let machine = this_machine();
+    let trials = bench.trials(&mut progress).await?;
+    drop(chains);
+    deployment.end().await;
+    let started =
+        OffsetDateTime::from_unix_timestamp(clock_at_start.secs()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let effects = statistics::effects(&plan.arms, &trials, &plan.design);
+    Ok(Experiment {
+        format: FORMAT,
+        profile: plan.profile,
+        started: started.format(&Rfc3339).unwrap_or_default(),
+        took_s: began.elapsed().as_secs_f64(),
+        design: plan.design.clone(),
+        machine,
+        build: this_build(),
+        load: generator.load,
+        checks: checks::of(plan.profile, &plan.arms, &effects),
+        arms: plan.arms.clone(),
+        absent: absent(),
+        trials,
+        effects,
+        code: Vec::new(),
+    })
+}
+
+/// What one would look for among the arms.
+fn absent() -> Vec<Absent> {
+    let absent = |what: &str, why: &str| Absent { what: what.to_owned(), why: why.to_owned() };
+    vec![
+        absent(
+            "signing keys of RSA and Ed25519 that the authority certified",
+            "certificates are for P-256 alone, so those two are registered at the authority instead; the callee then finds \
+             them in its snapshot, and remembers no chain",
+        ),
+        absent(
+            "sessions that are resumed",
+            "neither end of a connection between services resumes any: every handshake is a full one",
+        ),
+        absent("request bodies", "every request is a GET, and what is varied is the length of the answer"),
+    ]
+}
+
+/// Everything that trials need.
+struct Bench<'a> {
+    plan: &'a Plan,
+    deployment: &'a Deployment,
+    chains: &'a [Chain],
+    generator: &'a Generator,
+}
+
+impl Bench<'_> {
+    async fn trials(&self, progress: &mut impl FnMut(Progress<'_>)) -> Result<Vec<Trial>, RunError> {
+        let order = self.plan.order();
+        let of = order.iter().map(Vec::len).sum();
+        let (mut trials, mut users_renewed) = (Vec::<Trial>::new(), Instant::now());
+        for (block, arms) in (1..).zip(&order) {
+            for (position, arm) in (1..).zip(arms) {
+                if users_renewed.elapsed() > USERS_RENEWED_EVERY {
+                    self.renew_users().await?;
+                    users_renewed = Instant::now();
+                }
+                progress(Progress::Trial { number: trials.len() + 1, of, arm: &arm.name });
+                let trial = self.trial((block, position), arm).await?;
+                for claim in trial.claims.iter().filter(|claim| !claim.holds) {
+                    progress(Progress::Broken { arm: &arm.name, counted: &claim.counted });
+                }
+                trials.push(trial);
+            }
+        }
+        Ok(trials)
+    }
+
+    async fn trial(&self, (block, position): (u32, u32), arm: &Arm) -> Result<Trial, RunError> {
+        let chain = self.chain_of(arm)?;
+        let head = chain.head(arm)?;
+        let (path, design) = (path_of(&arm.factors), &self.plan.design);
+        if design.warm_up_ms > 0 {
+            self.generator.run(head, &path, Duration::from_millis(design.warm_up_ms)).await?;
+        }
+        let before = Reading::before(chain, arm).await?;
+        let counts = self.generator.run(head, &path, Duration::from_millis(design.trial_ms)).await?;
+        let after = Reading::after(chain, arm).await?;
+        let edges = after.edges_since(&before, chain);
+        let counted = Counted {
+            requests: counts.requests,
+            errors: counts.errors,
+            in_progress_max: u64::from(self.plan.connections),
+            edges: &edges,
+        };
+        let mut claims = claims::judge(&arm.factors, &counted);
+        for claim in claims.iter_mut().filter(|claim| !claim.holds && counts.errors.sum() > 0) {
+            claim.counted = format!("{}; {}", claim.counted, chain.trouble().await);
+        }
+        let served = edges.first().map_or(0, EdgeUse::requests).max(1);
+        Ok(Trial {
+            block,
+            position,
+            arm: arm.name.clone(),
+            seconds: counts.seconds,
+            requests: counts.requests,
+            errors: counts.errors,
+            latency_us: counts.latency,
+            processes: after.processes_since(&before, chain, served)?,
+            edges,
+            claims,
+        })
+    }
+
+    async fn renew_users(&self) -> Result<(), RunError> {
+        for chain in self.chains {
+            chain.renew_user(self.deployment).await?;
+        }
+        Ok(())
+    }
+
+    fn chain_of(&self, arm: &Arm) -> Result<&Chain, RunError> {
+        let kind = Kind::of(arm, self.plan.mislead);
+        let chain = self.chains.iter().find(|chain| chain.kind == kind);
+        let said = || ChainError::NoAnswer { arm: arm.name.clone(), said: "it has no chain".to_owned() };
+        chain.ok_or_else(|| said().into())
+    }
+}
+
+/// What the processes of an arm have spent and counted so far, the head first.
+struct Reading(Vec<(u64, Counters)>);
+
+impl Reading {
+    /// Counters first: to render them is work of the processes, and not the trial's.
+    async fn before(chain: &Chain, arm: &Arm) -> Result<Self, MeterError> {
+        let counters = settled(chain, arm).await?;
+        Ok(Self(spent(chain, arm)?.into_iter().zip(counters).collect()))
+    }
+
+    /// Counters last, likewise.
+    async fn after(chain: &Chain, arm: &Arm) -> Result<Self, MeterError> {
+        tokio::time::sleep(SETTLES).await;
+        let spent = spent(chain, arm)?;
+        Ok(Self(spent.into_iter().zip(settled(chain, arm).await?).collect()))
+    }
+
+    fn edges_since(&self, before: &Self, chain: &Chain) -> Vec<EdgeUse> {
+        let callees = self.0.iter().zip(&before.0).zip(&chain.relays).skip(1);
+        let edges = callees.zip(&chain.relays).map(|((((_, now), (_, then)), callee), caller)| {
+            now.since(then).edge(caller.service.as_str(), callee.service.as_str())
+        });
+        edges.collect()
+    }
+
+    fn processes_since(
+        &self,
+        before: &Self,
+        chain: &Chain,
+        requests: u64,
+    ) -> Result<Vec<ProcessUse>, MeterError> {
+        let processes = self.0.iter().zip(&before.0).zip(&chain.relays);
+        let spent = processes.map(|(((now, _), (then, _)), relay)| {
+            let cpu_us = exact(now.saturating_sub(*then)) / 1000.0;
+            Ok(ProcessUse {
+                service: relay.service.to_string(),
+                cpu_us_per_request: cpu_us / exact(requests),
+                pss_kib: meter::pss_kib(relay.pid)?,
+            })
+        });
+        spent.collect()
+    }
+}
+
+/// The processes that an arm runs through: of a chain that is longer, the first ones.
+fn used<'a>(chain: &'a Chain, arm: &Arm) -> impl Iterator<Item = &'a Relay> {
+    chain.relays.iter().take(usize::from(arm.factors.edges) + 1)
+}
+
+/// The counters once nothing is added to them any more: what was in progress when the load stopped ends by itself.
+async fn settled(chain: &Chain, arm: &Arm) -> Result<Vec<Counters>, MeterError> {
+    let deadline = Instant::now() + SETTLED;
+    let mut last = counters(chain, arm).await?;
+    loop {
+        tokio::time::sleep(SETTLES).await;
+        let next = counters(chain, arm).await?;
+        if next == last || Instant::now() > deadline {
+            return Ok(next);
+        }
+        last = next;
+    }
+}
+
+async fn counters(chain: &Chain, arm: &Arm) -> Result<Vec<Counters>, MeterError> {
+    let mut read = Vec::new();
+    for relay in used(chain, arm) {
+        read.push(Counters::of(relay.admin).await?);
+    }
+    Ok(read)
+}
+
+fn spent(chain: &Chain, arm: &Arm) -> Result<Vec<u64>, MeterError> {
+    used(chain, arm).map(|relay| meter::cpu_ns(relay.pid)).collect()
+}
+
+/// Longer than a callee knows nothing about proofs from before its start, and than a rule takes to reach it.
+const ANSWERS: Duration = Duration::from_secs(40);
+/// Internal tokens live for five minutes.
+const USERS_RENEWED_EVERY: Duration = Duration::from_secs(120);
+/// For requests that were in progress when the load stopped, and how long they are given at most.
+const SETTLES: Duration = Duration::from_millis(20);
+const SETTLED: Duration = Duration::from_secs(3);

@@ -21,8 +21,8 @@ use countersign_ledger::{
     PseudonymKey, Stage, Verdict,
 };
 use countersign_sdk::{
-    inbound::TraceId,
     spool::{CallRow, EdgeFacts, EdgeIndex, Spool, SpoolLimits},
+    trace::TraceId,
 };
 use countersign_testkit::measure::process_cpu;
 use http::StatusCode;

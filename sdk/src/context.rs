@@ -14,8 +14,9 @@ use http::HeaderName;
 use thiserror::Error;
 
 use crate::{
-    inbound::{Caller, TraceId},
+    inbound::Caller,
     outbound::{InternalToken, Reach},
+    trace::TraceContext,
 };
 
 /// Carries a sealed context from a sidecar to its service, and back with the service's own calls.
@@ -35,7 +36,7 @@ pub struct ContextKey {
 #[derive(Clone, Debug)]
 pub struct Context {
     token: Option<InternalToken>,
-    trace: TraceId,
+    trace: TraceContext,
 }
 
 /// Why a text is no context.
@@ -79,8 +80,10 @@ impl ContextKey {
         };
         let mut plain = Vec::with_capacity(HEAD_BYTES + token.len());
         plain.extend_from_slice(&expires.to_be_bytes());
-        plain.extend_from_slice(&caller.trace().to_bytes());
-        plain.push(reach);
+        let hop = caller.trace().hop();
+        plain.extend_from_slice(&hop.trace().to_bytes());
+        plain.extend_from_slice(&hop.span().to_bytes());
+        plain.extend_from_slice(&[u8::from(hop.is_sampled()), reach]);
         plain.extend_from_slice(token.as_bytes());
         let sealed = Sealed::seal(&self.key, self.place(), &plain, rng)?;
         Ok(URL_SAFE_NO_PAD.encode(sealed.as_bytes()))
@@ -114,15 +117,16 @@ impl Context {
 
     /// Joins the hops of one call.
     #[must_use]
-    pub const fn trace(&self) -> TraceId {
-        self.trace
+    pub const fn trace(&self) -> &TraceContext {
+        &self.trace
     }
 }
 
 fn read(plain: &[u8], now: UnixTime) -> Result<Context, ContextError> {
     let (expires, rest) = plain.split_first_chunk::<8>().ok_or(ContextError::NotOurs)?;
     let (trace, rest) = rest.split_first_chunk::<16>().ok_or(ContextError::NotOurs)?;
-    let (reach, token) = rest.split_first().ok_or(ContextError::NotOurs)?;
+    let (span, rest) = rest.split_first_chunk::<8>().ok_or(ContextError::NotOurs)?;
+    let ([is_sampled, reach], token) = rest.split_first_chunk::<2>().ok_or(ContextError::NotOurs)?;
     if now.secs() >= i64::from_be_bytes(*expires) {
         return Err(ContextError::Expired);
     }
@@ -133,7 +137,8 @@ fn read(plain: &[u8], now: UnixTime) -> Result<Context, ContextError> {
         THIS_HOP => Some(InternalToken::verified_for_this_hop(token)),
         _ => return Err(ContextError::NotOurs),
     };
-    Ok(Context { token, trace: TraceId::from_bytes(*trace) })
+    let trace = TraceContext::of_parts(*trace, *span, *is_sampled != 0).ok_or(ContextError::NotOurs)?;
+    Ok(Context { token, trace })
 }
 
 const fn mark(reach: Reach) -> u8 {
@@ -151,8 +156,8 @@ impl fmt::Debug for ContextKey {
 
 /// Longest context that is read: a token of 8 KiB, sealed and in base64url.
 const CONTEXT_BYTES_MAX: usize = 12 * 1024;
-/// Expiry, trace, reach.
-const HEAD_BYTES: usize = 8 + 16 + 1;
+/// Expiry, trace, span, is it sampled, reach.
+const HEAD_BYTES: usize = 8 + 16 + 8 + 1 + 1;
 const NOBODY: u8 = 0;
 const TRUST_DOMAIN: u8 = 1;
 const THIS_HOP: u8 = 2;
@@ -172,7 +177,8 @@ mod tests {
     }
 
     fn sealed(key: &ContextKey, reach: u8, token: &str, expires: UnixTime) -> String {
-        let head = [&expires.secs().to_be_bytes()[..], &7_u128.to_be_bytes(), &[reach]].concat();
+        let hop = [&7_u128.to_be_bytes()[..], &9_u64.to_be_bytes(), &[1]].concat();
+        let head = [&expires.secs().to_be_bytes()[..], &hop, &[reach]].concat();
         let plain = [head, token.as_bytes().to_vec()].concat();
         let sealed = Sealed::seal(&key.key, key.place(), &plain, &SystemRandom::new()).unwrap();
         URL_SAFE_NO_PAD.encode(sealed.as_bytes())
@@ -185,7 +191,9 @@ mod tests {
             let context = key.open(sealed(&key, reach, "a.b.c", later).as_bytes(), NOW).unwrap();
             let token = context.token().unwrap();
             assert_eq!((token.expose(), token.reach()), ("a.b.c", expected));
-            assert_eq!(context.trace().to_bytes(), 7_u128.to_be_bytes());
+            let hop = context.trace().hop();
+            assert_eq!(hop.trace().to_bytes(), 7_u128.to_be_bytes());
+            assert_eq!((hop.span().to_bytes(), hop.is_sampled()), (9_u64.to_be_bytes(), true));
         }
         let nobody = key.open(sealed(&key, NOBODY, "", later).as_bytes(), NOW).unwrap();
         assert!(nobody.token().is_none());

@@ -59,6 +59,9 @@
 //!
 //! *Whatever was decided is recorded.* [`spool`] has a refusal on disk before its answer leaves.
 //!
+//! *A call can be followed.* [`trace`] goes on with the trace that a request belongs to, and tells an observer, if
+//! there is one, of every request that has ended.
+//!
 //! *Time and randomness enter here.* [`clock::now`] is the only reading of a clock; below this crate both are
 //! arguments.
 //!
@@ -85,6 +88,7 @@ pub mod signing_chains;
 pub mod snapshot;
 pub mod spool;
 pub mod tls;
+pub mod trace;
 pub mod workload;
 
 pub use inbound::{Caller, EndUser};

@@ -23,9 +23,10 @@ use countersign_sdk::{
     accept::{Connection, Origin},
     authenticate::{Authenticated, Evidence, authenticate, bearer_token},
     clock,
-    inbound::{Challenge, DecisionDraft, Denial, TraceId, new_decision_id},
+    inbound::{Challenge, DecisionDraft, Denial, new_decision_id},
     live::TokenKeys,
     tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport},
+    trace::Hop,
 };
 use countersign_wire::codes::Code;
 use http::Method;
@@ -88,7 +89,7 @@ async fn guard(
         return error.into_response();
     }
     let action = format!("{} {}", request.method(), matched.as_str());
-    let mut draft = DecisionDraft::begin(TARGET, TraceId::of_request(request.headers()));
+    let mut draft = DecisionDraft::begin(TARGET, Hop::of_request(request.headers()));
     draft.came_over(&connection);
     draft.asks_for(request.method(), matched.as_str());
     let form = ErrorForm::of(matched.as_str());
@@ -294,7 +295,7 @@ impl HandshakeObserver for Handshakes {
     fn handshake(&self, report: &HandshakeReport) {
         let HandshakeOutcome::Refused(refusal) = &report.outcome else { return };
         let denial = Denial::from(refusal);
-        let mut draft = DecisionDraft::begin(TARGET, TraceId::random());
+        let mut draft = DecisionDraft::begin(TARGET, Hop::first());
         draft.checked(report.checks.clone());
         draft.denied(&denial);
         let mut record = draft.record().clone();

@@ -11,7 +11,8 @@ use countersign_ledger::Event;
 use countersign_sdk::{
     accept::Connection,
     clock,
-    inbound::{DecisionDraft, Denial, TraceId},
+    inbound::{DecisionDraft, Denial},
+    trace::Hop,
 };
 use countersign_store::{
     nodes::{JoinError, Joined, Joining},
@@ -127,7 +128,7 @@ impl NodeApi {
     /// A refusal: recorded with its facts, answered with its code.
     fn refuse(&self, call: &Call, code: Code, why: &str, proven: bool) -> Status {
         let denial = Denial::new(code, why);
-        let mut draft = DecisionDraft::begin(TARGET, TraceId::random());
+        let mut draft = DecisionDraft::begin(TARGET, Hop::first());
         draft.came_over(&call.connection);
         draft.asks_for(&http::Method::POST, call.rpc);
         if let Some(peer) = &call.connection.peer {

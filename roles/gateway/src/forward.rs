@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use countersign_request::{Authority, CanonicalRequest, TXN_TOKEN, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::RequestBody;
-use countersign_sdk::inbound::TraceId;
 use countersign_sdk::outbound::{CallError, InternalToken, Outgoing};
+use countersign_sdk::trace::TraceContext;
 use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
@@ -78,7 +78,7 @@ pub(crate) fn forwarded(request: &CanonicalRequest, arrival: &Arrival) -> Header
 /// What the gateway adds of its own to a request for an upstream; to services, the SDK's client adds it.
 pub(crate) struct Added {
     pub(crate) token: Option<InternalToken>,
-    pub(crate) trace_id: TraceId,
+    pub(crate) trace: TraceContext,
     pub(crate) forwarded: HeaderMap,
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn for_upstream(
     *outbound.uri_mut() = uri.path_and_query(path).build().map_err(unfit)?;
     let headers = outbound.headers_mut();
     headers.extend(added.forwarded);
-    added.trace_id.set(headers);
+    added.trace.set(headers);
     if let Some(token) = added.token.as_ref().filter(|_| cluster.takes_user_token()) {
         let token = token.txn_token().ok_or(Refusal::Upstream(CallError::BadRequest))?;
         headers.insert(TXN_TOKEN, token);

@@ -37,6 +37,7 @@ mod issuer;
 mod listener;
 mod login;
 mod meters;
+mod observed;
 mod pipeline;
 mod proof;
 mod record;

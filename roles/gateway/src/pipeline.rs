@@ -32,9 +32,10 @@ use countersign_sdk::authenticate::{
     AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
 };
 use countersign_sdk::clock;
-use countersign_sdk::inbound::{DecisionDraft, TraceId};
+use countersign_sdk::inbound::DecisionDraft;
 use countersign_sdk::live::{Freshness, Live};
 use countersign_sdk::outbound::InternalToken;
+use countersign_sdk::trace::{Hop, TraceContext};
 use countersign_sdk::workload::Workload;
 use countersign_token::ForeignTokenError;
 use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
@@ -50,6 +51,7 @@ use crate::headers::Rules;
 use crate::issuer::{Issuers, Refetched};
 use crate::listener::Arrival;
 use crate::login::LoginDesk;
+use crate::observed::observed;
 use crate::proof::{DPOP_NONCE, Proofs};
 use crate::record::{Check, Notes, Recorder, Trace, Underway};
 use crate::refusal::Refusal;
@@ -88,9 +90,9 @@ impl Pipeline {
         request: Request<RequestBody>,
         arrival: &Arrival,
     ) -> Response<EdgeBody> {
-        let trace_id = TraceId::of_request(request.headers());
+        let context = TraceContext::of_request(request.headers());
         let proves_a_key = request.headers().contains_key(DPOP);
-        let mut draft = DecisionDraft::begin(GATEWAY, trace_id);
+        let mut draft = DecisionDraft::begin(GATEWAY, context.hop());
         draft.asks_for(request.method(), "");
         if let Some(connection) = &arrival.connection {
             draft.came_over(connection);
@@ -100,7 +102,7 @@ impl Pipeline {
         let trace = &mut underway.trace;
         trace.told = self.guard.told(request.headers());
         let limit = self.limits.request_timeout();
-        let outcome = match tokio::time::timeout(limit, self.run(request, arrival, trace_id, trace)).await {
+        let outcome = match tokio::time::timeout(limit, self.run(request, arrival, context, trace)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
         };
@@ -108,8 +110,8 @@ impl Pipeline {
         let told = std::mem::take(&mut trace.told);
         let mut answer = match outcome {
             Ok(answer) => {
-                self.recorder.allowed(trace, answer.status());
-                answer
+                let exchange = self.recorder.allowed(trace, answer.status());
+                observed(answer, exchange)
             }
             Err(refusal) => self.refused(trace, &refusal, arrival).await,
         };
@@ -123,7 +125,7 @@ impl Pipeline {
 
     /// Answers what never became a request.
     pub(crate) async fn refuse(&self, refusal: &Refusal, arrival: &Arrival) -> Response<EdgeBody> {
-        let mut draft = DecisionDraft::begin(GATEWAY, TraceId::random());
+        let mut draft = DecisionDraft::begin(GATEWAY, Hop::first());
         if let Some(connection) = &arrival.connection {
             draft.came_over(connection);
         }
@@ -139,8 +141,7 @@ impl Pipeline {
     ) -> Response<EdgeBody> {
         let denial = refusal.denial();
         let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
-        self.recorder.refused(trace, refusal, &denial, answer.status()).await;
-        answer
+        observed(answer, self.recorder.refused(trace, refusal, &denial, answer.status()).await)
     }
 
     /// The stages, in their order.
@@ -148,7 +149,7 @@ impl Pipeline {
         &self,
         request: Request<RequestBody>,
         arrival: &Arrival,
-        trace_id: TraceId,
+        context: TraceContext,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
         let (head, mut body) = request.into_parts();
@@ -162,7 +163,7 @@ impl Pipeline {
         let Judged { permit, route, target, session, changes } =
             self.judge_patiently(&request, Some(&mut body), arrival, trace).await?;
         let token = session.map(|session| self.countersign(&permit, &session)).transpose()?;
-        let outgoing = Outgoing { request: &request, target, body, changes, token, trace_id };
+        let outgoing = Outgoing { request: &request, target, body, changes, token, context };
         self.forward(permit, route, outgoing, arrival, trace).await
     }
 
@@ -405,7 +406,7 @@ impl Pipeline {
         arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        let Outgoing { request, target, body, changes, token, trace_id } = outgoing;
+        let Outgoing { request, target, body, changes, token, context } = outgoing;
         let with_user = token.is_some();
         let rules = [&self.rules, &route.headers];
         let (fault, limits) = (BodyFault::default(), self.request_body_limits());
@@ -421,7 +422,7 @@ impl Pipeline {
         match target {
             Target::Service(service) => {
                 let mut client =
-                    self.workload.client(service.as_str()).in_trace(trace_id).with_forwarded(forwarded);
+                    self.workload.client(service.as_str()).in_trace(context).with_forwarded(forwarded);
                 if let Some(token) = token {
                     client = client.with_token(token);
                 }
@@ -430,7 +431,7 @@ impl Pipeline {
                 self.answer(answer, &from, self.response_body_limits(), trace)
             }
             Target::Upstream(cluster) => {
-                let added = forward::Added { token, trace_id, forwarded };
+                let added = forward::Added { token, trace: context, forwarded };
                 let outbound = forward::for_upstream(outbound, request, cluster, added)?;
                 let answer = cluster.send(permit, outbound).await;
                 let answer = answer.map_err(|error| blame(Refusal::Cluster(error)))?;
@@ -546,7 +547,7 @@ struct Outgoing<'a> {
     body: RequestBody,
     changes: Changes,
     token: Option<InternalToken>,
-    trace_id: TraceId,
+    context: TraceContext,
 }
 
 /// Whose answer it is.

@@ -1,4 +1,4 @@
-//! What remains of a request: one ledger event, one access line, one count for each metric. No token, path or query.
+//! What remains of a request: one ledger event, one count for each metric. No token, path or query.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,10 +8,11 @@ use std::time::Duration;
 use countersign_identity::{Caller, DecisionId};
 use countersign_ledger::{CheckRecord, CheckResult, Event, Verdict};
 use countersign_policy::Permit;
-use countersign_sdk::inbound::{DecisionDraft, Denial, TraceId};
+use countersign_sdk::inbound::{DecisionDraft, Denial};
 use countersign_sdk::live::Live;
 use countersign_sdk::spool::Spool;
 use countersign_sdk::tls::ConnectionId;
+use countersign_sdk::trace::{Exchange, Hop};
 use http::{Method, StatusCode};
 
 use crate::engine::quick::Latencies;
@@ -147,13 +148,18 @@ impl Trace {
     pub(crate) fn repeated(
         &self,
         decision: DecisionId,
-        trace: TraceId,
+        hop: Hop,
         connection: ConnectionId,
         peer: Option<SocketAddr>,
     ) -> Self {
-        let draft = self.draft.repeated(decision, trace, connection, peer);
+        let draft = self.draft.repeated(decision, hop, connection, peer);
         let address = peer.map_or(self.address, |peer| peer.ip());
         Trace { draft, address, ..self.clone() }
+    }
+
+    /// What an observer is told of it, if there is one who wants to know.
+    pub(crate) fn exchange(&self) -> Option<Exchange> {
+        self.draft.exchange(&self.callee)
     }
 
     /// Notes that the next check held. They run in one order, so it is the next one.
@@ -224,11 +230,13 @@ impl Recorder {
         Recorder { spool }
     }
 
-    /// An answer of the service behind. Follows with the next batch.
-    pub(crate) fn allowed(&self, mut trace: Trace, status: StatusCode) {
+    /// An answer of the service behind. Follows with the next batch. Who observes is told when the answer has ended.
+    pub(crate) fn allowed(&self, mut trace: Trace, status: StatusCode) -> Option<Exchange> {
         trace.draft.answered(status);
         self.measure(&trace);
+        let exchange = trace.exchange();
         trace.draft.record_allowed(&self.spool);
+        exchange
     }
 
     /// The same, where the head of the answer took so long.
@@ -242,14 +250,20 @@ impl Recorder {
     /// What was permitted and is no longer waited for: what was done until then is done.
     fn unanswered(&self, mut trace: Trace) {
         trace.draft.unanswered();
-        self.measure(&trace);
-        trace.draft.record_allowed(&self.spool);
+        self.over(trace);
     }
 
     /// The same, where it was waited for so long.
     pub(crate) fn unanswered_after(&self, mut trace: Trace, latency: Duration) {
         trace.draft.unanswered_after(latency);
+        self.over(trace);
+    }
+
+    fn over(&self, trace: Trace) {
         self.measure(&trace);
+        if let Some(exchange) = trace.exchange() {
+            exchange.ended(None);
+        }
         trace.draft.record_allowed(&self.spool);
     }
 
@@ -277,27 +291,30 @@ impl Recorder {
         refusal: &Refusal,
         denial: &Denial,
         status: StatusCode,
-    ) {
+    ) -> Option<Exchange> {
         trace.fail(&denial.reason);
         let policy = denial.policy.clone().or_else(|| trace.draft.record().policy.clone());
         trace.draft.denied(&Denial { policy, ..denial.clone() });
         trace.draft.answered(status);
         self.measure(&trace);
         self.spool.edges().count(trace.draft.edge());
+        let exchange = trace.exchange();
         if refusal.is_before_authentication() {
             let decision = trace.draft.record().clone();
-            return self.spool.record_refused_stranger(Some(trace.address), decision, denial.code);
+            self.spool.record_refused_stranger(Some(trace.address), decision, denial.code);
+            return exchange;
         }
         if let Err(error) = self.spool.record_durably(trace.draft.into_event()).await {
             tracing::error!(%error, "a refusal could not be recorded");
         }
+        exchange
     }
 
     pub(crate) fn event(&self, event: Event) {
         self.spool.record_soon(event);
     }
 
-    /// Metrics and the access line.
+    /// Metrics.
     fn measure(&self, trace: &Trace) {
         let record = trace.draft.record();
         let edge = trace.draft.edge();
@@ -312,23 +329,6 @@ impl Recorder {
         metrics::counter!("countersign_decisions_total", "mode" => record.mode.clone(), "effect" => decision,
             "policy" => edge.policy.to_owned())
         .increment(1);
-        tracing::info!(
-            target: "countersign::access",
-            decision = %record.id,
-            connection = record.connection.as_deref().unwrap_or_default(),
-            peer = %trace.address,
-            method = record.method,
-            route = record.route,
-            to = trace.callee,
-            user = record.user.as_deref().unwrap_or_default(),
-            policy = edge.policy,
-            verdict = decision,
-            code = record.code.as_deref().unwrap_or_default(),
-            reason = record.reason.as_deref().filter(|_| record.verdict == Verdict::Deny).unwrap_or_default(),
-            status = record.status,
-            latency_us = record.latency_us,
-            "request"
-        );
     }
 }
 

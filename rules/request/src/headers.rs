@@ -87,7 +87,7 @@ pub const IDENTITY_HEADER_PREFIXES: [&str; 9] = [
 ];
 
 /// Headers that lose their meaning when they come twice.
-pub(crate) const SINGLE_VALUED: [&str; 24] = [
+pub(crate) const SINGLE_VALUED: [&str; 23] = [
     "authorization",
     "content-encoding",
     "content-length",
@@ -106,7 +106,6 @@ pub(crate) const SINGLE_VALUED: [&str; 24] = [
     "max-forwards",
     "proxy-authorization",
     "range",
-    "traceparent",
     "txn-token",
     "user-agent",
     "user-token",

@@ -5,8 +5,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 use countersign_identity::{self as identity, DecisionId};
 use countersign_policy::Permit;
 
-use super::TraceId;
-use crate::outbound::InternalToken;
+use crate::{outbound::InternalToken, trace::TraceContext};
 
 /// Who is calling, and why they were let in. Derefs to the caller itself; cheap to clone.
 ///
@@ -19,7 +18,7 @@ struct Context {
     permit: Permit,
     decision: DecisionId,
     token: Option<InternalToken>,
-    trace: TraceId,
+    trace: TraceContext,
 }
 
 impl Caller {
@@ -28,7 +27,7 @@ impl Caller {
         permit: Permit,
         decision: DecisionId,
         token: Option<InternalToken>,
-        trace: TraceId,
+        trace: TraceContext,
     ) -> Self {
         Self(Arc::new(Context { caller, permit, decision, token, trace }))
     }
@@ -47,8 +46,8 @@ impl Caller {
 
     /// Joins the hops of one call.
     #[must_use]
-    pub fn trace(&self) -> TraceId {
-        self.0.trace
+    pub fn trace(&self) -> &TraceContext {
+        &self.0.trace
     }
 
     /// The internal token that was verified with this request: what may be passed on.

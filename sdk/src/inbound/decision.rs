@@ -13,11 +13,12 @@ use countersign_ledger::{
 };
 use countersign_policy::Permit;
 
-use super::{Denial, TraceId, refusal::new_decision_id};
+use super::{Denial, refusal::new_decision_id};
 use crate::{
     accept::Connection,
     clock,
     spool::{CallRow, EdgeCall, EdgeFacts, Spool},
+    trace::{self, Exchange, Hop},
 };
 
 /// What is known about a decision so far. Every door of the system makes its records with it.
@@ -27,7 +28,7 @@ pub struct DecisionDraft {
     record: Decision,
     user_proof: &'static str,
     /// As in `record`, where they are text.
-    trace: TraceId,
+    hop: Hop,
     user: Option<Pseudonym>,
     /// Without a key for pseudonyms a user has none, and is no stranger.
     has_user: bool,
@@ -37,7 +38,7 @@ pub struct DecisionDraft {
 impl DecisionDraft {
     /// Begins when a request's head has arrived.
     #[must_use]
-    pub fn begin(target: &str, trace: TraceId) -> Self {
+    pub fn begin(target: &str, hop: Hop) -> Self {
         let record = Decision {
             id: new_decision_id(),
             verdict: Verdict::Deny,
@@ -57,10 +58,10 @@ impl DecisionDraft {
             latency_us: 0,
             connection: None,
             peer: None,
-            trace: Some(trace.to_string()),
+            trace: Some(hop.trace().to_string()),
         };
         let started = Instant::now();
-        Self { started, record, user_proof: "none", trace, user: None, has_user: false, connection: None }
+        Self { started, record, user_proof: "none", hop, user: None, has_user: false, connection: None }
     }
 
     /// The id that the caller is told with a refusal.
@@ -154,13 +155,13 @@ impl DecisionDraft {
     pub fn repeated(
         &self,
         id: DecisionId,
-        trace: TraceId,
+        hop: Hop,
         connection: ConnectionId,
         peer: Option<SocketAddr>,
     ) -> Self {
         let mut record = self.record.clone();
         record.id = id;
-        record.trace = Some(trace.to_string());
+        record.trace = Some(hop.trace().to_string());
         record.connection = Some(connection.to_string());
         record.peer = peer.map(|address| address.to_string());
         let (user_proof, user, has_user) = (self.user_proof, self.user, self.has_user);
@@ -168,7 +169,7 @@ impl DecisionDraft {
             started: Instant::now(),
             record,
             user_proof,
-            trace,
+            hop,
             user,
             has_user,
             connection: Some((connection, peer)),
@@ -184,6 +185,33 @@ impl DecisionDraft {
     pub fn unanswered_after(&mut self, latency: Duration) {
         self.record.reason = Some("the call ended before it was answered".to_owned());
         self.record.latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// What an observer is told of it, if there is one who wants to know; `to` is where it was handed on.
+    #[must_use]
+    pub fn exchange(&self, to: &str) -> Option<Exchange> {
+        let record = &self.record;
+        if !trace::wants(record.status, self.hop.is_sampled()) {
+            return None;
+        }
+        let took = Duration::from_micros(record.latency_us);
+        Some(Exchange {
+            began: clock::now().saturating_sub(took),
+            took,
+            hop: self.hop,
+            decision: record.id,
+            service: record.target.clone(),
+            to: to.to_owned(),
+            method: record.method.clone(),
+            route: record.route.clone(),
+            status: record.status,
+            caller: record.source.clone(),
+            user: record.user.clone(),
+            mode: record.mode.clone(),
+            code: record.code.clone(),
+            peer: record.peer.clone(),
+            bytes: None,
+        })
     }
 
     /// Counts it for the edge that it went over.
@@ -210,7 +238,7 @@ impl DecisionDraft {
             return self.record_alone(spool);
         };
         let facts = self.take_facts();
-        let Self { trace, user, connection, .. } = self;
+        let Self { hop, user, connection, .. } = self;
         let (id, at) = (self.record.id, clock::now());
         let packed = spool.record_call(&facts, |edge| CallRow {
             edge,
@@ -218,7 +246,7 @@ impl DecisionDraft {
             at,
             latency_us,
             status,
-            trace,
+            trace: hop.trace(),
             user,
             connection,
         });

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use countersign_identity::Mode;
 use countersign_ledger::CheckResult;
 
-use super::{DecisionDraft, Denial, TraceId};
+use super::{DecisionDraft, Denial};
 use crate::{
     spool::Spool,
     tls::{HandshakeObserver, HandshakeOutcome, HandshakeReport},
+    trace::Hop,
 };
 
 /// Counts a handshake by what it proved of the client, and by how its keys were agreed on.
@@ -44,7 +45,7 @@ impl HandshakeObserver for HandshakeRecorder {
         count(report);
         let HandshakeOutcome::Refused(refusal) = &report.outcome else { return };
         let denial = Denial::from(refusal);
-        let mut draft = DecisionDraft::begin(&self.target, TraceId::random());
+        let mut draft = DecisionDraft::begin(&self.target, Hop::first());
         draft.checked(report.checks.clone());
         draft.denied(&denial);
         let mut record = draft.record().clone();

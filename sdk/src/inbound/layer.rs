@@ -23,7 +23,7 @@ use tower_service::Service;
 use tracing::Instrument;
 
 use super::{
-    Caller, Challenge, DecisionDraft, Denial, Door, TraceId, bound_body,
+    Caller, Challenge, DecisionDraft, Denial, Door, bound_body,
     signed_answer::{self, Wanted},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     authenticate::{Claimed, Rules},
     clock,
     live::{Freshness, Live},
+    trace::TraceContext,
 };
 
 /// The body of an answer: the service's own, or a refusal.
@@ -76,8 +77,9 @@ where
         let next = self.service.clone();
         let mut service = std::mem::replace(&mut self.service, next);
         Box::pin(async move {
-            let trace = TraceId::of_request(request.headers());
-            let mut draft = DecisionDraft::begin(&door.target, trace);
+            let trace = TraceContext::of_request(request.headers());
+            let hop = trace.hop();
+            let mut draft = DecisionDraft::begin(&door.target, hop);
             let mut wanted = None;
             let (mut request, entry) = match door.enter(request, &mut draft, trace, &mut wanted).await {
                 Ok(entered) => entered,
@@ -89,10 +91,10 @@ where
             let span = tracing::info_span!(
                 "countersign.request",
                 decision = %draft.id(),
-                trace = %trace,
+                trace = %hop.trace(),
                 route = draft.record().route
             );
-            let mut call = PermittedCall { door: &door, draft: Some(draft) };
+            let mut call = PermittedCall { door: &door, draft: Some(draft), bytes: None };
             match entry {
                 Entry::Permitted(caller) => drop(request.extensions_mut().insert(*caller)),
                 Entry::Skipped => drop(call.draft.take()),
@@ -100,11 +102,12 @@ where
             let answering = service.call(request).instrument(span);
             let Ok(answer) = tokio::time::timeout(door.limits.answer, answering).await else {
                 let late = Denial::new(Code::UpstreamTimeout, "the handler took too long");
-                let draft = call.draft.take().unwrap_or_else(|| DecisionDraft::begin(&door.target, trace));
+                let draft = call.draft.take().unwrap_or_else(|| DecisionDraft::begin(&door.target, hop));
                 let refusal = door.refuse(draft, &late).await.map(Either::Right);
                 return Ok(door.signed(refusal, wanted.as_ref()).await);
             };
             let mut answer = answer?;
+            call.bytes = answer.body().size_hint().exact();
             if let Some(word) = answer.extensions_mut().remove::<Afterword>() {
                 call.heard(word, answer.status()).await;
             }
@@ -129,6 +132,8 @@ pub struct Afterword {
 struct PermittedCall<'a> {
     door: &'a Door,
     draft: Option<DecisionDraft>,
+    /// Of the answer, where its length is known before it is sent.
+    bytes: Option<u64>,
 }
 
 impl PermittedCall<'_> {
@@ -137,7 +142,7 @@ impl PermittedCall<'_> {
         let Some(mut draft) = self.draft.take() else { return };
         draft.check(word.check);
         match word.denial {
-            Some(denial) => self.door.record_refusal(draft, &denial, status).await,
+            Some(denial) => self.door.record_refusal(draft, &denial, status, self.bytes).await,
             None => self.draft = Some(draft),
         }
     }
@@ -156,6 +161,9 @@ impl Drop for PermittedCall<'_> {
             draft.unanswered();
         }
         measure(&draft);
+        if let Some(exchange) = draft.exchange("") {
+            exchange.ended(self.bytes);
+        }
         draft.record_allowed(&self.door.spool);
     }
 }
@@ -180,7 +188,7 @@ impl Door {
         &self,
         mut request: Request<B>,
         draft: &mut DecisionDraft,
-        trace: TraceId,
+        trace: TraceContext,
         wanted: &mut Option<Wanted>,
     ) -> Result<(Request<B>, Entry), Denial>
     where
@@ -296,16 +304,26 @@ impl Door {
     /// Records a refusal durably, then answers. A disk that says no does not let anybody in.
     async fn refuse(&self, draft: DecisionDraft, denial: &Denial) -> Response<Full<Bytes>> {
         let response = denial.response(draft.id());
-        self.record_refusal(draft, denial, response.status()).await;
+        let bytes = response.body().size_hint().exact();
+        self.record_refusal(draft, denial, response.status(), bytes).await;
         response
     }
 
-    async fn record_refusal(&self, mut draft: DecisionDraft, denial: &Denial, status: StatusCode) {
+    async fn record_refusal(
+        &self,
+        mut draft: DecisionDraft,
+        denial: &Denial,
+        status: StatusCode,
+        bytes: Option<u64>,
+    ) {
         draft.denied(denial);
         draft.answered(status);
         tracing::info!(decision = %draft.id(), code = %denial.code, route = draft.record().route, "request refused");
         measure(&draft);
         self.spool.edges().count(draft.edge());
+        if let Some(exchange) = draft.exchange("") {
+            exchange.ended(bytes);
+        }
         if let Err(error) = self.spool.record_durably(draft.into_event()).await {
             tracing::error!(%error, "a refusal could not be recorded");
         }

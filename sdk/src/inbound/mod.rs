@@ -14,7 +14,6 @@ mod quick;
 mod refusal;
 mod signed_answer;
 mod token_codes;
-mod trace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +30,6 @@ pub use handshakes::HandshakeRecorder;
 pub use layer::{Afterword, Guarded, GuardedBody};
 pub use quick::{DoorRecorder, Entered, QuickDoor, Recalled};
 pub use refusal::{Challenge, Denial, new_decision_id};
-pub use trace::TraceId;
 
 use crate::{
     authenticate::Authenticator,

@@ -20,7 +20,7 @@ use http::{
 };
 
 use super::{
-    Caller, DecisionDraft, Door, Guarded, TraceId, UNMATCHED,
+    Caller, DecisionDraft, Door, Guarded, UNMATCHED,
     layer::{measure, measure_many},
 };
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     authenticate::Rules,
     clock,
     live::{Freshness, Live},
+    trace::Hop,
 };
 
 /// The door of a service, for one thread.
@@ -81,7 +82,7 @@ impl QuickDoor {
         body_bytes: u64,
         connection: &Connection,
         recalled: &Recalled,
-        call: (DecisionId, TraceId),
+        call: (DecisionId, Hop),
     ) -> Option<Entered> {
         let door = &*self.door;
         let is_plain = door.skipped.is_empty()
@@ -105,7 +106,7 @@ impl QuickDoor {
             path: head.path(),
         };
         let permit = self.decisions.borrow_mut().decide(live.policy().ok()?, &ask).ok()?;
-        let caller = Caller::new((*standing).clone(), permit, call.0, None, call.1);
+        let caller = Caller::new((*standing).clone(), permit, call.0, None, call.1.into());
         Some(Entered { caller, standing, route })
     }
 
@@ -119,7 +120,7 @@ impl QuickDoor {
     ) -> Option<DecisionDraft> {
         let recalled = recalled.0.borrow();
         let proven = recalled.as_ref()?;
-        let mut draft = DecisionDraft::begin(&self.door.target, entered.caller.trace());
+        let mut draft = DecisionDraft::begin(&self.door.target, entered.caller.trace().hop());
         draft.came_over(connection);
         draft.asks_for(head.method(), &entered.route);
         draft.checked(proven.checks.clone());

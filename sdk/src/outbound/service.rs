@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     error::Error as StdError,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -28,10 +29,7 @@ use super::{
     pool::Call,
     proof::Proof,
 };
-use crate::{
-    inbound::{Caller, TraceId},
-    sealed,
-};
+use crate::{inbound::Caller, sealed, trace::TraceContext};
 
 /// A client of one service. Cheap to clone; all clones share one connection.
 #[derive(Clone, Debug)]
@@ -39,7 +37,7 @@ pub struct ServiceClient {
     pool: Pool,
     service: String,
     token: Option<InternalToken>,
-    trace: Option<TraceId>,
+    trace: Option<Arc<TraceContext>>,
     forwarded: HeaderMap,
     claims: BTreeMap<String, String>,
     anew: bool,
@@ -62,7 +60,7 @@ impl ServiceClient {
     #[must_use]
     pub fn on_behalf_of(mut self, caller: &Caller) -> Self {
         self.token = caller.token().cloned();
-        self.trace = Some(caller.trace());
+        self.trace = Some(Arc::new(caller.trace().clone()));
         self
     }
 
@@ -70,7 +68,7 @@ impl ServiceClient {
     #[must_use]
     pub fn in_context(mut self, context: &crate::context::Context) -> Self {
         self.token = context.token().cloned();
-        self.trace = Some(context.trace());
+        self.trace = Some(Arc::new(context.trace().clone()));
         self
     }
 
@@ -83,8 +81,8 @@ impl ServiceClient {
 
     /// Goes on with a trace that this process knows.
     #[must_use]
-    pub fn in_trace(mut self, trace: TraceId) -> Self {
-        self.trace = Some(trace);
+    pub fn in_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(Arc::new(trace));
         self
     }
 
@@ -181,7 +179,7 @@ impl ServiceClient {
         for (name, value) in &self.forwarded {
             headers.insert(name, value.clone());
         }
-        if let Some(trace) = self.trace {
+        if let Some(trace) = &self.trace {
             trace.set(headers);
         }
     }

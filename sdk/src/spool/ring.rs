@@ -20,7 +20,7 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::{EdgeCall, Edges, Shared, edges::Counts, lock, writer};
-use crate::inbound::TraceId;
+use crate::trace::TraceId;
 
 /// What calls over one edge have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

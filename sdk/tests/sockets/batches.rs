@@ -9,8 +9,8 @@ use countersign_ledger::{
 };
 use countersign_sdk::{
     clock,
-    inbound::TraceId,
     spool::{CallRow, EdgeFacts, EdgeIndex, RING_EDGES_MAX, RingError, Spool, SpoolLimits},
+    trace::TraceId,
 };
 use http::StatusCode;
 

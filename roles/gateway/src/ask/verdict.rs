@@ -4,8 +4,9 @@ use countersign_request::{CanonicalRequest, DPOP};
 use countersign_sdk::accept::Connection;
 use countersign_sdk::authenticate::authenticate_forwarded;
 use countersign_sdk::clock;
-use countersign_sdk::inbound::{DecisionDraft, TraceId};
+use countersign_sdk::inbound::DecisionDraft;
 use countersign_sdk::outbound::InternalToken;
+use countersign_sdk::trace::Hop;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::edits::{Edits, Known};
@@ -50,11 +51,11 @@ impl Pipeline {
             (Ok(_), None) => Err(Refusal::NoAsker),
             (Err(error), _) => Err(Refusal::Question(error)),
         };
-        let trace_id = match &question {
-            Ok(question) => TraceId::of_request(&question.head.headers),
-            Err(_) => TraceId::random(),
+        let hop = match &question {
+            Ok(question) => Hop::of_request(&question.head.headers),
+            Err(_) => Hop::first(),
         };
-        let mut draft = DecisionDraft::begin(GATEWAY, trace_id);
+        let mut draft = DecisionDraft::begin(GATEWAY, hop);
         draft.came_over(connection);
         let mut trace = Trace::new(draft, arrival.address());
         let proves_a_key = question.as_ref().is_ok_and(|question| question.head.headers.contains_key(DPOP));
@@ -69,7 +70,9 @@ impl Pipeline {
         };
         match outcome {
             Ok(edits) => {
-                self.recorder.allowed(trace, StatusCode::OK);
+                if let Some(exchange) = self.recorder.allowed(trace, StatusCode::OK) {
+                    exchange.ended(None);
+                }
                 Verdict::Go(edits)
             }
             Err(refusal) => {

@@ -15,8 +15,9 @@ use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, ContextKey};
 use countersign_sdk::inbound::{
-    Afterword, Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, TraceId, new_decision_id,
+    Afterword, Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, new_decision_id,
 };
+use countersign_sdk::trace::Hop;
 use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
@@ -94,7 +95,7 @@ pub(super) fn refuse_unread(
     connection: &Connection,
 ) -> Answering {
     let denial = Refusal::from(error).denial();
-    let mut draft = DecisionDraft::begin(workload.target(), TraceId::random());
+    let mut draft = DecisionDraft::begin(workload.target(), Hop::first());
     draft.came_over(connection);
     draft.denied(&denial);
     draft.answered(denial.status());

@@ -8,8 +8,9 @@ use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_hea
 use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, Context, ContextError, ContextKey};
-use countersign_sdk::inbound::{DecisionDraft, Denial, TraceId};
+use countersign_sdk::inbound::{DecisionDraft, Denial};
 use countersign_sdk::outbound::{Answer, CallError, Outgoing};
+use countersign_sdk::trace::{Hop, TraceContext};
 use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
 use http::{HeaderMap, Request, Response, Uri, Version, header};
@@ -59,7 +60,7 @@ impl Answers for FromApp {
 impl Inner {
     /// What is known of a call before anything was looked at: whose it is.
     fn draft(&self, request: &Request<RequestBody>) -> DecisionDraft {
-        let mut draft = DecisionDraft::begin(UNKNOWN, TraceId::of_request(request.headers()));
+        let mut draft = DecisionDraft::begin(UNKNOWN, Hop::of_request(request.headers()));
         draft.proven(Some(self.workload.id()), Mode::None);
         // Which template of the callee it is, the callee knows.
         draft.asks_for(request.method(), "");
@@ -94,9 +95,18 @@ impl Inner {
         draft.leads_to(callee.as_str());
         let context = self.context(request.headers()).map_err(|error| of_context(&error))?;
         let client = self.workload.client(callee.as_str());
+        let said = TraceContext::relayed(request.headers());
         let client = match &context {
-            Some(context) => client.in_context(context),
-            None => client.in_trace(TraceId::of_request(request.headers())),
+            Some(context) => {
+                let client = client.in_context(context);
+                // A service that makes spans of its own says which one the call belongs to; of another trace it cannot be.
+                if said.hop().trace() == context.trace().hop().trace() {
+                    client.in_trace(said)
+                } else {
+                    client
+                }
+            }
+            None => client.in_trace(said),
         };
         let fault = BodyFault::default();
         let outbound = self.outbound(&request, body, &fault)?;

@@ -10,7 +10,8 @@ use countersign_keys::{SystemRandom, sha256};
 use countersign_request::{Field, Head as _};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, ContextKey};
-use countersign_sdk::inbound::{Entered, QuickDoor, Recalled, TraceId};
+use countersign_sdk::inbound::{Entered, QuickDoor, Recalled};
+use countersign_sdk::trace::{Hop, TRACEPARENT, TRACESTATE};
 use http::HeaderName;
 
 use super::app::App;
@@ -36,18 +37,15 @@ impl InboundQuick {
     }
 
     /// The head as the service sees it: as the full carrier writes it.
-    fn write_head(
-        &self,
-        head: &RequestHead<'_>,
-        entered: &Entered,
-        entropy: &Entropy,
-        out: &mut Vec<u8>,
-    ) -> Option<()> {
+    fn write_head(&self, head: &RequestHead<'_>, entered: &Entered, out: &mut Vec<u8>) -> Option<()> {
         let caller = &entered.caller;
+        let hop = caller.trace().hop();
         out.clear();
         let mut writer = encode::request_head(out, &head.canonical).ok()?;
         for field in head.canonical.onward() {
-            if !field.name.eq_ignore_ascii_case(TRACEPARENT.as_str()) {
+            let is_ours = field.name.eq_ignore_ascii_case(TRACEPARENT.as_str())
+                || !hop.keeps_state() && field.name.eq_ignore_ascii_case(TRACESTATE.as_str());
+            if !is_ours {
                 writer.copied(field);
             }
         }
@@ -56,8 +54,7 @@ impl InboundQuick {
         if let Some(workload) = caller.workload() {
             writer.copied(&Field { name: CALLER.as_str(), value: workload.id.as_str().as_bytes() });
         }
-        let span = entropy.draw().map(u64::from_be_bytes)?;
-        writer.copied(&Field { name: TRACEPARENT.as_str(), value: &caller.trace().header(span) });
+        writer.copied(&Field { name: TRACEPARENT.as_str(), value: &hop.header() });
         let sealed = self.contexts.seal(caller, clock::now(), &SystemRandom::new()).ok()?;
         writer.copied(&Field { name: CONTEXT.as_str(), value: sealed.as_bytes() });
         writer.finish(head.body);
@@ -86,9 +83,8 @@ impl Quick for InboundQuick {
         }
         let connection = arrival.connection.as_ref()?;
         let decision = DecisionId::from_random(entropy.draw()?);
-        let trace = TraceId::of_value(head.canonical.header(&TRACEPARENT))
-            .or_else(|| entropy.draw().map(TraceId::from_random))?;
-        let entered = self.door.enter(&head.canonical, bytes, connection, recalled, (decision, trace))?;
+        let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
+        let entered = self.door.enter(&head.canonical, bytes, connection, recalled, (decision, hop))?;
         let workload = entered.caller.workload()?;
         let caller = *sha256(workload.id.as_str().as_bytes()).first_chunk()?;
         let key = StandingKey {
@@ -105,8 +101,8 @@ impl Quick for InboundQuick {
                 keeps: Some(Arc::clone(&entered.standing) as Arc<dyn std::any::Any + Send + Sync>),
             })
         })?;
-        self.write_head(head, &entered, entropy, out)?;
-        let call = Call { decision, trace, connection: connection.id, peer: connection.address(), began };
+        self.write_head(head, &entered, out)?;
+        let call = Call { decision, hop, connection: connection.id, peer: connection.address(), began };
         Some(Errand {
             way: Way::App { app: Arc::clone(&self.app), caller },
             unrecorded: Unrecorded::new(standing, call),
@@ -116,5 +112,4 @@ impl Quick for InboundQuick {
     }
 }
 
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static UPGRADE: HeaderName = http::header::UPGRADE;

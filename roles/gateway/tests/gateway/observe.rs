@@ -1,12 +1,12 @@
-//! What can be seen of a request afterwards: one access line, metrics, an edge, and never a token.
+//! What can be seen of a request afterwards: one exchange for whoever observes, metrics, an edge, and never a token.
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use crate::rig::client::{bearer, get, request};
 use crate::rig::echo::{self, Seen};
+use crate::rig::observer::listen;
 use crate::rig::{Rig, eventually};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
 const ROUTES: &str = "[[route]]\npath = \"/relics/{id}\"\nto = \"relics\"\n";
@@ -38,7 +38,8 @@ impl MakeWriter<'_> for Log {
 // Log and metrics belong to the process, so everything is seen in one test; what other tests do beside it goes to other
 // services.
 #[tokio::test]
-async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhere() {
+async fn each_request_leaves_one_exchange_one_count_and_one_edge_and_no_token_anywhere() {
+    let heard = listen();
     let log = Log::default();
     let lines = log.clone();
     tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(lines).init();
@@ -76,24 +77,16 @@ async fn each_request_leaves_one_line_one_count_and_one_edge_and_no_token_anywhe
         let line = text.lines().find(|line| line.contains(secret) && line.contains("countersign"));
         assert_eq!(line, None, "{secret} is in the log");
     }
-    let access: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|line| line["target"] == "countersign::access" && line["fields"]["route"] == ROUTE)
-        .collect();
-    let told: Vec<_> = access
-        .iter()
-        .map(|line| {
-            let fields = &line["fields"];
-            (
-                fields["status"].as_u64().unwrap(),
-                fields["route"].as_str().unwrap(),
-                fields["to"].as_str().unwrap(),
-            )
-        })
-        .collect();
-    assert_eq!(told, [(200, ROUTE, "relics"), (403, ROUTE, "relics"), (401, ROUTE, "relics")]);
-    assert!(access.iter().all(|line| line["fields"]["decision"].as_str().unwrap().starts_with("d_")));
+    let ended = heard.of(3, |exchange| exchange.route == ROUTE && exchange.to == "relics").await;
+    let told: Vec<_> = ended.iter().map(|exchange| (exchange.status, exchange.method.as_str())).collect();
+    assert_eq!(told, [(200, "GET"), (403, "POST"), (401, "GET")]);
+    assert!(ended.iter().all(|exchange| exchange.bytes > Some(0) && exchange.service == "gateway"));
+    assert_eq!(ended.iter().map(|exchange| exchange.code.is_some()).collect::<Vec<_>>(), [false, true, true]);
+    assert!(ended[0].user.as_deref().is_some_and(|user| user.starts_with("p_")), "{:?}", ended[0]);
+    let said = format!("{ended:?}");
+    for secret in ["eyJ", &internal, "lamp-xyz", "48.37,14.51", "alice"] {
+        assert!(!said.contains(secret), "{secret} is in {said}");
+    }
 
     // Some are read only when somebody asks.
     assert_eq!(get(edge.admin.unwrap(), "/metrics", &[]).await.status, 200);

@@ -34,11 +34,12 @@ use countersign_policy::{Explainer, Quota};
 use countersign_sdk::{
     accept::Connection,
     clock,
-    inbound::{DecisionDraft, TraceId},
+    inbound::DecisionDraft,
     live::{CompileError, Live},
     replay::ReplayGuard,
     signing_chains::SigningChains,
     tls::TrustState,
+    trace::Hop,
 };
 use countersign_token::DpopNonces;
 use countersign_wire::{SecretText, codes::Code, snapshot::Snapshot};
@@ -206,7 +207,7 @@ impl Door<'_> {
         request: Request,
         judge: impl FnOnce(&Asked<'_>, &Form, &mut DecisionDraft) -> Result<Act, OAuthError>,
     ) -> Response {
-        let mut draft = DecisionDraft::begin(STS, TraceId::of_request(request.headers()));
+        let mut draft = DecisionDraft::begin(STS, Hop::of_request(request.headers()));
         draft.came_over(self.connection);
         draft.asks_for(&Method::POST, route);
         draft.comes_from(self.caller, None);

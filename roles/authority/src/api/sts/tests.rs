@@ -99,7 +99,7 @@ impl Rig {
             version: Version::HTTP_11,
             now: self.now,
         };
-        let mut draft = DecisionDraft::begin(STS, TraceId::random());
+        let mut draft = DecisionDraft::begin(STS, Hop::first());
         exchange::exchange(&asked, form, &mut draft).map_err(|error| error.denial.code)
     }
 

@@ -79,9 +79,14 @@ impl Client {
                 Try::Answered(status, head) => {
                     let Errand { permit, way, unrecorded, limits } = quickly.errand;
                     way.report(Outcome::Answered(status.as_u16()));
-                    unrecorded.answered(&self.worker.journal, status, clock::now());
+                    let exchange = unrecorded.answered(&self.worker.journal, status, clock::now());
                     self.input.advance(quickly.bytes);
-                    return self.copy_body(line, (permit, way), limits, head).await.map(Carried::Answered);
+                    let mut sent = 0;
+                    let copied = self.copy_body(line, (permit, way), limits, head, &mut sent).await;
+                    if let Some(exchange) = exchange {
+                        exchange.ended(Some(sent));
+                    }
+                    return copied.map(Carried::Answered);
                 }
                 // Where one connection was closed while it waited, the others were too: once more, over a new one.
                 Try::Stale { unsent } if unsent || is_repeatable => {
@@ -239,6 +244,7 @@ impl Client {
         (permit, way): (Permitted, Way),
         limits: AnswerLimits,
         head: Head,
+        sent: &mut u64,
     ) -> Result<bool, End> {
         let mut decoder = BodyDecoder::of_response(head.body, limits.http1);
         let mut left = limits.bytes_max;
@@ -248,6 +254,7 @@ impl Client {
             match step.event {
                 BodyEvent::Data(data) => {
                     left = left.checked_sub(data.len() as u64).ok_or(End::Broken)?;
+                    *sent += data.len() as u64;
                     match head.length {
                         BodyLength::Chunked => encode::chunk(self.out.bytes(), data),
                         _ => self.out.bytes().extend_from_slice(data),

@@ -11,7 +11,8 @@ use countersign_identity::DecisionId;
 use countersign_policy::DecisionCache;
 use countersign_request::{DPOP, Field, Head as _};
 use countersign_sdk::clock;
-use countersign_sdk::inbound::{DecisionDraft, Recalled, TraceId};
+use countersign_sdk::inbound::{DecisionDraft, Recalled};
+use countersign_sdk::trace::{Hop, TRACEPARENT, TRACESTATE};
 use http::{HeaderName, header};
 
 use super::journal::{Call, Journal, Made, Said, StandingKey, Unrecorded, number_of};
@@ -95,15 +96,15 @@ impl EdgeQuick {
         &self,
         head: &RequestHead<'_>,
         arrival: &Arrival,
-        trace: TraceId,
-        entropy: &Entropy,
+        hop: &Hop,
         out: &mut Vec<u8>,
     ) -> Option<()> {
         out.clear();
         let mut writer = encode::request_head(out, &head.canonical).ok()?;
         for field in head.canonical.onward() {
-            // The credential was for us, and the trace goes on in a span of ours.
+            // The credential was for us, and the trace goes on as we say.
             let is_ours = match field.name.len() {
+                10 if !hop.keeps_state() => field.name.eq_ignore_ascii_case(TRACESTATE.as_str()),
                 11 => field.name.eq_ignore_ascii_case(TRACEPARENT.as_str()),
                 13 => field.name.eq_ignore_ascii_case(header::AUTHORIZATION.as_str()),
                 _ => false,
@@ -123,8 +124,7 @@ impl EdgeQuick {
             forwarded.of = Some((address, authority.to_string()));
         }
         writer.prepared(&forwarded.lines);
-        let span = entropy.draw().map(u64::from_be_bytes)?;
-        writer.copied(&Field { name: TRACEPARENT.as_str(), value: &trace.header(span) });
+        writer.copied(&Field { name: TRACEPARENT.as_str(), value: &hop.header() });
         writer.finish(head.body);
         Some(())
     }
@@ -159,8 +159,7 @@ impl Quick for EdgeQuick {
             .judge(&head.canonical, arrival, &mut Unheard, |rules, ask| decisions.decide(rules, ask))
             .ok()?;
         let decision = DecisionId::from_random(entropy.draw()?);
-        let trace = TraceId::of_value(head.canonical.header(&TRACEPARENT))
-            .or_else(|| entropy.draw().map(TraceId::from_random))?;
+        let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
         let key = StandingKey {
             route: std::ptr::from_ref(judged.route).addr(),
             target: std::ptr::from_ref(judged.target).addr(),
@@ -170,7 +169,7 @@ impl Quick for EdgeQuick {
         let standing =
             journal.standing(key, judged.route.template.as_str(), judged.permit.policies(), || {
                 // Said once more, this time to somebody who listens.
-                let mut said = Trace::new(DecisionDraft::begin(GATEWAY, trace), arrival.address());
+                let mut said = Trace::new(DecisionDraft::begin(GATEWAY, hop), arrival.address());
                 said.pass(Check::Request, "");
                 said.pass(Check::Quota, "");
                 pipeline
@@ -185,10 +184,10 @@ impl Quick for EdgeQuick {
                         .map(|session| session as Arc<dyn std::any::Any + Send + Sync>),
                 })
             })?;
-        self.write_head(head, arrival, trace, entropy, out)?;
+        self.write_head(head, arrival, &hop, out)?;
         let lease = cluster.pick().ok()?;
         let connection = arrival.connection.as_ref()?;
-        let call = Call { decision, trace, connection: connection.id, peer: connection.address(), began };
+        let call = Call { decision, hop, connection: connection.id, peer: connection.address(), began };
         let limits = AnswerLimits {
             head_within: cluster.timeouts().answer().min(pipeline.limits.request_timeout()),
             http1: cluster.answer_head().http1(),
@@ -201,7 +200,6 @@ impl Quick for EdgeQuick {
     }
 }
 
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static PROOF: HeaderName = DPOP;
 static UPGRADE: HeaderName = header::UPGRADE;
 const DECISIONS_MAX: NonZeroUsize = match NonZeroUsize::new(16_384) {

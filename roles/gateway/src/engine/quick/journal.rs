@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_identity::{DecisionId, UnixTime};
-use countersign_sdk::inbound::{DecisionDraft, Denial, DoorRecorder, TraceId};
+use countersign_sdk::inbound::{DecisionDraft, Denial, DoorRecorder};
 use countersign_sdk::spool::{CallRing, CallRow, EdgeFacts, EdgeIndex, RingError};
 use countersign_sdk::tls::ConnectionId;
+use countersign_sdk::trace::{self, Exchange, Hop};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 
@@ -29,7 +30,7 @@ use crate::upstream::UpstreamError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     pub(crate) decision: DecisionId,
-    pub(crate) trace: TraceId,
+    pub(crate) hop: Hop,
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Option<SocketAddr>,
     /// When its head was there.
@@ -100,7 +101,7 @@ impl Said {
         match self {
             Said::Edge(trace, pipeline) => pipeline.recorder.allowed_after(call.of(trace), status, latency),
             Said::Door(draft, recorder) => {
-                let mut draft = draft.repeated(call.decision, call.trace, call.connection, call.peer);
+                let mut draft = draft.repeated(call.decision, call.hop, call.connection, call.peer);
                 draft.answered_after(status, latency);
                 recorder.record(draft);
             }
@@ -113,8 +114,11 @@ impl Said {
         match self {
             Said::Edge(trace, pipeline) => pipeline.recorder.unanswered_after(call.of(trace), took),
             Said::Door(draft, recorder) => {
-                let mut draft = draft.repeated(call.decision, call.trace, call.connection, call.peer);
+                let mut draft = draft.repeated(call.decision, call.hop, call.connection, call.peer);
                 draft.unanswered_after(took);
+                if let Some(exchange) = draft.exchange("") {
+                    exchange.ended(None);
+                }
                 recorder.record(draft);
             }
         }
@@ -129,13 +133,30 @@ impl Said {
             }
             Said::Door(..) => {
                 let denial = Denial::new(error.code(), error.to_string());
-                self.record(call, denial.status(), call.began.elapsed());
+                let took = call.began.elapsed();
+                self.record(call, denial.status(), took);
+                if let Some(exchange) = self.exchange(call, denial.status(), took) {
+                    exchange.ended(None);
+                }
                 tracing::warn!(decision = %call.decision, code = %denial.code, why = denial.reason, "the service behind was not reached");
                 let answer = denial.response(call.decision);
                 let answer = answer.map(|body| body.map_err(|never| match never {}).boxed_unsync());
                 Box::pin(std::future::ready(answer))
             }
         }
+    }
+
+    /// What an observer is told of a call, if there is one who wants to know.
+    fn exchange(&self, call: &Call, status: StatusCode, latency: Duration) -> Option<Exchange> {
+        if !trace::wants(status.as_u16(), call.hop.is_sampled()) {
+            return None;
+        }
+        let mut draft = self.draft().repeated(call.decision, call.hop, call.connection, call.peer);
+        draft.answered_after(status, latency);
+        draft.exchange(match self {
+            Said::Edge(trace, _) => &trace.callee,
+            Said::Door(..) => "",
+        })
     }
 
     /// Tells the metrics what was counted.
@@ -150,7 +171,7 @@ impl Said {
 impl Call {
     /// All that is known of this call, which an edge judged.
     pub(crate) fn of(&self, trace: &Trace) -> Trace {
-        trace.repeated(self.decision, self.trace, self.connection, self.peer)
+        trace.repeated(self.decision, self.hop, self.connection, self.peer)
     }
 }
 
@@ -159,10 +180,17 @@ impl Unrecorded {
         Self { standing, call, is_open: true }
     }
 
-    /// The head of its answer is there.
-    pub(crate) fn answered(mut self, journal: &Journal, status: StatusCode, at: UnixTime) {
+    /// The head of its answer is there. Who observes is told when the answer has ended.
+    pub(crate) fn answered(
+        mut self,
+        journal: &Journal,
+        status: StatusCode,
+        at: UnixTime,
+    ) -> Option<Exchange> {
         self.is_open = false;
-        journal.record(&self.standing, &self.call, status, self.call.began.elapsed(), at);
+        let took = self.call.began.elapsed();
+        journal.record(&self.standing, &self.call, status, took, at);
+        self.standing.said.exchange(&self.call, status, took)
     }
 
     /// Nobody answers it but we.
@@ -241,19 +269,18 @@ impl Journal {
     /// Records an answered call.
     fn record(&self, standing: &Standing, call: &Call, status: StatusCode, latency: Duration, at: UnixTime) {
         let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-        // Somebody wants each call with all of its words; the ring has no room; or the edge is too long for it.
-        let in_words = tracing::enabled!(target: "countersign::access", tracing::Level::INFO);
         let row = |edge| CallRow {
             edge,
             id: call.decision,
             at,
             latency_us,
             status,
-            trace: call.trace,
+            trace: call.hop.trace(),
             user: standing.said.draft().user(),
             connection: Some((call.connection, call.peer)),
         };
-        if in_words || self.push(standing, row).is_none() {
+        // The ring has no room, or the edge is too long for it.
+        if self.push(standing, row).is_none() {
             return standing.said.record(call, status, latency);
         }
         standing.tally.borrow_mut().add(status.as_u16(), latency_us);

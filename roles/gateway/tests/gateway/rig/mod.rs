@@ -10,6 +10,7 @@ pub mod client;
 pub mod dns;
 pub mod echo;
 pub mod frames;
+pub mod observer;
 pub mod tape;
 
 use std::future::IntoFuture as _;

@@ -8,6 +8,7 @@ mod documented;
 mod health;
 mod retries;
 mod routing;
+mod traces;
 
 use crate::rig::backend::Backend;
 use crate::rig::client::{Answer, get};

@@ -79,12 +79,15 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     }
     let stop = start_process(args.common.until_stdin_closes);
     let metrics = telemetry::metrics()?;
-    match args.role {
+    let observing = telemetry::requests(&config)?;
+    let served = match args.role {
         Role::Authority => authority(config, metrics, stop).await,
         Role::Agent => agent(config, metrics, stop).await,
         Role::Gateway => gateway(config, args.common.config, metrics, stop).await,
         Role::Sidecar => sidecar(config, args.common.config, metrics, stop).await,
-    }
+    };
+    observing.close().await;
+    served
 }
 
 async fn authority(
@@ -272,6 +275,7 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
     }
     let socket = config.table(&config.agent, "agent")?.socket;
     let metrics = telemetry::metrics()?;
+    let observing = telemetry::requests(&config)?;
     become_service(&socket, &args.name).await?;
     let workload = Workload::connect_to(&socket).await.map_err(|e| no_identity(&socket, &e))?;
     let admin = tokio::spawn(admin_listener(settings.admin, workload.clone(), metrics, stop.clone()));
@@ -279,6 +283,7 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
     let served = countersign_flea_market::run(&args.name, run, workload, stop.clone()).await;
     stop.cancel();
     let _ = admin.await;
+    observing.close().await;
     served.map_err(|e| CliError::failed(&e, sources(&e), ""))
 }
 

@@ -22,7 +22,7 @@ const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// Most files in `conf.d`.
 const FILES_MAX: usize = 256;
 /// Variables that say something else than a setting.
-const OTHER_VARIABLES: [&str; 2] = ["COUNTERSIGN_STATE_DIR", "COUNTERSIGN_VECTORS"];
+const OTHER_VARIABLES: [&str; 3] = ["COUNTERSIGN_LOG", "COUNTERSIGN_STATE_DIR", "COUNTERSIGN_VECTORS"];
 const PREFIX: &str = "COUNTERSIGN_";
 
 /// All of a configuration, merged, with the origin of each value.

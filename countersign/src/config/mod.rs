@@ -9,20 +9,23 @@ use std::path::{Path, PathBuf};
 use countersign_identity::{ServiceName, SpiffeId, TrustDomain};
 use countersign_sdk::tls::Groups;
 use countersign_sdk::workload::{FileIdentity, FileService};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::error::CliError;
+use crate::telemetry::{Access, OtlpTable};
 
 mod layers;
 
 pub use layers::Layers;
 
 /// A deployment's configuration. A role whose table is missing does not run from this file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The trust domain that this deployment serves. With `[identity]` it may be left out: the certificate names it.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub trust_domain: Option<TrustDomain>,
     /// Absolute directory of all state; mode 0700.
     #[serde(default = "default_state_dir")]
@@ -30,6 +33,12 @@ pub struct Config {
     /// Who a gateway or sidecar is, where certificates come from elsewhere and no agent runs.
     #[serde(default)]
     pub identity: Option<IdentityTable>,
+    /// What is written of each request.
+    #[serde(default)]
+    pub log: Option<LogTable>,
+    /// Spans for a collector; without it none are made.
+    #[serde(default)]
+    pub otlp: Option<OtlpTable>,
     /// Handshakes between services.
     #[serde(default)]
     pub tls: Option<TlsTable>,
@@ -57,7 +66,7 @@ pub struct Config {
 }
 
 /// `[identity]`: plain PEM files, which are watched.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityTable {
     /// The chain, leaf first; the leaf names one SPIFFE ID.
@@ -71,34 +80,47 @@ pub struct IdentityTable {
     pub crl: Option<PathBuf>,
     /// The name under which policies speak of us; by default the last segment of the SPIFFE ID.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub name: Option<ServiceName>,
     /// Whom we call by name.
     #[serde(default, rename = "service")]
     pub services: Vec<IdentityService>,
 }
 
+/// `[log]`: access lines of gateways, sidecars and services.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogTable {
+    /// Which requests leave a line on standard output: `off`, `errors` (status 400 and above, the default) or `all`.
+    #[serde(default)]
+    pub access: Access,
+}
+
 /// `[tls]`: handshakes of gateways and sidecars with services.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsTable {
     /// Groups of the key exchange, the preferred one first: X25519MLKEM768, X25519, P-256.
+    #[schemars(with = "Vec<String>")]
     pub groups: Groups,
 }
 
 /// `[[identity.service]]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityService {
     /// Its short name.
+    #[schemars(with = "String")]
     pub name: ServiceName,
     /// Whom we expect there.
+    #[schemars(with = "String")]
     pub spiffe_id: SpiffeId,
     /// `host:port`.
     pub address: String,
 }
 
 /// `[policy]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyTable {
     /// One Cedar file for each callee: `ads.cedar` guards `ads`.
@@ -106,7 +128,7 @@ pub struct PolicyTable {
 }
 
 /// `[demo]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DemoTable {
     /// The flea market's services by name.
@@ -114,7 +136,7 @@ pub struct DemoTable {
 }
 
 /// `[demo.services.NAME]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DemoService {
     /// Where it serves, mutual TLS.

@@ -15,6 +15,8 @@ pub enum Format {
     Table,
     /// One JSON document.
     Json,
+    /// One JSON document on each line, as long as `tap` runs.
+    Jsonl,
 }
 
 /// Prints one line of result. A closed pipe ends the output quietly.

@@ -23,6 +23,7 @@ mod policy;
 mod run;
 pub mod serve;
 pub mod service;
+mod tap;
 mod token;
 mod trust;
 
@@ -70,6 +71,8 @@ enum Command {
     Check,
     /// Who talks to whom, and how each proved who it is
     Edges,
+    /// Decisions as they are made, one line each, until Ctrl-C
+    Tap(tap::TapArgs),
     /// Why a request was allowed or refused (a decision id, `last`, or an error code)
     Explain(explain::ExplainArgs),
     /// Show a certificate, chain, CSR, CRL or token: who, until when, by whom (a file, an https URL, or `-`)
@@ -128,6 +131,13 @@ impl Cli {
     pub async fn run(self) -> Result<(), CliError> {
         let Global { state_dir, output } = self.global;
         let at = At { admin: Admin::of(&state_dir), state_dir, output };
+        if output == Format::Jsonl && !matches!(self.command, Command::Tap(_)) {
+            return Err(CliError::usage(
+                "-o jsonl is for what never ends",
+                "this listing is one document",
+                "-o json",
+            ));
+        }
         match self.command {
             Command::Up(args) => crate::up::up(&at.state_dir, args).await,
             Command::Down(args) => crate::up::down(&at.state_dir, args).await,
@@ -138,6 +148,7 @@ impl Cli {
             Command::Status => overview::status(&at).await,
             Command::Check => overview::check(&at).await,
             Command::Edges => overview::edges(&at).await,
+            Command::Tap(args) => tap::tap(&at, args).await,
             Command::Service(command) => service::service(&at, command).await,
             Command::Token(command) => token::token(&at, command).await,
             Command::Policy(command) => policy::policy(&at, command).await,

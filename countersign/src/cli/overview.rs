@@ -210,7 +210,7 @@ fn line(name: &str, result: CheckLevel, detail: &str, fix: Option<&str>) -> Chec
 }
 
 /// The last part of a SPIFFE ID, for a narrow terminal; `-o json` has all of it.
-fn shorten(id: &str) -> String {
+pub fn shorten(id: &str) -> String {
     let Some((_, path)) = id.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')) else {
         return id.to_owned();
     };

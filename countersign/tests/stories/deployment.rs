@@ -29,6 +29,8 @@ fn hold_default_ports() {
 pub struct Deployment {
     root: TempDir,
     logins: Mutex<BTreeSet<String>>,
+    /// What its processes find in their environment besides.
+    environment: Vec<(String, String)>,
     /// The ready line.
     pub ready: Value,
 }
@@ -46,9 +48,16 @@ impl Deployment {
 
     /// A new one, with more to say to `up`.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in(&[], arguments)
+    }
+
+    /// A new one whose processes find these variables in their environment.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         hold_default_ports();
         let root = tempfile::Builder::new().prefix("cs").tempdir().unwrap();
-        let mut new = Self { root, logins: Mutex::default(), ready: Value::Null };
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.collect();
+        let mut new = Self { root, logins: Mutex::default(), environment, ready: Value::Null };
         new.up_with(arguments);
         new
     }
@@ -113,6 +122,7 @@ impl Deployment {
         let mut command = Command::new(BINARY);
         command.arg("--state-dir").arg(self.state()).args(arguments);
         command.env("HOME", self.home()).env_remove("XDG_CONFIG_HOME").stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -19,6 +19,7 @@ mod keys;
 mod ledger;
 mod lifecycle;
 mod modes;
+mod observed;
 mod openssl;
 mod revocation;
 mod services;

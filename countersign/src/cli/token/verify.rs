@@ -43,7 +43,7 @@ pub async fn verify(at: &At, args: VerifyArgs) -> Result<(), CliError> {
     };
     let verdict: TokenVerdict = at.admin.post("/api/v1/tokens/verify", &question).await?;
     match at.output {
-        Format::Json => output::json(&verdict, false)?,
+        Format::Json | Format::Jsonl => output::json(&verdict, false)?,
         Format::Table => lines(&verdict).iter().for_each(output::line),
     }
     outcome(&verdict)

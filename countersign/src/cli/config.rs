@@ -1,4 +1,5 @@
-//! `config check|show`: what a configuration says, all its files and variables together, and where it says so.
+//! `config check|show|schema`: what a configuration says, all its files and variables together, where it says so, and
+//! what it could say.
 
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ pub enum ConfigCommand {
     Check(FileArgs),
     /// What it says, with conf.d and variables merged
     Show(ShowArgs),
+    /// The JSON Schema of configurations, for editors and checkers
+    Schema,
 }
 
 /// Which file.
@@ -49,6 +52,7 @@ pub async fn config(at: &At, command: ConfigCommand) -> Result<(), CliError> {
             output::line(format!("{} is a configuration", path.display()));
             Ok(())
         }
+        ConfigCommand::Schema => output::json(&schemars::schema_for!(Config), false),
         ConfigCommand::Show(args) => {
             let layers = Layers::read(&args.file.path(at))?;
             let _: Config = layers.parse()?;

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use countersign_identity::TrustDomain;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The `[agent]` table. Registration entries are not here: they live at the authority alone, so that nobody
 /// who can edit a node's file can grant an identity.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `host:port` of the authority's node listener.
@@ -31,7 +32,7 @@ pub struct Settings {
 }
 
 /// Permission bits of a socket, written as four octal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub struct SocketMode(u32);
 

@@ -4,12 +4,13 @@ use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Dura
 
 use countersign_identity::{ServiceName, SpiffeId, TrustDomain, UserContext, WimseProof};
 use countersign_pki::profile::LeafTtl;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::AuthorityError;
 
 /// The table `[authority]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// HTTPS API (`/api/v1`, `/oauth2/jwks`), with a certificate of the edge root.
@@ -34,6 +35,7 @@ pub struct Settings {
     pub admin_uids: Vec<u32>,
     /// Life of a workload's certificate, `1m` to `24h`.
     #[serde(default = "one_hour", deserialize_with = "duration")]
+    #[schemars(with = "String")]
     pub svid_ttl: Duration,
     /// Requests per second of one address that proved nothing (IPv6: one /64): generous to people, tight to floods.
     #[serde(default = "stranger_rate")]
@@ -56,13 +58,15 @@ pub struct Settings {
 }
 
 /// One table `[[service]]`: a registration entry, which lives at the authority alone.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceEntry {
     /// Short name, also the name of its policy file.
+    #[schemars(with = "String")]
     pub name: ServiceName,
     /// Default `spiffe://TRUST_DOMAIN/svc/NAME`; a gateway names `spiffe://TRUST_DOMAIN/countersign/gateway/…`.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub spiffe_id: Option<SpiffeId>,
     /// Where its callers find it; a gateway has none.
     #[serde(default)]
@@ -81,9 +85,11 @@ pub struct ServiceEntry {
     pub sends: String,
     /// How it carries its user along: `same`, `per-hop` or `nested`.
     #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["same", "per-hop", "nested"]))]
     pub user_context: UserContext,
     /// Which proof it sends in mode `wimse`: `token` or `http-signature`.
     #[serde(default)]
+    #[schemars(with = "String", extend("enum" = ["token", "http-signature"]))]
     pub wimse: WimseProof,
 }
 

@@ -25,6 +25,7 @@ use countersign_pki::bundle::BundleSet;
 use countersign_pki::verify::CrlPolicy;
 use countersign_sdk::tls::pem::{self, PEM_BYTES_MAX, PemFileError};
 use countersign_sdk::tls::{Acceptor, ClientAuth, Groups, Identity, TrustState, UnknownName};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -34,12 +35,14 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const CERTIFICATES_MAX: usize = 256;
 
 /// The table `[gateway.tls]`.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSettings {
     /// Groups in which keys are agreed on, the preferred one first: at the edge, and wherever we show our own identity.
+    #[schemars(with = "Vec<String>")]
     pub groups: Groups,
     /// What becomes of a client that asks for a name that no certificate has, or for none: `first` or `refuse`.
+    #[schemars(with = "String", extend("enum" = ["first", "refuse"]))]
     pub unknown_name: UnknownName,
     /// Speak TLS 1.2 as well, to clients that are too old for 1.3. At this listener alone: inside, 1.3 it is.
     pub allow_tls_1_2_at_this_edge: bool,
@@ -49,7 +52,7 @@ pub struct TlsSettings {
 }
 
 /// One `[[gateway.tls.certificate]]`. Both files are read again when they change.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateSettings {
     /// PEM chain, leaf first.

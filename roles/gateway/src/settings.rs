@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use countersign_sdk::outbound::CallLimits;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use crate::ask::front::FrontSettings;
@@ -41,7 +42,7 @@ pub use crate::issuer::settings::{IssuerSettings, OneOrMany};
 use crate::upstream::settings::UpstreamSettings;
 
 /// Everything that a gateway can be told. Unknown keys are refused.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Where plain HTTP is served. Loopback only: anything else refuses to start.
@@ -94,6 +95,7 @@ pub struct Settings {
     pub cors: Option<CorsSettings>,
     /// Balancers that say whose connection they pass on, by PROXY protocol version 2, before the first byte.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     pub proxy_protocol_from: Networks,
     /// How many requests users, addresses, routes and services may have.
     #[serde(default, rename = "limit")]
@@ -143,7 +145,7 @@ impl Settings {
 }
 
 /// One `[[gateway.route]]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
     /// Path template: literals, `{name}` for one segment, a last `*` for the rest.
@@ -191,7 +193,7 @@ pub struct RouteSettings {
 }
 
 /// One target of a `split`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     /// Short name of the service, or of an upstream.
@@ -202,7 +204,7 @@ pub struct Share {
 }
 
 /// By what a request finds its share again.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sticky {
     /// The end user who is proven.
@@ -212,7 +214,7 @@ pub enum Sticky {
 }
 
 /// What a route wants of the end user's access token. There is no setting that lets a bad token pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UserNeed {
     /// Without a valid token: 401.
@@ -225,7 +227,7 @@ pub enum UserNeed {
 }
 
 /// Header rules for both directions.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderRules {
     /// What happens to the request before it goes upstream.
@@ -235,7 +237,7 @@ pub struct HeaderRules {
 }
 
 /// Edits in the order in which they are applied: remove, rename, add.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Names to drop; a name may end in `*` (`x-user-*`).
@@ -247,7 +249,7 @@ pub struct HeaderEdits {
 }
 
 /// Sizes, counts and waiting times. Each is enforced; none can be switched off.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of a request head, request line and headers together. At least 8192, which hyper reads at once.
@@ -329,7 +331,7 @@ impl Limits {
 }
 
 /// How many requests one address (IPv6: one /64) may make.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Throttle {
     /// Requests in a row that are let through at once.

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use countersign_identity::SpiffeId;
 use countersign_sdk::accept::{Connection, RequestBody};
 use http::{HeaderMap, Request, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::forward_auth::{FORWARDED_FOR, FORWARDED_PROTO, once};
@@ -23,12 +24,13 @@ use crate::refusal::Refusal;
 use crate::reload::Current;
 
 /// One `[[gateway.front]]`: a listener for proxies that pass requests on. Unknown keys are refused.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FrontSettings {
     /// Where it listens, over mTLS alone.
     pub listen: SocketAddr,
     /// Whose requests are taken, each by its full SPIFFE ID; nobody else gets through the handshake.
+    #[schemars(with = "Vec<String>")]
     pub proxies: Vec<SpiffeId>,
     /// A certificate with a DNS name, for proxies that know no SPIFFE ID. Without one it is the gateway's own SVID.
     #[serde(default)]

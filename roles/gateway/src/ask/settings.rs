@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use countersign_identity::SpiffeId;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::edge_tls::CertificateSettings;
@@ -14,12 +15,13 @@ use crate::edge_tls::CertificateSettings;
 /// listen = "127.0.0.1:9443"
 /// askers = ["spiffe://fleamarket.test/svc/envoy"]
 /// ```
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AskSettings {
     /// Where it listens, over mTLS alone.
     pub listen: SocketAddr,
     /// Who may ask, each by its full SPIFFE ID; nobody else gets through the handshake.
+    #[schemars(with = "Vec<String>")]
     pub askers: Vec<SpiffeId>,
     /// PEM chain of a certificate with a DNS name, for askers that know no SPIFFE ID (NGINX, Caddy, Traefik). Without
     /// one it is the gateway's own SVID.

@@ -4,22 +4,27 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::countries::{Countries, Country};
 use super::networks::Networks;
 
 /// `[gateway.access]`, and `access` of a route. Both must agree.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessSettings {
     /// Only these networks; none named means all.
+    #[schemars(with = "Vec<String>")]
     pub allow: Networks,
     /// Not these, whatever else allows them.
+    #[schemars(with = "Vec<String>")]
     pub deny: Networks,
     /// Only these countries (ISO 3166-1 alpha-2), and nobody whose country is not known; none named means all.
+    #[schemars(with = "Vec<String>")]
     pub allow_countries: Vec<Country>,
     /// Not these; whose country is not known is none of them.
+    #[schemars(with = "Vec<String>")]
     pub deny_countries: Vec<Country>,
 }
 

@@ -6,15 +6,17 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::networks::Networks;
 
 /// `[gateway.behind]`: proxies that are believed.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BehindSettings {
     /// Where they are.
+    #[schemars(with = "Vec<String>")]
     pub from: Networks,
     /// In which header they tell. Only this one is read: what a proxy does not write, a client may.
     pub header: ForwardedHeader,
@@ -24,7 +26,7 @@ pub struct BehindSettings {
 }
 
 /// The header in which a proxy tells whom it forwards for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedHeader {
     /// `X-Forwarded-For`.

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::forward::EdgeBody;
 
 /// `[gateway.cors]`, and `cors` of a route, which then counts alone.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CorsSettings {
     /// Origins as browsers write them, `https://shop.example`; or `*` alone, without credentials.

@@ -14,18 +14,20 @@ use std::time::Duration;
 use countersign_identity::UnixTime;
 use countersign_policy::{Quota, QuotaError, address_key};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use sfv::{Integer, KeyRef, ListSerializer, StringRef, key_ref};
 
 use super::shared::{OnFailure, SharedLimits, Verdict};
 
 /// One `[[gateway.limit]]`, and one of `limit` of a route.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSettings {
     /// Whose requests are counted together.
     pub per: LimitPer,
     /// How fast a used up bucket fills again: `20/s`, `100/m`, `5000/h`.
+    #[schemars(with = "String")]
     pub rate: Rate,
     /// How many at once; without it, as many as the rate counts.
     #[serde(default)]
@@ -36,7 +38,7 @@ pub struct LimitSettings {
 }
 
 /// Whose requests are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LimitPer {
     /// Those of a user who is proven.

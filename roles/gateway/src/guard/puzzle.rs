@@ -17,10 +17,11 @@ use countersign_identity::UnixTime;
 use countersign_keys::{MacKey, RandomError, SecureRandom, constant_time_eq, random_bytes, sha256};
 use countersign_policy::address_key;
 use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// `[gateway.puzzle]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PuzzleSettings {
     /// Failed logins of one address (IPv6: one /64) before the next one has to bring a solution.

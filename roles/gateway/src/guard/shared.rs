@@ -13,10 +13,11 @@ use countersign_identity::UnixTime;
 use countersign_keys::sha256;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Script};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// `[gateway.shared_limits]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedLimitSettings {
     /// A file with the server's URL, `redis://[user:password@]host:port/database` or `unix:///path`.
@@ -30,7 +31,7 @@ pub struct SharedLimitSettings {
 }
 
 /// What counts while the server of shared limits does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// Each gateway counts alone.

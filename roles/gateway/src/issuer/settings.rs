@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use countersign_token::{ForeignIssuer, ForeignTyp};
 use http::Uri;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::IssuerError;
 use super::fetch::is_loopback;
 
 /// An issuer of access tokens beside our own authority. Unknown keys are refused.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerSettings {
     /// Exact `iss` of its tokens: an `https` URL without query and fragment.
@@ -40,6 +41,7 @@ pub struct IssuerSettings {
     pub insecure_http_issuer_on_loopback: bool,
     /// The `typ` of its access tokens: one or several of `at+jwt`, `JWT`, `absent`.
     #[serde(default = "at_jwt")]
+    #[schemars(with = "OneOrMany<String>")]
     pub typ: OneOrMany<ForeignTyp>,
     /// How long a token may live, in seconds from its issue; at most 31 days.
     #[serde(default = "hour")]
@@ -56,7 +58,7 @@ pub struct IssuerSettings {
 }
 
 /// `"a"` or `["a", "b"]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMany<T> {
     /// One.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_sdk::outbound::CallLimits;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -13,7 +14,7 @@ use crate::filter::settings::FilterSettings;
 use crate::upstream::settings::AnswerHead;
 
 /// `[sidecar]`. One of the pairs `inbound` and `app`, or `outbound`, is needed.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The service's registered short name: in its name this process serves and calls.
@@ -60,7 +61,7 @@ pub struct Settings {
 }
 
 /// `unix:/absolute/path`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub struct UnixAddress(PathBuf);
 

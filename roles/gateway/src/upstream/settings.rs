@@ -11,10 +11,11 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// One `[[gateway.upstream]]`. Exactly one of `endpoints`, `dns`, `srv` and `file` says where it is.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamSettings {
     /// What a route's `to` says. No service of the deployment may have the same name.
@@ -72,7 +73,7 @@ pub struct UpstreamSettings {
 }
 
 /// How an upstream proves itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamTls {
     /// Its SPIFFE ID: mutual TLS by our own identity and the bundles that we trust.
@@ -87,7 +88,7 @@ pub struct UpstreamTls {
 }
 
 /// How DNS is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resolver {
     /// Whom to ask; none named: what the system's `resolv.conf` says.
@@ -107,7 +108,7 @@ impl Default for Resolver {
 }
 
 /// Waiting times of one upstream.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// A connection: TCP and TLS together, and the wait for a free one.
@@ -151,7 +152,7 @@ impl Default for AnswerHead {
 }
 
 /// How much of everything one upstream is given at one time. What is beyond it is refused at once.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Breaker {
     /// Connections to one endpoint.
@@ -171,7 +172,7 @@ impl Default for Breaker {
 
 /// Repeated tries. A try of which nothing was sent is repeated whatever the method; otherwise only GET, HEAD, OPTIONS, PUT
 /// and DELETE without a body, and never once a byte of an answer was there.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
     /// Further tries of one request; 0 switches them off.
@@ -189,7 +190,7 @@ impl Default for Retry {
 }
 
 /// Active checks: `GET path`, over the same TLS as requests. The first check of an endpoint decides at once.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// What is asked for. 200 to 399 is well.
@@ -209,7 +210,7 @@ pub struct Health {
 }
 
 /// Passive checks: what happens to requests.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outlier {
     /// Failures in a row (no connection, no answer, or 502, 503, 504) after which an endpoint is left alone; 0 is never.

@@ -136,7 +136,7 @@ impl Default for Timeouts {
 }
 
 /// How long the head of an answer may be; what clients may send is another matter (`[gateway.limits]`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AnswerHead {
     /// Bytes: status line and headers together. At least 8192, which hyper reads at once.

@@ -141,7 +141,8 @@ impl Pipeline {
     ) -> Response<EdgeBody> {
         let denial = refusal.denial();
         let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
-        observed(answer, self.recorder.refused(trace, refusal, &denial, answer.status()).await)
+        let exchange = self.recorder.refused(trace, refusal, &denial, answer.status()).await;
+        observed(answer, exchange)
     }
 
     /// The stages, in their order.

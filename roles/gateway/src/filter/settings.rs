@@ -9,10 +9,11 @@
 
 use std::num::NonZeroU32;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// One filter of the operator's own: a server of Envoy's external authorisation, version 3, over gRPC.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilterSettings {
     /// What routes, records and metrics call it.

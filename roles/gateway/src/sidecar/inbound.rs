@@ -79,7 +79,8 @@ impl Answers for Inbound {
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         let Inner { app, contexts, filters, .. } = &*self.to_app.0;
         // Filters are asked by the full carrier alone.
-        let quick = || InboundQuick::new(self.guarded.quick(), app.clone(), Arc::clone(contexts), self.limits);
+        let quick =
+            || InboundQuick::new(self.guarded.quick(), app.clone(), Arc::clone(contexts), self.limits);
         filters.is_empty().then(|| Rc::new(quick()) as Rc<dyn Quick>)
     }
 

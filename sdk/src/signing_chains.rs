@@ -73,7 +73,8 @@ impl SigningChains {
         Ok(Some(signer))
     }
 
-    /// Verifies a chain, leaf first, against the bundle of the trust domain that its own leaf names.
+    /// Verifies a chain, leaf first, against the bundle of the trust domain that its own leaf names. It is not remembered
+    /// before [`SigningChains::keep`] is told of a signature by its key: anybody can show the chain of somebody else.
     ///
     /// # Errors
     /// The first of the five checks that fails.
@@ -86,18 +87,19 @@ impl SigningChains {
         let (verdict, signer) =
             verify_signer(chain, trust.bundles(), now, Expectation::AnyInBundle, trust.crl_policy());
         match (signer, &verdict.outcome) {
-            (Some(signer), _) => {
-                let signer = Arc::new(signer);
-                let is_dead = |held: &Arc<Signer>| held.not_after() <= now;
-                self.known.keep(*signer.thumbprint(), Arc::clone(&signer), is_dead);
-                Ok(signer)
-            }
+            (Some(signer), _) => Ok(Arc::new(signer)),
             (None, outcome) => {
                 let unsaid = countersign_pki::verify::UsageError::NotForSigning;
                 let error = outcome.as_ref().err().cloned().unwrap_or(unsaid.into());
                 Err(Box::new(ChainRefusal { error, checks: check_records(&verdict) }))
             }
         }
+    }
+
+    /// Remembers the chain of a signer whose key has signed what came with it.
+    pub fn keep(&self, signer: &Arc<Signer>, now: UnixTime) {
+        let is_dead = |held: &Arc<Signer>| held.not_after() <= now;
+        self.known.keep(*signer.thumbprint(), Arc::clone(signer), is_dead);
     }
 }
 

@@ -68,6 +68,9 @@ impl Authenticator {
         {
             return Err(EvidenceError::OtherPeer { issuer: token.issuer.clone(), peer: workload.id.clone() });
         }
+        if let Some(signer) = &found.unkept {
+            self.chains.keep(signer, rules.now);
+        }
         rules.keys.revoked.judge(&token.facts(&found.signer.key.thumbprint()))?;
         self.admit(&sighting(&token), rules)?;
         let proven = proven(token, found);
@@ -87,7 +90,7 @@ impl Authenticator {
         let Some(thumbprint) = hint.certificate_sha256 else {
             let registered = rules.keys.registered.get(hint.kid).ok_or(EvidenceError::SignerUnknown)?;
             let signer = Signer { key: registered.key.clone(), owner: registered.owner.clone() };
-            return Ok(Found { signer, thumbprint: None });
+            return Ok(Found { signer, thumbprint: None, unkept: None });
         };
         // A chain that comes along speaks, known or not: whoever shows that of somebody else is not the signer.
         let shows_another = match chain {
@@ -113,7 +116,7 @@ impl Authenticator {
         if shows_another {
             return Err(EvidenceError::SignerUnknown);
         }
-        Ok(Found::certified(&signer))
+        Ok(Found { unkept: Some(Arc::clone(&signer)), ..Found::certified(&signer) })
     }
 }
 
@@ -121,12 +124,14 @@ impl Authenticator {
 struct Found {
     signer: Signer,
     thumbprint: Option<[u8; 32]>,
+    /// Whose chain came along and is to be remembered, once the token is known to be signed by its key.
+    unkept: Option<Arc<CertifiedKey>>,
 }
 
 impl Found {
     fn certified(signer: &Arc<CertifiedKey>) -> Self {
         let (key, owner): (_, SpiffeId) = (signer.key().clone(), signer.id().clone());
-        Self { signer: Signer { key, owner }, thumbprint: Some(*signer.thumbprint()) }
+        Self { signer: Signer { key, owner }, thumbprint: Some(*signer.thumbprint()), unkept: None }
     }
 }
 

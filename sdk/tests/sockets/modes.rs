@@ -188,6 +188,25 @@ async fn a_signed_token_is_taken_once_and_its_chain_is_needed_once() {
 }
 
 #[tokio::test]
+async fn the_chain_of_somebody_else_is_not_remembered_for_whoever_shows_it() {
+    let deployment = Deployment::new();
+    let users = callee(&deployment, &[Mode::Jwt]).await;
+    let line = Line::open(&deployment, &users, None).await;
+    let (ads, thief) = (signer(&deployment, "ads"), signer(&deployment, "ads"));
+    let minted = |key| bearer(&token(&deployment, &line).mint(key, Some(&thumbprint(&ads))).unwrap());
+    let chain = write_chain(&ads.chain);
+    let forged = minted(&thief.key);
+    let headers = [("authorization", forged.as_str()), ("countersign-signing-chain", chain.as_str())];
+    assert_eq!(line.said(get_with(&headers)).await.0, 401);
+    let asked = line.ask(get_with(&[("authorization", &minted(&ads.key))])).await;
+    assert_eq!(asked.headers()["www-authenticate"], "Countersign need=\"signing-chain\"");
+    let own = minted(&ads.key);
+    let headers = [("authorization", own.as_str()), ("countersign-signing-chain", chain.as_str())];
+    assert_eq!(line.said(get_with(&headers)).await.0, 200);
+    assert_eq!(line.said(get_with(&[("authorization", &minted(&ads.key))])).await.0, 200);
+}
+
+#[tokio::test]
 async fn each_change_to_a_signed_request_is_refused_for_its_own_reason() {
     let deployment = Deployment::new();
     let users = callee(&deployment, &[Mode::Jwt]).await;

@@ -14,6 +14,7 @@
 
 mod filter;
 mod login;
+mod preflight;
 mod upkeep;
 
 use std::borrow::Cow;
@@ -26,7 +27,7 @@ use countersign_identity::{Caller, Possession};
 use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, pseudonym};
 use countersign_policy::{Ask, Explainer, Permit, PolicySet, decide};
-use countersign_request::{AuthorityRef, CanonicalRequest, DPOP, Head};
+use countersign_request::{CanonicalRequest, DPOP, Head};
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::authenticate::{
     AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
@@ -38,14 +39,13 @@ use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::trace::{Hop, TraceContext};
 use countersign_sdk::workload::Workload;
 use countersign_token::ForeignTokenError;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 use http_body::Body;
 
 use crate::body::{BodyFault, BodyLimits};
 use crate::filter::{Changes, Filters};
 use crate::forward::{self, EdgeBody};
 use crate::guard::Guard;
-use crate::guard::cors::Preflight;
 use crate::guard::limits::Known;
 use crate::headers::Rules;
 use crate::issuer::{Issuers, Refetched};
@@ -196,16 +196,19 @@ impl Pipeline {
             let known = Known::Place { address: arrival.address(), route: route.template.as_str() };
             self.guard.take(&route.guard, known, &mut trace.told, clock::now()).await?;
         }
-        let mut judged = match self.judge(request, arrival, trace, decide) {
+        let recognised = match self.recognise_now(request, arrival, trace) {
             Err(refusal) if self.has_newer_keys(&refusal).await? => {
-                self.judge(request, arrival, trace, decide)
+                self.recognise_now(request, arrival, trace)
             }
-            judged => judged,
+            recognised => recognised,
         }?;
-        let user = judged.session.as_deref().and_then(|session| session.caller.user());
-        let user = user.map(|user| user.id.as_str());
-        let known = Known::Caller { user, service: judged.target.as_str() };
-        self.guard.take(&judged.route.guard, known, &mut trace.told, clock::now()).await?;
+        // Before the decision: whoever asks for what nobody may is counted too.
+        let known = Known::Caller { user: recognised.user(), service: recognised.target.as_str() };
+        self.guard.take(&recognised.route.guard, known, &mut trace.told, clock::now()).await?;
+        let mut judged = {
+            let live = self.live()?;
+            self.permit(request, arrival, recognised, &live, trace, decide)?
+        };
         judged.changes = self.filter(request, &judged, body, arrival, trace).await?;
         Ok(judged)
     }
@@ -219,6 +222,29 @@ impl Pipeline {
         notes: &mut impl Notes,
         decide: impl FnOnce(&PolicySet, &Ask<'_>) -> Result<Permit, countersign_policy::Refusal>,
     ) -> Result<Judged<'_>, Refusal> {
+        let route = self.route(request, arrival, notes)?;
+        let live = self.live()?;
+        let recognised = self.recognise(request, arrival, route, &live, notes)?;
+        self.permit(request, arrival, recognised, &live, notes, decide)
+    }
+
+    fn recognise_now(
+        &self,
+        request: &CanonicalRequest,
+        arrival: &Arrival,
+        trace: &mut Trace,
+    ) -> Result<Recognised<'_>, Refusal> {
+        let route = self.route(request, arrival, trace)?;
+        let live = self.live()?;
+        self.recognise(request, arrival, route, &live, trace)
+    }
+
+    fn route(
+        &self,
+        request: &impl Head,
+        arrival: &Arrival,
+        notes: &mut impl Notes,
+    ) -> Result<&Route, Refusal> {
         let route = self.routes.find(request)?;
         notes.asks_for(request.method(), route.template.as_str());
         notes.tells(self.guard.cors(&route.guard));
@@ -227,53 +253,46 @@ impl Pipeline {
             notes.leads_to(target.as_str());
         }
         notes.passed(Check::Route, format_args!("{} to {}", route.template, route.lead));
-        let live = self.live()?;
-        let session = self.authenticate(route, request, arrival, &live, notes)?;
+        Ok(route)
+    }
+
+    fn recognise<'p>(
+        &'p self,
+        request: &impl Head,
+        arrival: &Arrival,
+        route: &'p Route,
+        live: &Live,
+        notes: &mut impl Notes,
+    ) -> Result<Recognised<'p>, Refusal> {
+        let session = self.authenticate(route, request, arrival, live, notes)?;
         let user = session.as_deref().and_then(|session| session.caller.user()).map(|user| user.id.as_str());
         let target = route.lead.choose(request, user).ok_or(NoRoute::Unknown)?;
         notes.leads_to(target.as_str());
+        Ok(Recognised { route, target, session })
+    }
+
+    fn permit<'p>(
+        &'p self,
+        request: &impl Head,
+        arrival: &Arrival,
+        Recognised { route, target, session }: Recognised<'p>,
+        live: &Live,
+        notes: &mut impl Notes,
+        decide: impl FnOnce(&PolicySet, &Ask<'_>) -> Result<Permit, countersign_policy::Refusal>,
+    ) -> Result<Judged<'p>, Refusal> {
         let asked = Asked {
             route: route.template.as_str(),
             session: session.as_deref(),
             arrival,
             token_counts: route.user != UserNeed::None,
         };
-        let permit = self.decide(request, asked, &live, notes, decide)?;
+        let permit = self.decide(request, asked, live, notes, decide)?;
         Ok(Judged { permit, route, target, session, changes: Changes::default() })
     }
 
     /// Is it answered here, by the login desk?
     pub(crate) fn is_login(&self, request: &impl Head) -> bool {
         self.login.is_some() && request.path() == LOGIN_PATH
-    }
-
-    /// The answer to a browser that asks whether a page of another origin may send a request. It comes without
-    /// credentials and before there are any, and lets nothing through.
-    fn preflight(
-        &self,
-        request: &CanonicalRequest,
-        arrival: &Arrival,
-        trace: &mut Trace,
-    ) -> Result<Option<Response<EdgeBody>>, Refusal> {
-        let Some(asked) = Preflight::of(request.method(), request.headers()) else { return Ok(None) };
-        let Some(method) = asked.method() else { return Ok(None) };
-        let is_login = self.login.is_some() && request.path() == LOGIN_PATH;
-        let route = self.routes.find(&WithMethod { request, method }).ok().filter(|_| !is_login);
-        let cors = match route {
-            Some(route) => self.guard.cors(&route.guard),
-            None if is_login => self.guard.cors_of_all(),
-            None => None,
-        };
-        let Some(cors) = cors else { return Ok(None) };
-        trace.told.by(Some(cors));
-        let template = route.map_or(LOGIN_PATH, |route| route.template.as_str());
-        trace.draft.asks_for(request.method(), template);
-        if let Some(route) = route {
-            self.guard.admit_to(&route.guard, arrival.address())?;
-        }
-        let answer = cors.preflight(&asked)?;
-        trace.pass(Check::Route, format!("preflight of {template}"));
-        Ok(Some(answer))
     }
 
     /// The newest snapshot, as long as it counts.
@@ -481,6 +500,19 @@ impl Pipeline {
     }
 }
 
+/// Who makes a request, by which route, and where it would go: nothing is decided yet.
+struct Recognised<'p> {
+    route: &'p Route,
+    target: &'p Target,
+    session: Option<Arc<Session>>,
+}
+
+impl Recognised<'_> {
+    fn user(&self) -> Option<&str> {
+        self.session.as_deref()?.caller.user().map(|user| user.id.as_str())
+    }
+}
+
 /// What a request is permitted, and where it goes.
 pub(crate) struct Judged<'p> {
     pub(crate) permit: Permit,
@@ -510,34 +542,6 @@ impl fmt::Display for Listed<'_> {
             write!(f, "{}{name}", if place == 0 { "" } else { ", " })?;
         }
         Ok(())
-    }
-}
-
-/// A request as it would be with another method: what a preflight asks about.
-struct WithMethod<'a> {
-    request: &'a CanonicalRequest,
-    method: Method,
-}
-
-impl Head for WithMethod<'_> {
-    fn method(&self) -> &Method {
-        &self.method
-    }
-
-    fn authority(&self) -> AuthorityRef<'_> {
-        Head::authority(self.request)
-    }
-
-    fn path(&self) -> &str {
-        self.request.path()
-    }
-
-    fn query(&self) -> Option<&str> {
-        self.request.query()
-    }
-
-    fn header_values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.request.header_values(name)
     }
 }
 

@@ -75,6 +75,23 @@ async fn a_user_over_the_limit_gets_429_and_is_told_when_to_come_again_and_other
 }
 
 #[tokio::test]
+async fn a_user_who_asks_again_and_again_for_what_nobody_may_is_counted_too() {
+    let (rig, seen) = (Rig::new(), Seen::default());
+    let limits = "limit = [{ per = \"user\", rate = \"2/h\" }, { per = \"service\", rate = \"3/h\" }]\n";
+    let edge = edge(&rig, &seen, &format!("{limits}{}", routes("ads", ""))).await;
+    rig.policy("gateway", "@id(\"nobody\") forbid (principal, action, resource);");
+    let live = edge.workload.clone();
+    let sequence = rig.world.sequence();
+    crate::rig::eventually(|| live.live().snapshot().sequence >= sequence).await;
+    let token = bearer(&rig.access_token("alice", &[]));
+    let ask = async |token: &str| get(edge.plain, "/ads", &[("Authorization", token)]).await.status;
+    assert_eq!([ask(&token).await, ask(&token).await, ask(&token).await], [403, 403, 429]);
+    let bob = bearer(&rig.access_token("bob", &[]));
+    assert_eq!([ask(&bob).await, ask(&bob).await], [403, 429], "three went to the service, whoever asked");
+    assert_eq!(seen.count(), 0);
+}
+
+#[tokio::test]
 async fn a_route_is_limited_by_address_and_as_a_whole_also_where_the_head_is_only_borrowed() {
     for (limit, name) in [
         ("limit = { per = \"address\", rate = \"1/h\", name = \"each\" }", "\"each\";q=1;w=3600"),

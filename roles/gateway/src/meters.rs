@@ -51,6 +51,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("countersign_decisions_total", "Decisions by mode of the evidence, effect and policy"),
     ("countersign_handshake_failures_total", "TLS handshakes that failed"),
     (
+        "countersign_handshakes_total",
+        "TLS handshakes by what they proved of the client, and by how their keys were agreed on",
+    ),
+    (
         "countersign_connections_refused_total",
         "Connections closed before their first byte was read, by reason",
     ),

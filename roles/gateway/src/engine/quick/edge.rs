@@ -13,7 +13,7 @@ use countersign_request::{DPOP, Field, Head as _};
 use countersign_sdk::clock;
 use countersign_sdk::inbound::{DecisionDraft, Recalled};
 use countersign_sdk::trace::{Hop, TRACEPARENT, TRACESTATE};
-use http::{HeaderName, header};
+use http::{HeaderName, Method, header};
 
 use super::journal::{Call, Journal, Made, Said, StandingKey, Unrecorded, number_of};
 use super::throttle::Taken;
@@ -60,7 +60,11 @@ impl EdgeQuick {
 
     /// Could the full carrier do anything that this one does not?
     fn knows(pipeline: &Pipeline, head: &RequestHead<'_>, arrival: &Arrival) -> bool {
+        let is_preflight =
+            *head.canonical.method() == Method::OPTIONS && head.canonical.header(&PREFLIGHT).is_some();
         let plain = head.upgrade.is_none()
+            // It is answered by the rule of the route that it asks about, not of the one that it would take.
+            && !is_preflight
             && !head.expects_continue
             && !matches!(head.body, BodyLength::Chunked | BodyLength::UntilClose)
             && head.canonical.header(&PROOF).is_none()
@@ -201,6 +205,7 @@ impl Quick for EdgeQuick {
 }
 
 static PROOF: HeaderName = DPOP;
+static PREFLIGHT: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
 static UPGRADE: HeaderName = header::UPGRADE;
 const DECISIONS_MAX: NonZeroUsize = match NonZeroUsize::new(16_384) {
     Some(most) => most,

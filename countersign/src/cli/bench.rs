@@ -78,7 +78,7 @@ pub async fn bench(at: &At, args: BenchArgs) -> Result<(), CliError> {
         CliError::usage(format!("{} cannot be written", args.out.display()), e, "name another with --out")
     })?;
     match at.output {
-        Format::Json => output::json(&experiment, false)?,
+        Format::Json | Format::Jsonl => output::json(&experiment, false)?,
         Format::Table => table(&experiment)?,
     }
     output::note(format!("written to {}", args.out.display()));

@@ -18,6 +18,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("redis-server", &["/usr/bin/redis-server"]),
     ("wrk", &["/usr/bin/wrk"]),
     ("procps", &["/usr/bin/kill", "/bin/kill"]),
+    ("prometheus", &["/usr/bin/promtool"]),
     (
         "postgresql",
         &[

@@ -1,5 +1,8 @@
 //! The repository's own chores. `cargo xtask test` runs every test, and installs what they need where it may;
-//! `cargo xtask bench` prints the figures of `docs/performance.md`, `cargo xtask fuzz` looks for input that breaks a parser.
+//! `cargo xtask bench` prints the figures of `docs/performance.md`, `cargo xtask fuzz` looks for input that breaks a parser,
+//! `cargo xtask attack-without-guards` takes guards out and demands that the attacks notice.
+
+mod guards;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -72,6 +75,13 @@ enum Chore {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Take one guard after the other out of a copy of the sources, and demand that `attack --all` fails and says which
+    /// attack succeeds now; builds everything anew once, then some minutes for each
+    AttackWithoutGuards {
+        /// Only the guards against these attacks
+        #[arg(value_name = "ATTACK")]
+        only: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -79,6 +89,7 @@ fn main() -> ExitCode {
         Chore::Test { rest } => test(rest),
         Chore::Bench => cargo(BENCHES),
         Chore::Fuzz { target, seconds } => fuzz(&target, seconds),
+        Chore::AttackWithoutGuards { only } => guards::attack_without_guards(&only),
     }
 }
 

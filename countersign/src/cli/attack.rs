@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use countersign_identity::TrustDomain;
+use countersign_lab::attack::specimen::{self, Specimen};
 use countersign_lab::attack::{self, Attack, Control, Finding, Live, Report, Settings, Target};
 use serde::Deserialize;
 
@@ -28,6 +29,15 @@ pub struct AttackArgs {
     /// A file that says where a deployment is that `up` did not start; every address in it must be a loopback address
     #[arg(long, value_name = "FILE")]
     target: Option<PathBuf>,
+    /// Something that others wrote, built here and attacked instead, to see what it lets through
+    #[arg(long, value_enum, conflicts_with_all = ["name", "all", "target"])]
+    specimen: Option<Kind>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// The thesis's Algorithm 5.1, to the letter
+    Thesis,
 }
 
 /// What `--target` names.
@@ -49,6 +59,9 @@ struct Named {
 /// Exit 1 where an attack succeeded or showed nothing, 2 for an unknown attack and for a target that is not to be
 /// attacked, 3 where no deployment runs.
 pub async fn attack(at: &At, args: AttackArgs) -> Result<(), CliError> {
+    if let Some(kind) = args.specimen {
+        return examine(at, kind).await;
+    }
     let attacks: Vec<&'static Attack> = match &args.name {
         Some(name) => vec![attack::named(name).ok_or_else(|| unknown(name))?],
         None if args.all => attack::all().collect(),
@@ -191,6 +204,33 @@ fn told(at: &At, report: &Report) -> Result<(), CliError> {
         open.collect::<Vec<_>>().join(", "),
         "countersign attack NAME tells about one",
     ))
+}
+
+async fn examine(at: &At, kind: Kind) -> Result<(), CliError> {
+    let specimen = match kind {
+        Kind::Thesis => Specimen::Thesis,
+    };
+    let unbuilt = |e| CliError::failed("the specimen cannot be built", e, "");
+    let found = specimen::examine(specimen).await.map_err(unbuilt)?;
+    if at.output == Format::Json {
+        output::json(&found, false)?;
+    } else {
+        output::table(
+            ["ATTACK", "DEFECT", "VERDICT", "SENT", "RECEIVED"],
+            found.tried.iter().map(|tried| {
+                let verdict = tried.verdict.as_str().to_uppercase();
+                [tried.name, tried.defect, &verdict, tried.sent, &tried.received].map(str::to_owned)
+            }),
+        )?;
+    }
+    match found.faults {
+        0 => Ok(()),
+        faults => Err(CliError::failed(
+            format!("{faults} attacks succeeded"),
+            "the same attacks fail against a deployment: countersign attack --all",
+            "docs/mistakes.md tells about each",
+        )),
+    }
 }
 
 fn one(finding: &Finding) {

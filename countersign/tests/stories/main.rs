@@ -10,6 +10,7 @@
 )]
 #![allow(unreachable_pub, reason = "nothing links a test")]
 
+mod attack;
 mod bench;
 mod captured;
 mod deployment;

@@ -21,6 +21,7 @@ mod handshakes;
 mod observation;
 mod run;
 mod service_tokens;
+pub mod specimen;
 mod target;
 mod user_tokens;
 mod wire;

@@ -250,7 +250,16 @@ impl Target {
     pub async fn why_not_connected(&self, local: SocketAddr) -> Option<Why> {
         match &self.0 {
             Field::Live(live) => live.why_not_connected(local).await,
-            Field::Weak(weak) => weak.why_not_connected(local),
+            // The alert is here before the listener has come to write down why it sent it.
+            Field::Weak(weak) => {
+                for _ in 0..20 {
+                    if let Some(why) = weak.why_not_connected(local) {
+                        return Some(why);
+                    }
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                }
+                None
+            }
         }
     }
 }

@@ -1,0 +1,240 @@
+//! `cargo xtask attack-without-guards`: takes one guard after the other out of a copy of the sources, builds, starts a
+//! deployment, and demands that `attack --all` fails and names the attack that this guard stops. An attack that a missing
+//! guard does not turn into a success would be theatre.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::say;
+
+/// One guard, and how it is taken out: in one line, so that everything else stays as it is.
+struct Guard {
+    /// The attack that it stops.
+    attack: &'static str,
+    /// Where it stands.
+    file: &'static str,
+    /// The line, or the part of it, that occurs there exactly once.
+    line: &'static str,
+    /// What stands there instead.
+    instead: &'static str,
+}
+
+const GUARDS: &[Guard] = &[
+    Guard {
+        attack: "stolen-token",
+        file: "sdk/src/authenticate/service_token.rs",
+        line: "&& workload.id != token.issuer",
+        instead: "&& false && workload.id != token.issuer",
+    },
+    Guard {
+        attack: "mixed-evidence",
+        file: "sdk/src/authenticate/presented.rs",
+        line: "(None, Some(evidence), None) | (None, None, Some(evidence)) => Ok(evidence),",
+        instead: "(None, Some(evidence), None) | (None, None, Some(evidence)) => Ok(evidence), (Some(peer), Some(WorkloadEvidence::Bearer(_)), None) => Ok(WorkloadEvidence::Certificate(peer)),",
+    },
+    Guard {
+        attack: "chain-without-key",
+        file: "sdk/src/tls/server.rs",
+        line: "let signature = rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms);",
+        instead: "let signature = rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms).or_else(|_| Ok(HandshakeSignatureValid::assertion()));",
+    },
+    Guard {
+        attack: "wrong-audience",
+        file: "rules/token/src/service_token.rs",
+        line: "match self.audience == *callee {",
+        instead: "match true || self.audience == *callee {",
+    },
+    Guard {
+        attack: "other-method",
+        file: "rules/token/src/service_token.rs",
+        line: "if self.method != seen.method {",
+        instead: "if false && self.method != seen.method {",
+    },
+    Guard {
+        attack: "other-path",
+        file: "rules/token/src/service_token.rs",
+        line: "if self.path_and_query != seen.path_and_query {",
+        instead: "if false && self.path_and_query != seen.path_and_query {",
+    },
+    Guard {
+        attack: "replay-elsewhere",
+        file: "rules/token/src/service_token.rs",
+        line: "(Some(_), _) => return Err(ServiceTokenError::OtherConnection),",
+        instead: "(Some(_), _) => {}",
+    },
+    Guard {
+        attack: "body-swap",
+        file: "rules/token/src/service_token.rs",
+        line: "match sha256(bytes) == want {",
+        instead: "match true || sha256(bytes) == want {",
+    },
+    Guard {
+        attack: "replay",
+        file: "rules/token/src/replay.rs",
+        line: "if self.seen.contains(&key) {",
+        instead: "if false && self.seen.contains(&key) {",
+    },
+    Guard {
+        attack: "edited-token",
+        file: "rules/token/src/jws.rs",
+        line: "key.verify_raw(self.signing_input.as_bytes(), &self.signature).map_err(|_| JwsError::BadSignature)?;",
+        instead: "let _ = key.verify_raw(self.signing_input.as_bytes(), &self.signature);",
+    },
+    Guard {
+        attack: "critical-header",
+        file: "rules/token/src/jws.rs",
+        line: "header.names().find(|name| !form.members().contains(name))",
+        instead: "header.names().find(|name| false && !form.members().contains(name))",
+    },
+    Guard {
+        attack: "duplicate-claim",
+        file: "rules/token/src/claims.rs",
+        line: "return Err(self.refuse(ClaimError::Duplicate { name: printable(taken.key()) }));",
+        instead: "let mut taken = taken; taken.insert(map.next_value_seed(inside)?); continue;",
+    },
+    Guard {
+        attack: "revoked-certificate",
+        file: "rules/pki/src/verify.rs",
+        line: "if let Some(reason) = crl.reason(&link.serial) {",
+        instead: "if let Some(reason) = crl.reason(&link.serial).filter(|_| false) {",
+    },
+];
+
+/// Runs all of them, or those of these attacks.
+pub(crate) fn attack_without_guards(only: &[String]) -> ExitCode {
+    match each(only) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(theatre) => {
+            say(&format!("{theatre} attacks were not noticed to succeed without their guard"));
+            ExitCode::from(1)
+        }
+        Err(why) => {
+            say(&format!("the guards could not be taken out: {why}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn each(only: &[String]) -> io::Result<usize> {
+    let copy = Copy::of_the_sources()?;
+    let mut theatre = 0;
+    for guard in GUARDS.iter().filter(|guard| only.is_empty() || only.iter().any(|name| name == guard.attack))
+    {
+        let original = fs::read_to_string(copy.sources.join(guard.file))?;
+        fs::write(copy.sources.join(guard.file), original.replacen(guard.line, guard.instead, 1))?;
+        let noticed = copy.build_and_attack(guard);
+        fs::write(copy.sources.join(guard.file), original)?;
+        match noticed? {
+            Noticed::Yes => {
+                say(&format!("{:<20} succeeds without its guard, and the run fails", guard.attack))
+            }
+            Noticed::No { instead } => {
+                theatre += 1;
+                say(&format!("{:<20} NOT NOTICED: {instead}", guard.attack));
+            }
+        }
+    }
+    Ok(theatre)
+}
+
+enum Noticed {
+    Yes,
+    No { instead: String },
+}
+
+/// The sources as git knows them, with a build of their own beside them.
+struct Copy {
+    sources: PathBuf,
+    build: PathBuf,
+    home: PathBuf,
+}
+
+impl Copy {
+    fn of_the_sources() -> io::Result<Self> {
+        let root = root();
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let at = target.join("without-guards");
+        let copy = Self { sources: at.join("sources"), build: at.join("build"), home: at.join("home") };
+        fs::create_dir_all(&copy.home)?;
+        let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(&root).output()?;
+        for file in String::from_utf8_lossy(&listed.stdout).split('\0').filter(|file| !file.is_empty()) {
+            let (from, to) = (root.join(file), copy.sources.join(file));
+            fs::create_dir_all(to.parent().unwrap_or(&copy.sources))?;
+            // Only what changed, so that cargo builds no more than that.
+            let text = fs::read(&from)?;
+            if fs::read(&to).ok().as_ref() != Some(&text) {
+                fs::write(&to, text)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    fn build_and_attack(&self, guard: &Guard) -> io::Result<Noticed> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package=countersign"]).current_dir(&self.sources);
+        build
+            .env("CARGO_TARGET_DIR", &self.build)
+            .env("CARGO_INCREMENTAL", "1")
+            .env("RUSTFLAGS", "--cap-lints=allow");
+        if !build.status()?.success() {
+            return Ok(Noticed::No { instead: "it does not compile".to_owned() });
+        }
+        self.run(&["down", "--purge"])?;
+        let up = self.run(&["up", "--detach", "--json"])?;
+        if !up.status.success() {
+            let said = String::from_utf8_lossy(&up.stderr).into_owned();
+            return Ok(Noticed::No { instead: format!("the deployment does not start: {said}") });
+        }
+        let attacked = self.run(&["attack", "--all", "-o", "json"]);
+        self.run(&["down", "--purge"])?;
+        Ok(judge(guard, &attacked?))
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> io::Result<Output> {
+        Command::new(self.build.join("debug/countersign"))
+            .arg("--state-dir")
+            .arg(self.home.join("state"))
+            .args(arguments)
+            .env("HOME", &self.home)
+            .stdin(Stdio::null())
+            .output()
+    }
+}
+
+/// The run must fail, and of this very attack it must say that it succeeded.
+fn judge(guard: &Guard, attacked: &Output) -> Noticed {
+    let report: Value = serde_json::from_slice(&attacked.stdout).unwrap_or_default();
+    let attacks = report.get("attacks").and_then(Value::as_array);
+    let found = attacks.into_iter().flatten().find(|attack| attack.get("name") == Some(&guard.attack.into()));
+    let verdict = found.and_then(|attack| attack.get("verdict")).and_then(Value::as_str);
+    match (attacked.status.code(), verdict) {
+        (Some(1), Some("succeeded")) => Noticed::Yes,
+        (code, verdict) => Noticed::No { instead: format!("exit {code:?}, verdict {verdict:?}") },
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn there_are_ten_guards_or_more_and_each_stands_where_it_is_said_to_exactly_once() {
+        assert!(GUARDS.len() >= 10);
+        for guard in GUARDS {
+            let text = fs::read_to_string(root().join(guard.file)).unwrap();
+            assert_eq!(text.matches(guard.line).count(), 1, "{} in {}", guard.line, guard.file);
+            assert!(!guard.line.contains('\n') && !guard.instead.contains('\n'), "{}", guard.attack);
+        }
+    }
+}

@@ -4,12 +4,11 @@
 //! a sealed text instead, which it gives back with the calls that it makes on behalf of that user: only the process that
 //! sealed it can open it, and only as long as the token inside may count. Nothing is kept for it, so nothing can fill up.
 
-use std::fmt;
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use countersign_identity::{SpiffeId, TrustDomain, UnixTime};
-use countersign_keys::{MasterKey, RandomError, SealContext, SealError, Sealed, SecureRandom};
+use countersign_identity::{SpiffeId, UnixTime};
+use countersign_keys::{ProcessSeal, ProcessSealError, SecureRandom};
 use http::HeaderName;
 use thiserror::Error;
 
@@ -25,18 +24,29 @@ pub const CONTEXT: HeaderName = HeaderName::from_static("countersign-context");
 /// Longest life of a sealed context: no internal token of a user lives longer.
 pub const CONTEXT_LIFETIME: Duration = Duration::from_mins(5);
 
-/// Seals and opens contexts; lives and dies with its process.
-pub struct ContextKey {
-    key: MasterKey,
-    trust_domain: TrustDomain,
-    service: String,
-}
+/// Seals and opens contexts; lives and dies with its process. Whoever seals for itself has a clone for itself.
+#[derive(Clone, Debug)]
+pub struct ContextKey(ProcessSeal);
 
 /// What a service passes on: whose call this is, and the trace that it belongs to.
 #[derive(Clone, Debug)]
 pub struct Context {
     token: Option<InternalToken>,
     trace: TraceContext,
+}
+
+/// Why nothing was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ContextSealError {
+    /// Over [`TOKEN_BYTES_MAX`].
+    #[error("a user's token of {bytes} bytes fits in no context: at most {TOKEN_BYTES_MAX} are sealed")]
+    TooLong {
+        /// How long the token is.
+        bytes: usize,
+    },
+    /// Every number that a seal may use once was used.
+    #[error("this process can seal no more contexts: start it again")]
+    UsedUp,
 }
 
 /// Why a text is no context.
@@ -63,30 +73,40 @@ impl ContextKey {
     ///
     /// # Errors
     /// The machine gave no randomness.
-    pub fn generate(id: &SpiffeId, rng: &dyn SecureRandom) -> Result<Self, RandomError> {
-        let (key, service) = (MasterKey::generate(rng)?, id.to_string());
-        Ok(Self { key, trust_domain: id.trust_domain().clone(), service })
+    pub fn generate(id: &SpiffeId, rng: &dyn SecureRandom) -> Result<Self, ProcessSealError> {
+        ProcessSeal::generate(&format!("sidecar-context {id}"), rng).map(Self)
     }
 
     /// Seals what `caller` brought along, until `now` and [`CONTEXT_LIFETIME`].
     ///
     /// # Errors
-    /// The token is longer than anything that is sealed, or the machine gave no randomness.
-    pub fn seal(&self, caller: &Caller, now: UnixTime, rng: &dyn SecureRandom) -> Result<String, SealError> {
+    /// See [`ContextSealError`].
+    pub fn seal(&self, caller: &Caller, now: UnixTime) -> Result<String, ContextSealError> {
+        self.seal_parts(caller.trace().hop(), caller.token(), now)
+    }
+
+    fn seal_parts(
+        &self,
+        hop: Hop,
+        token: Option<&InternalToken>,
+        now: UnixTime,
+    ) -> Result<String, ContextSealError> {
         let expires = now.saturating_add(CONTEXT_LIFETIME).secs();
-        let (reach, token) = match caller.token() {
+        let (reach, token) = match token {
             None => (NOBODY, ""),
             Some(token) => (mark(token.reach()), token.expose()),
         };
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(ContextSealError::TooLong { bytes: token.len() });
+        }
         let mut plain = Vec::with_capacity(HEAD_BYTES + token.len());
         plain.extend_from_slice(&expires.to_be_bytes());
-        let hop = caller.trace().hop();
         plain.extend_from_slice(&hop.trace().to_bytes());
         plain.extend_from_slice(&hop.span().to_bytes());
         plain.extend_from_slice(&[u8::from(hop.is_sampled()), reach]);
         plain.extend_from_slice(token.as_bytes());
-        let sealed = Sealed::seal(&self.key, self.place(), &plain, rng)?;
-        Ok(URL_SAFE_NO_PAD.encode(sealed.as_bytes()))
+        let sealed = self.0.seal(&plain).ok_or(ContextSealError::UsedUp)?;
+        Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
 
     /// Opens what this process sealed.
@@ -98,14 +118,8 @@ impl ContextKey {
             return Err(ContextError::TooLong { bytes: text.len() });
         }
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| ContextError::NotOurs)?;
-        let plain = Sealed::from_bytes(sealed).open(&self.key, self.place());
-        let plain = plain.map_err(|_| ContextError::NotOurs)?;
+        let plain = self.0.open(&sealed).ok_or(ContextError::NotOurs)?;
         read(plain.expose(), now)
-    }
-
-    fn place(&self) -> SealContext<'_> {
-        let (trust_domain, row_id) = (&self.trust_domain, self.service.as_str());
-        SealContext { trust_domain, purpose: "sidecar-context", row_id, key_version: 1 }
     }
 }
 
@@ -148,14 +162,10 @@ const fn mark(reach: Reach) -> u8 {
     }
 }
 
-impl fmt::Debug for ContextKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ContextKey({})", self.service)
-    }
-}
-
-/// Longest context that is read: a token of 8 KiB, sealed and in base64url.
+/// Longest context that is read: the longest token, sealed and in base64url.
 const CONTEXT_BYTES_MAX: usize = 12 * 1024;
+/// Longest token that is sealed.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Expiry, trace, span, is it sampled, reach.
 const HEAD_BYTES: usize = 8 + 16 + 8 + 1 + 1;
 const NOBODY: u8 = 0;
@@ -180,8 +190,7 @@ mod tests {
         let hop = [&7_u128.to_be_bytes()[..], &9_u64.to_be_bytes(), &[1]].concat();
         let head = [&expires.secs().to_be_bytes()[..], &hop, &[reach]].concat();
         let plain = [head, token.as_bytes().to_vec()].concat();
-        let sealed = Sealed::seal(&key.key, key.place(), &plain, &SystemRandom::new()).unwrap();
-        URL_SAFE_NO_PAD.encode(sealed.as_bytes())
+        URL_SAFE_NO_PAD.encode(key.0.seal(&plain).unwrap())
     }
 
     #[test]
@@ -197,6 +206,19 @@ mod tests {
         }
         let nobody = key.open(sealed(&key, NOBODY, "", later).as_bytes(), NOW).unwrap();
         assert!(nobody.token().is_none());
+    }
+
+    #[test]
+    fn seals_the_longest_token_and_none_that_is_longer() {
+        let (key, trace) = (key(), TraceId::from_bytes([7; 16]));
+        let token = InternalToken::verified(&"t".repeat(TOKEN_BYTES_MAX));
+        let sealed = key.seal_parts(trace, Some(&token), NOW).unwrap();
+        let context = key.clone().open(sealed.as_bytes(), NOW).unwrap();
+        assert_eq!(context.token().unwrap().len(), TOKEN_BYTES_MAX);
+        let token = InternalToken::verified(&"t".repeat(TOKEN_BYTES_MAX + 1));
+        let refused = key.seal_parts(trace, Some(&token), NOW).unwrap_err();
+        assert_eq!(refused, ContextSealError::TooLong { bytes: TOKEN_BYTES_MAX + 1 });
+        assert!(ContextSealError::UsedUp.to_string().contains("start it again"));
     }
 
     #[test]

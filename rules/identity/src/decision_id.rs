@@ -7,6 +7,7 @@ use thiserror::Error;
 
 const PREFIX: &str = "d_";
 const DIGITS: usize = 16;
+const TEXT_BYTES: usize = PREFIX.len() + DIGITS;
 const CROCKFORD: [u8; 32] = *b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// 80 random bits, written as `d_` and 16 characters of Crockford's base 32. Random, so that a
@@ -41,6 +42,20 @@ impl DecisionId {
         &self.0
     }
 
+    /// As it is displayed: ASCII throughout.
+    #[must_use]
+    pub fn to_text(&self) -> [u8; TEXT_BYTES] {
+        let number = self.0.iter().fold(0_u128, |sum, byte| (sum << 8) | u128::from(*byte));
+        let mut text = [b'0'; TEXT_BYTES];
+        let (prefix, digits) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        for (place, digit) in digits.iter_mut().rev().enumerate() {
+            let value = usize::try_from((number >> (5 * place)) & 31).unwrap_or(0);
+            *digit = CROCKFORD.get(value).copied().unwrap_or(b'0');
+        }
+        text
+    }
+
     /// Reads an id as it is displayed; case does not count, because people type these.
     ///
     /// # Errors
@@ -67,14 +82,7 @@ fn digit(c: char) -> Option<u128> {
 
 impl fmt::Display for DecisionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.0.iter().fold(0_u128, |sum, byte| (sum << 8) | u128::from(*byte));
-        f.write_str(PREFIX)?;
-        for place in (0..DIGITS).rev() {
-            let value = usize::try_from((number >> (5 * place)) & 31).unwrap_or(0);
-            let digit = CROCKFORD.get(value).copied().unwrap_or(b'0');
-            write!(f, "{}", char::from(digit))?;
-        }
-        Ok(())
+        f.write_str(std::str::from_utf8(&self.to_text()).unwrap_or_default())
     }
 }
 

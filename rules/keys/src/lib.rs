@@ -33,6 +33,7 @@ mod jwk;
 pub mod jwk_set;
 pub mod key_pair;
 pub mod master;
+pub mod process_seal;
 pub mod public_key;
 pub mod random;
 pub mod ring;
@@ -46,6 +47,7 @@ pub use hash::{MacKey, Sha256, constant_time_eq, hmac_sha256, sha256, sha256_hex
 pub use jwk_set::{JwkSet, JwkSetError};
 pub use key_pair::{KeyError, KeyPair, SignError};
 pub use master::{MasterKey, MasterKeyError};
+pub use process_seal::{ProcessSeal, ProcessSealError};
 pub use public_key::{JwkError, PublicKey, PublicKeyError, SignatureInvalid, TokenKeyError};
 pub use random::{RandomError, SecureRandom, SystemRandom, random_bytes};
 pub use ring::{Ring, RingError};

@@ -14,7 +14,7 @@ use crate::{outbound::InternalToken, trace::TraceContext};
 pub struct Caller(Arc<Context>);
 
 struct Context {
-    caller: identity::Caller,
+    caller: Arc<identity::Caller>,
     permit: Permit,
     decision: DecisionId,
     token: Option<InternalToken>,
@@ -23,12 +23,13 @@ struct Context {
 
 impl Caller {
     pub(crate) fn new(
-        caller: identity::Caller,
+        caller: impl Into<Arc<identity::Caller>>,
         permit: Permit,
         decision: DecisionId,
         token: Option<InternalToken>,
         trace: TraceContext,
     ) -> Self {
+        let caller = caller.into();
         Self(Arc::new(Context { caller, permit, decision, token, trace }))
     }
 

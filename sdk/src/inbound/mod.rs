@@ -28,7 +28,7 @@ pub use decision::DecisionDraft;
 pub use extract::{CallerMissing, EndUser, UserMissing};
 pub use handshakes::HandshakeRecorder;
 pub use layer::{Afterword, Guarded, GuardedBody};
-pub use quick::{DoorRecorder, Entered, QuickDoor, Recalled};
+pub use quick::{CallerMark, DoorRecorder, Entered, QuickDoor, Recalled};
 pub use refusal::{Challenge, Denial, new_decision_id};
 
 use crate::{

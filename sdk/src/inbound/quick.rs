@@ -8,6 +8,7 @@
 use std::{cell::RefCell, fmt, num::NonZeroUsize, sync::Arc};
 
 use countersign_identity::{self as identity, DecisionId, Mode, UnixTime};
+use countersign_keys::sha256;
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_policy::{Ask, DecisionCache};
 use countersign_request::{
@@ -45,9 +46,13 @@ struct Proven {
     /// Under this snapshot and no other.
     live: Arc<Live>,
     caller: Arc<identity::Caller>,
+    mark: CallerMark,
     checks: Vec<CheckRecord>,
     mode: Mode,
 }
+
+/// Stands for a workload by its name: the first half of its SHA-256.
+pub type CallerMark = [u8; 16];
 
 /// A request that was let in.
 pub struct Entered {
@@ -55,8 +60,12 @@ pub struct Entered {
     pub caller: Caller,
     /// The same for all requests of this connection until it is judged again.
     pub standing: Arc<identity::Caller>,
+    /// Of the workload.
+    pub mark: CallerMark,
     /// The template of its route.
     pub route: String,
+    /// When it was judged.
+    pub at: UnixTime,
 }
 
 /// What to record of requests that were let in, without the door.
@@ -96,7 +105,7 @@ impl QuickDoor {
         if live.freshness(now) == Freshness::Stale {
             return None;
         }
-        let standing = self.proven(&live, connection, recalled, now)?;
+        let (standing, mark) = self.proven(&live, connection, recalled, now)?;
         let route = route(door, &live, head);
         let ask = Ask {
             caller: &standing,
@@ -106,8 +115,13 @@ impl QuickDoor {
             path: head.path(),
         };
         let permit = self.decisions.borrow_mut().decide(live.policy().ok()?, &ask).ok()?;
+<<<<<<< HEAD
         let caller = Caller::new((*standing).clone(), permit, call.0, None, call.1.into());
         Some(Entered { caller, standing, route })
+=======
+        let caller = Caller::new(Arc::clone(&standing), permit, call.0, None, call.1);
+        Some(Entered { caller, standing, mark, route, at: now })
+>>>>>>> 4548164 (Seal contexts with a key that is ready, and count their nonces instead of drawing them)
     }
 
     /// What the record says of such a request, but for what it was given at the last moment.
@@ -145,27 +159,29 @@ impl QuickDoor {
         connection: &Connection,
         recalled: &Recalled,
         now: UnixTime,
-    ) -> Option<Arc<identity::Caller>> {
+    ) -> Option<(Arc<identity::Caller>, CallerMark)> {
         let peer = connection.peer.as_ref()?;
         if let Some(proven) = &*recalled.0.borrow()
             && Arc::ptr_eq(&proven.live, live)
             && peer.is_believed(now)
         {
-            return Some(Arc::clone(&proven.caller));
+            return Some((Arc::clone(&proven.caller), proven.mark));
         }
         let rules =
             Rules { keys: live.tokens(), accepts: live.accepts(&self.door.target), required: &[], now };
         let judged = self.door.authenticator.judge(&bare_request()?, Some(connection), &rules);
         let claimed = judged.claimed.ok().filter(|claimed| !claimed.is_bound_to_the_body())?;
         let caller = Arc::new(claimed.confirm(&[]).ok()?);
+        let mark = *sha256(caller.workload()?.id.as_str().as_bytes()).first_chunk()?;
         let proven = Proven {
             live: Arc::clone(live),
             caller: Arc::clone(&caller),
+            mark,
             checks: judged.checks,
             mode: judged.mode,
         };
         recalled.0.replace(Some(proven));
-        Some(caller)
+        Some((caller, mark))
     }
 }
 

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use countersign_http1::RequestHeadError;
 use countersign_identity::DecisionId;
-use countersign_keys::SystemRandom;
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_headers};
 use countersign_sdk::accept::{Connection, RequestBody};
@@ -79,8 +78,10 @@ impl Answers for Inbound {
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         let Inner { app, contexts, filters, .. } = &*self.to_app.0;
         // Filters are asked by the full carrier alone.
-        let quick =
-            || InboundQuick::new(self.guarded.quick(), app.clone(), Arc::clone(contexts), self.limits);
+        let quick = || {
+            let contexts = ContextKey::clone(contexts);
+            InboundQuick::new(self.guarded.quick(), app.clone(), contexts, self.limits)
+        };
         filters.is_empty().then(|| Rc::new(quick()) as Rc<dyn Quick>)
     }
 
@@ -251,7 +252,7 @@ impl Inner {
         headers.insert(header::HOST, host.map_err(|_| Denial::new(Code::AuthorityAmbiguous, "host"))?);
         headers::tell(&mut headers, caller);
         caller.trace().set(&mut headers);
-        let sealed = self.contexts.seal(caller, clock::now(), &SystemRandom::new());
+        let sealed = self.contexts.seal(caller, clock::now());
         let sealed = sealed.map_err(|error| Denial::new(Code::Internal, error.to_string()))?;
         let mut sealed = HeaderValue::from_str(&sealed)
             .map_err(|_| Denial::new(Code::Internal, "a sealed context does not fit into a header"))?;

@@ -25,7 +25,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use countersign_keys::{RandomError, SystemRandom};
+use countersign_keys::{ProcessSealError, SystemRandom};
 use countersign_sdk::accept::{Limits as AcceptLimits, Transport, bind_unix, serve};
 use countersign_sdk::context::ContextKey;
 use countersign_sdk::inbound::InboundError;
@@ -82,7 +82,7 @@ pub enum SidecarError {
     Filter(#[from] FilterSettingsError),
     /// No key for sealed contexts.
     #[error("no key for sealed contexts: {0}")]
-    Key(#[from] RandomError),
+    Key(#[from] ProcessSealError),
 }
 
 impl SidecarError {
@@ -230,11 +230,13 @@ const OWNER_ALONE: u32 = 0o600;
 
 #[cfg(test)]
 mod tests {
+    use countersign_keys::RandomError;
+
     use super::*;
 
     #[test]
     fn what_a_setting_can_mend_ends_with_2() {
         assert_eq!(SidecarError::NoApp.exit_code(), 2);
-        assert_eq!(SidecarError::Key(RandomError::Unavailable).exit_code(), 1);
+        assert_eq!(SidecarError::Key(RandomError::Unavailable.into()).exit_code(), 1);
     }
 }

@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use countersign_http1::{BodyLength, RequestHead, encode};
 use countersign_identity::DecisionId;
-use countersign_keys::{SystemRandom, sha256};
 use countersign_request::{Field, Head as _};
-use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, ContextKey};
 use countersign_sdk::inbound::{Entered, QuickDoor, Recalled};
 use countersign_sdk::trace::{Hop, TRACEPARENT, TRACESTATE};
@@ -26,13 +24,13 @@ use crate::listener::Arrival;
 pub(super) struct InboundQuick {
     door: QuickDoor,
     app: Arc<App>,
-    contexts: Arc<ContextKey>,
+    contexts: ContextKey,
     routes: RandomState,
     limits: AnswerLimits,
 }
 
 impl InboundQuick {
-    pub(super) fn new(door: QuickDoor, app: App, contexts: Arc<ContextKey>, limits: AnswerLimits) -> Self {
+    pub(super) fn new(door: QuickDoor, app: App, contexts: ContextKey, limits: AnswerLimits) -> Self {
         Self { door, app: Arc::new(app), contexts, routes: RandomState::new(), limits }
     }
 
@@ -49,13 +47,12 @@ impl InboundQuick {
                 writer.copied(field);
             }
         }
-        let decision = caller.decision().to_string();
-        writer.copied(&Field { name: DECISION.as_str(), value: decision.as_bytes() });
+        writer.copied(&Field { name: DECISION.as_str(), value: &caller.decision().to_text() });
         if let Some(workload) = caller.workload() {
             writer.copied(&Field { name: CALLER.as_str(), value: workload.id.as_str().as_bytes() });
         }
         writer.copied(&Field { name: TRACEPARENT.as_str(), value: &hop.header() });
-        let sealed = self.contexts.seal(caller, clock::now(), &SystemRandom::new()).ok()?;
+        let sealed = self.contexts.seal(caller, entered.at).ok()?;
         writer.copied(&Field { name: CONTEXT.as_str(), value: sealed.as_bytes() });
         writer.finish(head.body);
         Some(())
@@ -85,8 +82,6 @@ impl Quick for InboundQuick {
         let decision = DecisionId::from_random(entropy.draw()?);
         let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
         let entered = self.door.enter(&head.canonical, bytes, connection, recalled, (decision, hop))?;
-        let workload = entered.caller.workload()?;
-        let caller = *sha256(workload.id.as_str().as_bytes()).first_chunk()?;
         let key = StandingKey {
             route: usize::try_from(self.routes.hash_one(&entered.route)).unwrap_or_default(),
             target: 0,
@@ -102,9 +97,10 @@ impl Quick for InboundQuick {
             })
         })?;
         self.write_head(head, &entered, out)?;
-        let call = Call { decision, hop, connection: connection.id, peer: connection.address(), began };
+        let (connection, peer) = (connection.id, connection.address());
+        let call = Call { decision, hop, user: None, connection, peer, began };
         Some(Errand {
-            way: Way::App { app: Arc::clone(&self.app), caller },
+            way: Way::App { app: Arc::clone(&self.app), caller: entered.mark },
             unrecorded: Unrecorded::new(standing, call),
             permit: Permitted::ByDoor(entered.caller),
             limits: self.limits,

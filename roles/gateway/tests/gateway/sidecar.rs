@@ -276,7 +276,7 @@ async fn settings_that_cannot_be_are_refused_with_what_to_do() {
     let sidecar = bind(&format!("service = \"users\"\n{route}"), &workload).await.unwrap();
     let refused = sidecar.run(CancellationToken::new()).await.unwrap_err();
     assert!(matches!(refused, SidecarError::Routes(InboundError::Route { .. })), "{refused}");
-    assert_eq!(SidecarError::Key(RandomError::Unavailable).exit_code(), 1);
+    assert_eq!(SidecarError::Key(RandomError::Unavailable.into()).exit_code(), 1);
     let open = AppError::OpenToOthers { path: "/a".into(), mode: 0o666 };
     assert!(open.to_string().contains("666") && open.to_string().contains("make it 600"));
     let other = AppError::OtherOwner { path: "/a".into(), uid: 1, own: 2 };

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::{
     inbound::Caller,
     outbound::{InternalToken, Reach},
-    trace::TraceContext,
+    trace::{Hop, TraceContext},
 };
 
 /// Carries a sealed context from a sidecar to its service, and back with the service's own calls.
@@ -210,13 +210,13 @@ mod tests {
 
     #[test]
     fn seals_the_longest_token_and_none_that_is_longer() {
-        let (key, trace) = (key(), TraceId::from_bytes([7; 16]));
+        let (key, hop) = (key(), Hop::first());
         let token = InternalToken::verified(&"t".repeat(TOKEN_BYTES_MAX));
-        let sealed = key.seal_parts(trace, Some(&token), NOW).unwrap();
+        let sealed = key.seal_parts(hop, Some(&token), NOW).unwrap();
         let context = key.clone().open(sealed.as_bytes(), NOW).unwrap();
         assert_eq!(context.token().unwrap().len(), TOKEN_BYTES_MAX);
         let token = InternalToken::verified(&"t".repeat(TOKEN_BYTES_MAX + 1));
-        let refused = key.seal_parts(trace, Some(&token), NOW).unwrap_err();
+        let refused = key.seal_parts(hop, Some(&token), NOW).unwrap_err();
         assert_eq!(refused, ContextSealError::TooLong { bytes: TOKEN_BYTES_MAX + 1 });
         assert!(ContextSealError::UsedUp.to_string().contains("start it again"));
     }

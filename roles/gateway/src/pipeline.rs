@@ -25,7 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_identity::{Caller, Possession};
 use countersign_keys::SystemRandom;
-use countersign_ledger::{Event, pseudonym};
+use countersign_ledger::{Event, Pseudonym, pseudonym};
 use countersign_policy::{Ask, Explainer, Permit, PolicySet, decide};
 use countersign_request::{CanonicalRequest, DPOP, Head};
 use countersign_sdk::accept::RequestBody;
@@ -288,6 +288,11 @@ impl Pipeline {
         };
         let permit = self.decide(request, asked, live, notes, decide)?;
         Ok(Judged { permit, route, target, session, changes: Changes::default() })
+    }
+
+    /// The user of a session as the ledger knows users.
+    pub(crate) fn pseudonym_of(&self, session: &Session) -> Option<Pseudonym> {
+        session.pseudonym(self.workload.live_cell().peek().pseudonyms())
     }
 
     /// Is it answered here, by the login desk?

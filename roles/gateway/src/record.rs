@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_identity::{Caller, DecisionId};
-use countersign_ledger::{CheckRecord, CheckResult, Event, Verdict};
+use countersign_ledger::{CheckRecord, CheckResult, Event, Pseudonym, Verdict};
 use countersign_policy::Permit;
 use countersign_sdk::inbound::{DecisionDraft, Denial};
 use countersign_sdk::live::Live;
@@ -149,10 +149,11 @@ impl Trace {
         &self,
         decision: DecisionId,
         hop: Hop,
+        user: Option<Pseudonym>,
         connection: ConnectionId,
         peer: Option<SocketAddr>,
     ) -> Self {
-        let draft = self.draft.repeated(decision, hop, connection, peer);
+        let draft = self.draft.repeated(decision, hop, user, connection, peer);
         let address = peer.map_or(self.address, |peer| peer.ip());
         Trace { draft, address, ..self.clone() }
     }

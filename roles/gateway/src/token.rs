@@ -6,12 +6,13 @@
 //! a hit counts only under the same snapshot generation and before expiry.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use countersign_identity::{Caller, SpiffeId, UnixTime, User};
 use countersign_keys::hash::hex;
 use countersign_keys::{KeyPair, PublicKey, RandomError, Secret, SecureRandom, random_bytes, sha256};
+use countersign_ledger::{Pseudonym, PseudonymKey};
 use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate, authenticate_guest};
 use countersign_sdk::live::TokenKeys;
 use countersign_token::DpopProof;
@@ -48,6 +49,14 @@ pub(crate) struct Session {
     /// By which keys, if they are not of the snapshot.
     guest: Option<GuestMark>,
     internal: Mutex<Option<InternalToken>>,
+    pseudonym: OnceLock<Option<Pseudonym>>,
+}
+
+impl Session {
+    /// The user as the ledger knows users, by the key of the snapshot that the session counts under.
+    pub(crate) fn pseudonym(&self, key: Option<&PseudonymKey>) -> Option<Pseudonym> {
+        *self.pseudonym.get_or_init(|| key.map(|key| Pseudonym::of(key, &self.user.id)))
+    }
 }
 
 /// An internal token, ready to be sent.
@@ -118,8 +127,8 @@ impl Tokens {
         // The same access token keeps its internal token from one snapshot to the next, while it says the same.
         let same = known.filter(|old| old.user == user && old.guest == guest);
         let internal = same.and_then(|old| lock(&old.internal).clone());
-        let session =
-            Session { caller, user, sequence: rules.sequence, guest, internal: Mutex::new(internal) };
+        let (sequence, internal, pseudonym) = (rules.sequence, Mutex::new(internal), OnceLock::new());
+        let session = Session { caller, user, sequence, guest, internal, pseudonym };
         let session = Arc::new(session);
         self.keep(digest, Arc::clone(&session), now);
         Ok(session)

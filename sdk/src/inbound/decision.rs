@@ -150,12 +150,13 @@ impl DecisionDraft {
         self.record.latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     }
 
-    /// What was decided, for another request about which nothing else was said.
+    /// What was decided, for another request about which nothing else was said, of the same user or another one.
     #[must_use]
     pub fn repeated(
         &self,
         id: DecisionId,
         hop: Hop,
+        user: Option<Pseudonym>,
         connection: ConnectionId,
         peer: Option<SocketAddr>,
     ) -> Self {
@@ -164,14 +165,14 @@ impl DecisionDraft {
         record.trace = Some(hop.trace().to_string());
         record.connection = Some(connection.to_string());
         record.peer = peer.map(|address| address.to_string());
-        let (user_proof, user, has_user) = (self.user_proof, self.user, self.has_user);
+        record.user = user.map(|user| user.to_string());
         Self {
             started: Instant::now(),
             record,
-            user_proof,
+            user_proof: self.user_proof,
             hop,
             user,
-            has_user,
+            has_user: self.has_user,
             connection: Some((connection, peer)),
         }
     }

@@ -254,7 +254,7 @@ impl Proof {
             (None, None) => true,
             _ => false,
         };
-        same && self.peer.workload(now).is_ok()
+        same && self.peer.is_believed(now)
     }
 
     /// May what runs on the connection go on? As long as its peer is believed, whoever we are by now.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use countersign_http1::{BodyLength, RequestHead, encode};
-use countersign_identity::DecisionId;
+use countersign_identity::{Caller, DecisionId, Possession, UserProof};
 use countersign_policy::DecisionCache;
 use countersign_request::{DPOP, Field, Head as _};
 use countersign_sdk::clock;
@@ -164,11 +164,12 @@ impl Quick for EdgeQuick {
             .ok()?;
         let decision = DecisionId::from_random(entropy.draw()?);
         let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
+        let user = judged.session.as_deref().and_then(|session| pipeline.pseudonym_of(session));
         let key = StandingKey {
             route: std::ptr::from_ref(judged.route).addr(),
             target: std::ptr::from_ref(judged.target).addr(),
             method: number_of(head.canonical.method()),
-            caller: judged.session.as_ref().map_or(0, |session| Arc::as_ptr(session).addr()),
+            caller: judged.session.as_deref().map_or(0, |session| kind_of(&session.caller)),
         };
         let standing =
             journal.standing(key, judged.route.template.as_str(), judged.permit.policies(), || {
@@ -180,18 +181,13 @@ impl Quick for EdgeQuick {
                     .judge(&head.canonical, arrival, &mut said, |rules, ask| decisions.decide(rules, ask))
                     .ok()?;
                 said.without(Check::Filter);
-                Some(Made {
-                    said: Said::Edge(Box::new(said), Arc::clone(&pipeline)),
-                    keeps: judged
-                        .session
-                        .clone()
-                        .map(|session| session as Arc<dyn std::any::Any + Send + Sync>),
-                })
+                Some(Made { said: Said::Edge(Box::new(said), Arc::clone(&pipeline)), keeps: None })
             })?;
         self.write_head(head, arrival, &hop, out)?;
         let lease = cluster.pick().ok()?;
         let connection = arrival.connection.as_ref()?;
-        let call = Call { decision, hop, connection: connection.id, peer: connection.address(), began };
+        let (connection, peer) = (connection.id, connection.address());
+        let call = Call { decision, hop, user, connection, peer, began };
         let limits = AnswerLimits {
             head_within: cluster.timeouts().answer().min(pipeline.limits.request_timeout()),
             http1: cluster.answer_head().http1(),
@@ -202,6 +198,20 @@ impl Quick for EdgeQuick {
         let unrecorded = Unrecorded::new(standing, call);
         Some(Errand { permit: Permitted::ByEdge(judged.permit), way, unrecorded, limits })
     }
+}
+
+/// What of a user's proof the records tell.
+fn kind_of(caller: &Caller) -> usize {
+    let bound = usize::from(caller.proof().user_possession == Possession::Key);
+    let proof = match caller.proof().user {
+        UserProof::None => 1,
+        UserProof::InternalToken => 2,
+        UserProof::AccessToken => 3,
+        UserProof::HopToken => 4,
+        UserProof::ForeignToken => 5,
+        UserProof::LocalUid => 6,
+    };
+    (proof << 1) | bound
 }
 
 static PROOF: HeaderName = DPOP;

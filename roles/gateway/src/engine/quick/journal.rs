@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_identity::{DecisionId, UnixTime};
+use countersign_ledger::Pseudonym;
 use countersign_sdk::inbound::{DecisionDraft, Denial, DoorRecorder};
 use countersign_sdk::spool::{CallRing, CallRow, EdgeFacts, EdgeIndex, RingError};
 use countersign_sdk::tls::ConnectionId;
@@ -31,6 +32,8 @@ use crate::upstream::UpstreamError;
 pub(crate) struct Call {
     pub(crate) decision: DecisionId,
     pub(crate) hop: Hop,
+    /// On whose behalf.
+    pub(crate) user: Option<Pseudonym>,
     pub(crate) connection: ConnectionId,
     pub(crate) peer: Option<SocketAddr>,
     /// When its head was there.
@@ -53,7 +56,8 @@ pub(crate) enum Said {
     Door(Box<DecisionDraft>, DoorRecorder),
 }
 
-/// What many calls have in common: who calls, what, how it was decided, and every check that was passed.
+/// What many calls have in common: which workload calls, what, how it was decided, and every check that was passed; of
+/// users, how they were proven.
 pub(crate) struct Standing {
     said: Said,
     policies: Vec<String>,
@@ -72,7 +76,7 @@ pub(crate) struct StandingKey {
     pub(crate) route: usize,
     pub(crate) target: usize,
     pub(crate) method: u8,
-    /// 0 is nobody.
+    /// 0 is nobody. Users who were proven in the same way are one.
     pub(crate) caller: usize,
 }
 
@@ -101,7 +105,8 @@ impl Said {
         match self {
             Said::Edge(trace, pipeline) => pipeline.recorder.allowed_after(call.of(trace), status, latency),
             Said::Door(draft, recorder) => {
-                let mut draft = draft.repeated(call.decision, call.hop, call.connection, call.peer);
+                let Call { decision, hop, user, connection, peer, .. } = *call;
+                let mut draft = draft.repeated(decision, hop, user, connection, peer);
                 draft.answered_after(status, latency);
                 recorder.record(draft);
             }
@@ -171,7 +176,7 @@ impl Said {
 impl Call {
     /// All that is known of this call, which an edge judged.
     pub(crate) fn of(&self, trace: &Trace) -> Trace {
-        trace.repeated(self.decision, self.hop, self.connection, self.peer)
+        trace.repeated(self.decision, self.hop, self.user, self.connection, self.peer)
     }
 }
 
@@ -276,7 +281,7 @@ impl Journal {
             latency_us,
             status,
             trace: call.hop.trace(),
-            user: standing.said.draft().user(),
+            user: call.user,
             connection: Some((call.connection, call.peer)),
         };
         // The ring has no room, or the edge is too long for it.

@@ -130,9 +130,8 @@ mod tests {
     fn no_two_blobs_have_the_same_nonce_whichever_clone_made_them() {
         let one = seal();
         let all = [one.clone(), one.clone().clone(), one];
-        let nonces: HashSet<[u8; NONCE_LEN]> = (0..300)
-            .map(|round| *all[round % 3].seal(b"same").unwrap().first_chunk().unwrap())
-            .collect();
+        let nonces: HashSet<[u8; NONCE_LEN]> =
+            (0..300).map(|round| *all[round % 3].seal(b"same").unwrap().first_chunk().unwrap()).collect();
         assert_eq!(nonces.len(), 300);
     }
 

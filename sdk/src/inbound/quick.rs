@@ -115,13 +115,8 @@ impl QuickDoor {
             path: head.path(),
         };
         let permit = self.decisions.borrow_mut().decide(live.policy().ok()?, &ask).ok()?;
-<<<<<<< HEAD
-        let caller = Caller::new((*standing).clone(), permit, call.0, None, call.1.into());
-        Some(Entered { caller, standing, route })
-=======
-        let caller = Caller::new(Arc::clone(&standing), permit, call.0, None, call.1);
+        let caller = Caller::new(Arc::clone(&standing), permit, call.0, None, call.1.into());
         Some(Entered { caller, standing, mark, route, at: now })
->>>>>>> 4548164 (Seal contexts with a key that is ready, and count their nonces instead of drawing them)
     }
 
     /// What the record says of such a request, but for what it was given at the last moment.

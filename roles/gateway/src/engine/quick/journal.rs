@@ -119,7 +119,8 @@ impl Said {
         match self {
             Said::Edge(trace, pipeline) => pipeline.recorder.unanswered_after(call.of(trace), took),
             Said::Door(draft, recorder) => {
-                let mut draft = draft.repeated(call.decision, call.hop, call.connection, call.peer);
+                let mut draft =
+                    draft.repeated(call.decision, call.hop, call.user, call.connection, call.peer);
                 draft.unanswered_after(took);
                 if let Some(exchange) = draft.exchange("") {
                     exchange.ended(None);
@@ -156,7 +157,7 @@ impl Said {
         if !trace::wants(status.as_u16(), call.hop.is_sampled()) {
             return None;
         }
-        let mut draft = self.draft().repeated(call.decision, call.hop, call.connection, call.peer);
+        let mut draft = self.draft().repeated(call.decision, call.hop, call.user, call.connection, call.peer);
         draft.answered_after(status, latency);
         draft.exchange(match self {
             Said::Edge(trace, _) => &trace.callee,

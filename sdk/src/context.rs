@@ -214,7 +214,7 @@ mod tests {
         let token = InternalToken::verified(&"t".repeat(TOKEN_BYTES_MAX));
         let sealed = key.seal_parts(hop, Some(&token), NOW).unwrap();
         let context = key.clone().open(sealed.as_bytes(), NOW).unwrap();
-        assert_eq!(context.token().unwrap().len(), TOKEN_BYTES_MAX);
+        assert_eq!(context.token().unwrap().expose().len(), TOKEN_BYTES_MAX);
         let token = InternalToken::verified(&"t".repeat(TOKEN_BYTES_MAX + 1));
         let refused = key.seal_parts(hop, Some(&token), NOW).unwrap_err();
         assert_eq!(refused, ContextSealError::TooLong { bytes: TOKEN_BYTES_MAX + 1 });

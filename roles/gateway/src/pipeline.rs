@@ -405,7 +405,10 @@ impl Pipeline {
 
     /// The internal token that goes on in place of the access token.
     pub(crate) fn countersign(&self, _permit: &Permit, session: &Session) -> Result<InternalToken, Refusal> {
-        let token = match self.tokens.internal(session, &SystemRandom::new(), clock::now())? {
+        let now = clock::now();
+        // It may have ended since it was looked at, while filters were asked or limits counted.
+        session.still_lives(now).map_err(|ended| Refusal::Evidence(ended.into()))?;
+        let token = match self.tokens.internal(session, &SystemRandom::new(), now)? {
             Internal::Known(token) => token,
             Internal::Minted(token) => {
                 let live = self.live()?;

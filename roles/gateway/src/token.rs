@@ -15,8 +15,8 @@ use countersign_keys::{KeyPair, PublicKey, RandomError, Secret, SecureRandom, ra
 use countersign_ledger::{Pseudonym, PseudonymKey};
 use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate, authenticate_guest};
 use countersign_sdk::live::TokenKeys;
-use countersign_token::DpopProof;
 use countersign_token::txn_token::{self, TxnToken, TxnTokenError};
+use countersign_token::{AccessTokenError, DpopProof};
 
 use crate::issuer::{GuestMark, Issuers};
 
@@ -53,6 +53,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Has the access token not ended?
+    pub(crate) fn still_lives(&self, now: UnixTime) -> Result<(), AccessTokenError> {
+        let over = now.secs().saturating_sub(self.user.not_after.secs());
+        u64::try_from(over).map_or(Ok(()), |by_seconds| Err(AccessTokenError::Expired { by_seconds }))
+    }
+
     /// The user as the ledger knows users, by the key of the snapshot that the session counts under.
     pub(crate) fn pseudonym(&self, key: Option<&PseudonymKey>) -> Option<Pseudonym> {
         *self.pseudonym.get_or_init(|| key.map(|key| Pseudonym::of(key, &self.user.id)))
@@ -235,7 +241,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use countersign_identity::TrustDomain;
     use countersign_keys::SystemRandom;
-    use countersign_token::{AccessToken, AccessTokenError};
+    use countersign_token::AccessToken;
 
     use super::*;
 
@@ -327,6 +333,15 @@ mod tests {
         let second = d.minted(&session, after(241)).unwrap();
         assert_ne!(first.txn, second.txn);
         assert_eq!(second.expires, after(541));
+    }
+
+    #[test]
+    fn a_session_ends_with_its_access_token() {
+        let d = Deployment::new(100);
+        let session = d.verify(&d.access("alice", after(60)), 1, NOW).unwrap();
+        assert_eq!(session.still_lives(after(59)), Ok(()));
+        assert_eq!(session.still_lives(after(60)), Err(AccessTokenError::Expired { by_seconds: 0 }));
+        assert_eq!(session.still_lives(after(63)), Err(AccessTokenError::Expired { by_seconds: 3 }));
     }
 
     #[test]

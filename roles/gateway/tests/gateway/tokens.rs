@@ -1,6 +1,7 @@
 //! The user at the edge: access tokens end at the gateway, internal tokens begin there.
 use std::time::Duration;
 
+use crate::rig::backend::Backend;
 use crate::rig::client::{bearer, get, request};
 use crate::rig::echo::{self, Seen};
 use crate::rig::{Rig, eventually};
@@ -104,6 +105,36 @@ async fn the_service_gets_an_internal_token_and_never_the_access_token() {
     // The ledger knows the user by a pseudonym alone.
     let events = serde_json::to_string(&rig.world.events()).unwrap();
     assert!(events.contains("\"user\":\"p_") && !events.contains("alice"), "{events}");
+}
+
+/// What calls have in common is remembered once for all users; each call is recorded with its own.
+#[tokio::test]
+async fn each_call_is_recorded_with_its_own_user() {
+    let rig = Rig::new();
+    rig.policy("gateway", EDGE_RULES);
+    let backend = Backend::named("here").await;
+    let edge = rig
+        .gateway(&format!(
+            "[[route]]\npath = \"/ads\"\nto = \"backend\"\nuser = \"required\"\n\
+             [[upstream]]\nname = \"backend\"\nendpoints = [\"{}\"]\n",
+            backend.address
+        ))
+        .await;
+    let life = Duration::from_secs(60);
+    let tokens = ["alice", "bob"].map(|user| bearer(&rig.access_token_for(user, &["buyer"], life)));
+    for user in [0, 1, 0, 0, 1, 0] {
+        assert_eq!(get(edge.plain, "/ads", &[("Authorization", &tokens[user])]).await.status, 200);
+    }
+    let users = || -> Vec<String> {
+        rig.world.decisions().into_iter().filter_map(|decision| decision.user).collect()
+    };
+    eventually(|| users().len() == 6).await;
+    let mut users = users();
+    users.sort();
+    let mut calls: Vec<usize> = users.chunk_by(|one, next| one == next).map(<[_]>::len).collect();
+    calls.sort_unstable();
+    assert_eq!(calls, [2, 4], "{users:?}");
+    assert!(users.iter().all(|user| user.starts_with("p_")), "{users:?}");
 }
 
 #[tokio::test]

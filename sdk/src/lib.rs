@@ -79,6 +79,7 @@ pub mod inbound;
 pub mod launch;
 pub mod live;
 pub mod outbound;
+pub mod policy_dir;
 mod renewal;
 pub mod replay;
 pub mod sealed;

@@ -295,7 +295,7 @@ async fn rejects_policies_names_and_times_that_cannot_be_used() {
     let refused = starting(|files, _, _| files.write("policies/other.cedar", "permit nonsense")).await;
     assert!(matches!(&refused, FilesError::Policy(_)), "{refused}");
     let refused = starting(|files, _, identity| identity.policy_dir = Some(files.path("nowhere"))).await;
-    assert!(matches!(&refused, FilesError::Policies { .. }), "{refused}");
+    assert!(matches!(&refused, FilesError::Policies(_)), "{refused}");
     let refused = starting(|files, deployment, _| {
         let then = clock::now().saturating_sub(HOUR * 2);
         let id = "spiffe://mesh.test/server".parse().unwrap();

@@ -1,15 +1,14 @@
 //! What the files say, and whether it can be used.
 
-use std::{fs, io::Read as _, path::Path};
-
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{Secret, sha256};
-use countersign_policy::{POLICY_FILE_BYTES_MAX, POLICY_FILES_MAX, PolicySet};
+use countersign_policy::PolicySet;
 use countersign_wire::snapshot::{PolicyFile, TrustBundle};
 
 use super::{FileIdentity, FilesError, Home};
 use crate::{
     clock,
+    policy_dir::read_policies,
     tls::{
         Identity,
         pem::{self, PEM_BYTES_MAX},
@@ -41,7 +40,7 @@ impl Contents {
             key: Secret::new(pem::read_bounded(&files.key, PEM_BYTES_MAX)?),
             ca: pem::read_bounded(&files.ca, PEM_BYTES_MAX)?,
             crl: files.crl.as_deref().map(|path| pem::read_bounded(path, CRL_BYTES_MAX)).transpose()?,
-            policies: files.policy_dir.as_deref().map_or(Ok(Vec::new()), policies)?,
+            policies: files.policy_dir.as_deref().map_or(Ok(Vec::new()), read_policies)?,
         })
     }
 
@@ -86,31 +85,6 @@ impl Contents {
         };
         Ok(Loaded { identity, id, not_after, bundle, policies: self.policies })
     }
-}
-
-/// Every `NAME.cedar` of the directory, by name.
-fn policies(dir: &Path) -> Result<Vec<PolicyFile>, FilesError> {
-    let failed = |path: &Path, why: String| FilesError::Policies { path: path.to_owned(), why };
-    let listing = fs::read_dir(dir).map_err(|error| failed(dir, error.to_string()))?;
-    let mut files = Vec::new();
-    for item in listing {
-        let path = item.map_err(|error| failed(dir, error.to_string()))?.path();
-        if path.extension().is_none_or(|extension| extension != "cedar") {
-            continue;
-        }
-        if files.len() >= POLICY_FILES_MAX {
-            return Err(failed(dir, format!("there are more than {POLICY_FILES_MAX}")));
-        }
-        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        let mut text = String::new();
-        let limit = u64::try_from(POLICY_FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-        fs::File::open(&path)
-            .and_then(|file| file.take(limit).read_to_string(&mut text))
-            .map_err(|error| failed(&path, error.to_string()))?;
-        files.push(PolicyFile { name, text });
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
 }
 
 /// The most bytes of a file with revocation lists.

@@ -29,6 +29,7 @@ use crate::{
     agent::AgentApi,
     live::{CompileError, Live, LiveCell},
     outbound::CallLimits,
+    policy_dir::PolicyDirError,
     spool::{Spool, SpoolError, SpoolLimits},
     tls::{IdentityError, TrustState, pem::PemFileError},
 };
@@ -117,13 +118,8 @@ pub enum FilesError {
         id: SpiffeId,
     },
     /// The directory of policies, or a file in it.
-    #[error("policies in {path} cannot be read: {why}", path = path.display())]
-    Policies {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    #[error(transparent)]
+    Policies(#[from] PolicyDirError),
     /// Policies that do not fit the schema, or each other.
     #[error(transparent)]
     Policy(#[from] PolicyError),

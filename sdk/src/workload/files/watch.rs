@@ -6,6 +6,7 @@ use super::{Contents, FileIdentity, FilesError, Home};
 use crate::{
     clock,
     live::{Live, LiveCell},
+    policy_dir::is_policy,
     tls::TrustState,
 };
 
@@ -147,8 +148,7 @@ fn stamps(files: &FileIdentity) -> (Vec<Stamp>, bool) {
         paths.push(dir.clone());
         // What cannot be listed cannot be read either, and is said then.
         let listing = fs::read_dir(dir).into_iter().flatten().filter_map(|item| Some(item.ok()?.path()));
-        let mut policies: Vec<_> =
-            listing.filter(|path| path.extension().is_some_and(|e| e == "cedar")).collect();
+        let mut policies: Vec<_> = listing.filter(|path| is_policy(path)).collect();
         policies.sort();
         paths.extend(policies);
     }

@@ -1,9 +1,10 @@
 //! A snapshot made ready for use: everything parsed and compiled once, so that a request only looks.
 
 mod floor;
+mod staleness;
 mod token_keys;
 
-use std::{collections::HashMap, fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, ops::Deref, sync::Arc};
 
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -21,11 +22,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use floor::Floor;
+pub use staleness::{STALE_GRACE, Staleness, WhenStale};
 pub(crate) use token_keys::wit_facts;
 pub use token_keys::{AuthorityKeys, RegisteredKey, TokenKeys};
-
-/// How long a snapshot still counts after its `valid_until`.
-pub const STALE_GRACE: Duration = Duration::from_mins(10);
 
 /// A compiled snapshot; immutable.
 pub struct Live {
@@ -39,6 +38,7 @@ pub struct Live {
     /// Those that our policies name.
     routes: Arc<RouteTable<()>>,
     pseudonyms: Option<PseudonymKey>,
+    staleness: Staleness,
 }
 
 /// How old a snapshot is.
@@ -46,7 +46,7 @@ pub struct Live {
 pub enum Freshness {
     /// Within `valid_until`.
     Fresh,
-    /// Past it, within [`STALE_GRACE`]: it still counts, and readiness says so.
+    /// Past it, within the grace of [`Staleness`]: it still counts, and readiness says so.
     Grace,
     /// Past that: nothing is decided by it any more.
     Stale,
@@ -107,7 +107,15 @@ impl Live {
             Some(text) => Some(pseudonym_key(text.expose())?),
             None => None,
         };
-        Ok(Self { snapshot, bundles, tokens, services, names, policy, routes, pseudonyms })
+        let staleness = previous.map(|previous| previous.staleness).unwrap_or_default();
+        Ok(Self { snapshot, bundles, tokens, services, names, policy, routes, pseudonyms, staleness })
+    }
+
+    /// The same, which grows old by other rules, and so do all that follow it.
+    #[must_use]
+    pub const fn growing_old_by(mut self, staleness: Staleness) -> Self {
+        self.staleness = staleness;
+        self
     }
 
     /// The snapshot as it came.
@@ -165,10 +173,11 @@ impl Live {
     pub fn freshness(&self, now: UnixTime) -> Freshness {
         if now <= self.snapshot.valid_until {
             Freshness::Fresh
-        } else if now <= self.snapshot.valid_until.saturating_add(STALE_GRACE) {
-            Freshness::Grace
         } else {
-            Freshness::Stale
+            match self.staleness.grace() {
+                Some(grace) if now > self.snapshot.valid_until.saturating_add(grace) => Freshness::Stale,
+                _ => Freshness::Grace,
+            }
         }
     }
 }
@@ -285,6 +294,10 @@ impl LiveCell {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use countersign_pki::CrlPolicy;
+
     use super::*;
     use countersign_wire::{
         SecretText,
@@ -323,6 +336,30 @@ mod tests {
         assert_eq!(live.freshness(later(Duration::from_millis(1))), Freshness::Grace);
         assert_eq!(live.freshness(later(STALE_GRACE)), Freshness::Grace);
         assert_eq!(live.freshness(later(STALE_GRACE + Duration::from_millis(1))), Freshness::Stale);
+    }
+
+    #[test]
+    fn how_old_the_news_of_revocations_may_be_is_said_by_name() {
+        let read = |text: &str| serde_json::from_str::<Staleness>(text);
+        let aged = |text: &str, millis: u64| {
+            let live = Live::compile(snapshot(), None).unwrap().growing_old_by(read(text).unwrap());
+            live.freshness(live.snapshot().valid_until.saturating_add(Duration::from_millis(millis)))
+        };
+        let (hard, grace) = (r#"{"when_stale":"refuse"}"#, r#"{"grace_s":60}"#);
+        let soft = r#"{"when_stale":"accept_insecure"}"#;
+        assert_eq!([hard, grace, soft].map(|text| aged(text, 0)), [Freshness::Fresh; 3]);
+        assert_eq!(
+            (aged(hard, 1), aged(grace, 1), aged(soft, 1)),
+            (Freshness::Stale, Freshness::Grace, Freshness::Grace)
+        );
+        assert_eq!((aged(grace, 60_000), aged(grace, 60_001)), (Freshness::Grace, Freshness::Stale));
+        assert_eq!(aged(soft, 365 * 24 * 3_600_000), Freshness::Grace);
+        let required = [hard, grace, soft].map(|text| read(text).unwrap().lists() == CrlPolicy::Require);
+        assert_eq!(required, [true, true, false]);
+        for wrong in [r#"{"when_stale":"accept"}"#, r#"{"when_stale":"soft"}"#, r#"{"grace":1}"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(read("{}").unwrap(), Staleness::default());
     }
 
     #[test]

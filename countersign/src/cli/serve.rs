@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use countersign_gateway::sidecar::Sidecar;
 use countersign_gateway::{Gateway, Reloader};
 use countersign_identity::SpiffeId;
+use countersign_sdk::live::Staleness;
 use countersign_sdk::outbound::CallLimits;
 use countersign_sdk::workload::{FileIdentity, Workload};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -128,7 +129,7 @@ async fn gateway(
     stop: CancellationToken,
 ) -> Result<(), CliError> {
     let settings = config.table(&config.gateway, "gateway")?;
-    let workload = workload(&config, settings.call_limits(), || {
+    let workload = workload(&config, settings.call_limits(), settings.revocation, || {
         Ok(format!("spiffe://{}/countersign/gateway/edge", config.trust_domain()?))
     })
     .await?;
@@ -197,9 +198,10 @@ async fn stay_at_hangup(file: PathBuf) {
 async fn workload(
     config: &Config,
     calls: CallLimits,
+    staleness: Staleness,
     entry: impl FnOnce() -> Result<String, CliError>,
 ) -> Result<Workload, CliError> {
-    let workload = identified(config, calls, entry).await?;
+    let workload = identified(config, calls, staleness, entry).await?;
     if let Some(tls) = &config.tls {
         workload.trust().set_groups(&tls.groups);
     }
@@ -209,9 +211,17 @@ async fn workload(
 async fn identified(
     config: &Config,
     calls: CallLimits,
+    staleness: Staleness,
     entry: impl FnOnce() -> Result<String, CliError>,
 ) -> Result<Workload, CliError> {
     if let Some(files) = config.file_identity() {
+        if staleness != Staleness::default() {
+            return Err(CliError::usage(
+                "revocation is set beside [identity]",
+                "an identity from files hears no authority: a list in crl counts until its nextUpdate",
+                "remove the table revocation, or set crl in [identity]",
+            ));
+        }
         let files = FileIdentity { calls, ..files };
         return Workload::from_files(files).await.map_err(|e| {
             CliError::usage(
@@ -223,7 +233,7 @@ async fn identified(
     }
     let socket = config.table(&config.agent, "agent")?.socket;
     become_service(&socket, &entry()?).await?;
-    let connecting = Workload::builder(socket.clone()).call_limits(calls).connect();
+    let connecting = Workload::builder(socket.clone()).call_limits(calls).staleness(staleness).connect();
     connecting.await.map_err(|e| no_identity(&socket, &e))
 }
 
@@ -235,7 +245,8 @@ async fn sidecar(
 ) -> Result<(), CliError> {
     let staying = tokio::spawn(stay_at_hangup(file));
     let settings = config.table(&config.sidecar, "sidecar")?;
-    let workload = workload(&config, settings.call_limits(), || Ok(settings.service.clone())).await?;
+    let (calls, staleness) = (settings.call_limits(), settings.revocation);
+    let workload = workload(&config, calls, staleness, || Ok(settings.service.clone())).await?;
     let render = Arc::new(move || metrics.render());
     let served = match Sidecar::bind(settings, workload.clone(), render).await {
         Ok(sidecar) => sidecar.run(stop).await,

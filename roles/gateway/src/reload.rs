@@ -274,6 +274,7 @@ fn stays_the_same(new: &Settings, old: &Settings) -> Result<(), GatewayError> {
         ("tls", new.tls != old.tls),
         ("workers", new.workers != old.workers),
         ("admin", new.admin != old.admin),
+        ("revocation", new.revocation != old.revocation),
         ("ask", new.asks != old.asks),
         ("front", new.fronts != old.fronts),
         ("limits of connections", connections(new) != connections(old)),

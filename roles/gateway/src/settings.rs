@@ -22,6 +22,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use countersign_sdk::live::Staleness;
 use countersign_sdk::outbound::CallLimits;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -72,6 +73,11 @@ pub struct Settings {
     /// PEM of the root that the authority's HTTPS certificate must descend from.
     #[serde(default)]
     pub authority_ca: Option<PathBuf>,
+    /// What counts while the authority is not heard, and with it who is revoked: for the workload that a gateway runs as
+    /// (`Workload::builder(..).staleness(..)`).
+    #[serde(default)]
+    #[schemars(schema_with = "staleness")]
+    pub revocation: Staleness,
     /// Sizes, counts and waiting times.
     #[serde(default)]
     pub limits: Limits,
@@ -124,6 +130,18 @@ pub struct Settings {
     /// What routes may lead to besides the services of the deployment.
     #[serde(default, rename = "upstream")]
     pub upstreams: Vec<UpstreamSettings>,
+}
+
+/// [`Staleness`], which the SDK reads, and of which it says no schema.
+pub(crate) fn staleness(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "properties": {
+            "when_stale": { "enum": ["refuse", "grace", "accept_insecure"] },
+            "grace_s": { "type": "integer", "minimum": 0 }
+        },
+        "additionalProperties": false
+    })
 }
 
 impl Settings {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom};
-use countersign_pki::{CertificateDer, bundle::BundleSet, csr, verify::CrlPolicy};
+use countersign_pki::{CertificateDer, bundle::BundleSet, csr};
 use countersign_wire::agent::{CertificatePurpose, IssueResponse};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,7 +15,7 @@ use crate::{
     authenticate::Authenticator,
     clock,
     credentials::Credentials,
-    live::LiveCell,
+    live::{LiveCell, Staleness},
     outbound::{CallLimits, Pool},
     renewal,
     secrets::SecretsCell,
@@ -31,6 +31,7 @@ pub struct Builder {
     spool: Option<PathBuf>,
     wait: Duration,
     calls: CallLimits,
+    staleness: Staleness,
     spool_limits: SpoolLimits,
     signing_key: Option<KeyPair>,
 }
@@ -50,6 +51,7 @@ impl Builder {
             spool: None,
             wait: Duration::from_secs(30),
             calls: CallLimits::default(),
+            staleness: Staleness::default(),
             spool_limits: SpoolLimits::default(),
             signing_key: None,
         }
@@ -73,6 +75,13 @@ impl Builder {
     #[must_use]
     pub const fn call_limits(mut self, limits: CallLimits) -> Self {
         self.calls = limits;
+        self
+    }
+
+    /// What counts while the authority is not heard; by default, ten minutes of grace.
+    #[must_use]
+    pub const fn staleness(mut self, staleness: Staleness) -> Self {
+        self.staleness = staleness;
         self
     }
 
@@ -105,10 +114,11 @@ impl Builder {
             return Err(ConnectError::Identity(crate::tls::IdentityError::NoSpiffeId));
         };
         let target = target_of(&id);
-        let trust = TrustState::new(BundleSet::new(), CrlPolicy::Require);
+        let trust = TrustState::new(BundleSet::new(), self.staleness.lists());
         let keys = watch::Keys::new(issued.snapshot_keys.clone());
         let mut progress = Progress::default();
-        let reader = watch::Reader { trust_domain: id.trust_domain().clone(), target: target.clone(), keys };
+        let (trust_domain, staleness) = (id.trust_domain().clone(), self.staleness);
+        let reader = watch::Reader { trust_domain, target: target.clone(), keys, staleness };
         let live = reader.first(&agent, &mut progress, deadline, self.wait).await?;
         trust.set_bundles(live.bundles().clone());
         trust.set_identity(issued.identity);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{ConnectError, Health};
 use crate::{
     agent::{AgentApi, AgentError},
-    live::{Live, LiveCell},
+    live::{Live, LiveCell, Staleness},
     snapshot::{Progress, SnapshotKeys},
     tls::TrustState,
 };
@@ -41,6 +41,7 @@ pub(super) struct Reader {
     pub(super) trust_domain: TrustDomain,
     pub(super) target: String,
     pub(super) keys: Keys,
+    pub(super) staleness: Staleness,
 }
 
 impl Reader {
@@ -81,7 +82,8 @@ impl Reader {
         let snapshot: Snapshot = self.keys.load().verify(signed, &self.trust_domain)?;
         let mut next = progress.clone();
         next.advance(&snapshot)?;
-        let live = Live::compile_after(previous, snapshot, Some(&self.target))?;
+        let live =
+            Live::compile_after(previous, snapshot, Some(&self.target))?.growing_old_by(self.staleness);
         *progress = next;
         Ok(live)
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use countersign_sdk::live::Staleness;
 use countersign_sdk::outbound::CallLimits;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -43,6 +44,11 @@ pub struct Settings {
     /// Templates of the service's routes, as its policies call them. Empty: those that the policies name.
     #[serde(default)]
     pub routes: Vec<String>,
+    /// What counts while the authority is not heard, and with it who is revoked: for the workload in whose name this
+    /// process serves (`Workload::builder(..).staleness(..)`).
+    #[serde(default)]
+    #[schemars(schema_with = "crate::settings::staleness")]
+    pub revocation: Staleness,
     /// Servers of the operator's own that are asked about each request that was let in, in this order.
     #[serde(default, rename = "filter")]
     pub filters: Vec<FilterSettings>,

@@ -21,6 +21,7 @@ mod reload;
 mod rig;
 mod sidecar;
 mod smuggling;
+mod stale;
 mod structured_fields;
 mod tokens;
 mod upstream_modes;

@@ -28,6 +28,7 @@ use countersign_pki::issue::{Issuer, Root, issue_edge_server, make_issuing, make
 use countersign_pki::profile::EdgeNames;
 use countersign_pki::revocation::{RevokedEntry, make_crl};
 use countersign_sdk::clock;
+use countersign_sdk::live::Staleness;
 use countersign_sdk::workload::Workload;
 use countersign_testkit::TempDir;
 use countersign_token::{AccessToken, Confirmation};
@@ -74,11 +75,16 @@ impl Rig {
 
     /// A workload of this name with its own socket.
     pub async fn workload(&self, id: SpiffeId) -> Workload {
+        self.workload_growing_old(id, Staleness::default()).await
+    }
+
+    pub async fn workload_growing_old(&self, id: SpiffeId, staleness: Staleness) -> Workload {
         let name = id.path().replace('/', "-");
         let socket = self.dir.path().join(format!("agent{name}.sock"));
         agent::serve(Arc::clone(&self.world), id, &socket, self.shutdown.clone());
         let spool = self.dir.path().join(format!("spool{name}"));
-        Workload::builder(socket).spool(spool).wait(Duration::from_secs(5)).connect().await.unwrap()
+        let builder = Workload::builder(socket).spool(spool).staleness(staleness);
+        builder.wait(Duration::from_secs(5)).connect().await.unwrap()
     }
 
     /// A service behind its own door, listening over mTLS.

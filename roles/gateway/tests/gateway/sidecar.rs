@@ -1,5 +1,6 @@
 //! One service behind its sidecar: what it learns, what it is spared, and how it calls others.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use countersign_gateway::sidecar::{AppError, Settings, Sidecar, SidecarError};
-use countersign_identity::SpiffeId;
+use countersign_identity::{Mode, SpiffeId};
 use countersign_keys::RandomError;
 use countersign_sdk::inbound::InboundError;
 use countersign_sdk::workload::Workload;
@@ -31,6 +32,7 @@ struct Behind {
     rig: Rig,
     app: PathBuf,
     outbound: PathBuf,
+    inbound: SocketAddr,
     seen: Seen,
 }
 
@@ -54,9 +56,10 @@ impl Behind {
             outbound.display()
         );
         let sidecar = bind(&text, &workload).await.unwrap();
-        rig.register("users", sidecar.address().unwrap());
+        let inbound = sidecar.address().unwrap();
+        rig.register("users", inbound);
         tokio::spawn(sidecar.run(rig.shutdown.clone()));
-        Self { rig, app, outbound, seen }
+        Self { rig, app, outbound, inbound, seen }
     }
 
     async fn caller(&self, name: &str) -> Workload {
@@ -281,4 +284,98 @@ async fn settings_that_cannot_be_are_refused_with_what_to_do() {
     assert!(open.to_string().contains("666") && open.to_string().contains("make it 600"));
     let other = AppError::OtherOwner { path: "/a".into(), uid: 1, own: 2 };
     assert!(other.to_string().contains("run both as one user"));
+}
+
+/// Numbers of the connections to the service that the requests of one plain connection went over.
+async fn numbers(sender: &mut hyper::client::conn::http1::SendRequest<Empty<Bytes>>) -> u64 {
+    let mut request = Request::get("/users/7").body(Empty::new()).unwrap();
+    request.headers_mut().insert(http::header::HOST, HeaderValue::from_static("users"));
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let saw: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    saw["connection"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn two_callers_who_prove_nothing_never_share_a_connection_to_the_service() {
+    let behind = Behind::new().await;
+    behind.rig.accepts("users", &[Mode::None, Mode::Mtls]);
+    let address = behind.inbound;
+    let connect = async || {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    };
+    let ads = behind.caller("ads").await;
+    crate::rig::eventually(|| ads.live().service("users").unwrap().accepts.contains(&Mode::None)).await;
+    // The sidecar gets to know of it in its own time.
+    while crate::rig::client::get(address, "/users/7", &[]).await.status != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let (mut one, mut other) = (connect().await, connect().await);
+    let mut used = [Vec::new(), Vec::new()];
+    for _ in 0..4 {
+        used[0].push(numbers(&mut one).await);
+        used[1].push(numbers(&mut other).await);
+    }
+    assert!(used[0].iter().all(|number| !used[1].contains(number)), "{used:?}");
+    assert!(used.iter().all(|used| used.iter().all(|number| *number == used[0])), "{used:?}");
+}
+
+#[tokio::test]
+async fn a_call_of_the_service_that_is_not_made_is_in_the_ledger_under_the_id_that_it_is_told() {
+    let behind = Behind::new().await;
+    let own = format!("spiffe://{}/svc/users", behind.rig.td);
+    let forged = Some(HeaderValue::from_static("AAAA"));
+    for (host, context, code, target) in [
+        ("nobody", None, "CS5005", "nobody"),
+        ("127.0.0.1:1", None, "CS5005", "unknown"),
+        ("chat", forged, "CS3003", "chat"),
+    ] {
+        let (_, body) = call(&behind.outbound, host, "/", context).await;
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        let id = problem["decision"].as_str().unwrap().to_owned();
+        let record = behind.rig.decision(|decision| decision.id.to_string() == id).await;
+        assert_eq!((record.code.as_deref(), record.target.as_str()), (Some(code), target), "{host}");
+        assert_eq!((record.verdict.as_str(), record.source.as_deref()), ("deny", Some(own.as_str())));
+        assert_eq!((record.method.as_str(), record.route.as_str()), ("GET", ""), "no path is recorded");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_for_everything_lets_every_method_and_the_root_through() {
+    let behind = Behind::with(EVERYBODY, "routes = [\"/*\"]\n").await;
+    let ads = behind.caller("ads").await.client("users");
+    for (method, path) in [("OPTIONS", "/users/7"), ("OPTIONS", "/"), ("GET", "/"), ("DELETE", "/a/b")] {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.body(countersign_sdk::outbound::empty()).unwrap();
+        assert_eq!(ads.send(request).await.unwrap().status(), 200, "{method} {path}");
+    }
+    let last = behind.rig.decision(|decision| decision.method == "GET" && decision.target == "users").await;
+    assert_eq!(last.route, "/*", "the root has a name too");
+}
+
+#[tokio::test]
+async fn a_user_without_a_pseudonym_is_counted_as_a_user_all_the_same() {
+    let rig = Rig::new();
+    rig.world.change(|snapshot| snapshot.pseudonym_key = None);
+    rig.policy("gateway", EVERYBODY);
+    let seen = Seen::default();
+    rig.open_service("ads", echo::router(&["/ads"], &seen)).await;
+    let gateway = rig.gateway("[[route]]\npath = \"/ads\"\nto = \"ads\"\nuser = \"optional\"\n").await;
+    let token = bearer(&rig.access_token("alice", &[]));
+    assert_eq!(get(gateway.plain, "/ads", &[("authorization", &token)]).await.status, 200);
+    assert_eq!(get(gateway.plain, "/ads", &[]).await.status, 200);
+    let record = rig.decision(|decision| decision.target == "gateway" && decision.status == 200).await;
+    assert_eq!(record.user, None, "there is no key for a pseudonym");
+    let sources = || {
+        let edges = rig.world.edges();
+        let counted = edges.into_iter().filter(|edge| edge.target == "gateway" && edge.requests > 0);
+        let mut sources: Vec<String> = counted.map(|edge| edge.source).collect();
+        sources.sort();
+        sources.dedup();
+        sources
+    };
+    crate::rig::eventually(|| sources() == ["stranger", "user"]).await;
 }

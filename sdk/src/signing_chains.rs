@@ -1,5 +1,14 @@
 //! Certificate chains of keys that sign requests: path material that came with a token. Their signatures are verified
 //! once; whether they still count is asked at every use.
+//!
+//! *A registered key, else one that is certified by its chain*: three places ask so, and each asks something else, so the
+//! chain is judged here and the choice stands with whoever makes it.
+//!
+//! | who asks | what chooses | what is remembered |
+//! |---|---|---|
+//! | the door (`authenticate::service_token`) | the token: with `x5t#S256` the chain alone counts, without it the registration | chains that held; one that comes along speaks, known or not |
+//! | the token service (`authority: api/sts/client`) | the registration, by `kid`: an assertion has no `x5t#S256` | as here |
+//! | `token verify` (`authority: api/verify/signed`) | as the door, whose verdict it foretells | nothing: it tells what it was shown, and whoever asks must not warm a cache |
 
 use std::{fmt, sync::Arc};
 

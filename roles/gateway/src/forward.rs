@@ -15,9 +15,9 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody};
+use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, Pace};
 use crate::filter::Changes;
-use crate::headers::{Rules, clean_response, forwarded_headers};
+use crate::headers::{Rules, clean_response, forwarded_headers, take_trailers};
 use crate::listener::Arrival;
 use crate::refusal::Refusal;
 use crate::upstream::Cluster;
@@ -62,6 +62,7 @@ pub(crate) fn outbound_request(
     for rules in rules {
         rules.request.apply(&mut headers);
     }
+    take_trailers(&mut headers);
     let mut outbound = Request::new(body.map_err(Into::into).boxed_unsync());
     *outbound.method_mut() = request.method().clone();
     *outbound.uri_mut() = uri;
@@ -109,7 +110,7 @@ pub(crate) fn outbound_answer<B>(
     answer: Response<B>,
     rules: [&Rules; 2],
     target: &str,
-    limits: BodyLimits,
+    (limits, pace): (BodyLimits, &Pace),
 ) -> Response<EdgeBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -121,7 +122,8 @@ where
     for rules in rules {
         rules.response.apply(&mut head.headers);
     }
-    Response::from_parts(head, BoundedBody::new(body, limits, BodyFault::default()).boxed_unsync())
+    let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace.clone());
+    Response::from_parts(head, body.boxed_unsync())
 }
 
 /// Does the service demand evidence from the gateway, rather than answer the user?

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use countersign_request as request;
+use countersign_sdk::inbound::is_grpc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::settings::{HeaderEdits, HeaderRules};
@@ -151,6 +152,13 @@ pub(crate) fn forwarded_headers(client: IpAddr, scheme: &'static str, authority:
         headers.insert(X_FORWARDED_HOST, value);
     }
     headers
+}
+
+/// Says to the next hop of a gRPC request what its protocol has every client say: that trailers are understood.
+pub(crate) fn take_trailers(headers: &mut HeaderMap) {
+    if is_grpc(headers) {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
 }
 
 /// Removes from a response what tells of the inside: product names, hops, internal tokens, and absolute redirects to

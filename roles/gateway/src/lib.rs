@@ -48,6 +48,7 @@ pub mod settings;
 pub mod sidecar;
 mod throttle;
 mod token;
+mod upgrade;
 pub mod upstream;
 
 use std::net::SocketAddr;

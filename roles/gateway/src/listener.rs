@@ -22,6 +22,7 @@ use crate::pipeline::GATEWAY;
 use crate::refusal::Refusal;
 use crate::reload::Current;
 use crate::settings::Limits;
+use crate::upgrade::{Newest, asks_to_leave};
 
 /// Hands each request of a listener to the pipeline.
 #[derive(Clone)]
@@ -38,7 +39,10 @@ impl EdgeService {
 }
 
 impl Answers for EdgeService {
-    fn answer(&self, request: Request<RequestBody>) -> Answering {
+    fn answer(&self, mut request: Request<RequestBody>) -> Answering {
+        if asks_to_leave(request.headers()) {
+            request.extensions_mut().insert(Newest(Arc::clone(&self.current)));
+        }
         let pipeline = self.current.pipeline();
         let arrival = Arrival::of(&request, self.scheme);
         Box::pin(async move { pipeline.handle(request, &arrival).await })

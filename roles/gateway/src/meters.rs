@@ -52,6 +52,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("countersign_handshake_failures_total", "TLS handshakes that failed"),
     (
         "countersign_handshakes_total",
+        "TLS handshakes of callers, by how the client proved itself, resumption and group",
+    ),
+    (
+        "countersign_handshakes_total",
         "TLS handshakes by what they proved of the client, and by how their keys were agreed on",
     ),
     (
@@ -76,6 +80,10 @@ const COUNTERS: &[(&str, &str)] = &[
     ("countersign_upstream_connections_total", "Connections that were made to an upstream"),
     ("countersign_upstream_retries_total", "Requests that were sent again"),
     ("countersign_upstream_refused_total", "Requests that an upstream had no room for, by limit"),
+    (
+        "countersign_upgrades_ended_total",
+        "Connections outside HTTP, such as WebSockets, that ended, by reason",
+    ),
     ("countersign_upstream_health_checks_total", "Health checks of endpoints, by result"),
 ];
 
@@ -88,6 +96,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("countersign_audit_backlog_bytes", "Ledger records on disk that the authority does not hold yet"),
     ("countersign_svid_expiry_timestamp_seconds", "When the certificate of this process expires"),
     ("countersign_upstream_endpoints", "Endpoints of an upstream, by state"),
+    ("countersign_upgrades_open", "Connections that left HTTP, such as WebSockets"),
     ("countersign_peer_clock_ahead_seconds", "How far the clock of a service is ahead of ours"),
 ];
 

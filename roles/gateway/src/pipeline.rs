@@ -15,11 +15,13 @@
 mod filter;
 mod login;
 mod preflight;
+mod upgrade;
 mod upkeep;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,16 +35,16 @@ use countersign_sdk::authenticate::{
     AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
 };
 use countersign_sdk::clock;
-use countersign_sdk::inbound::DecisionDraft;
+use countersign_sdk::inbound::{DecisionDraft, is_grpc};
 use countersign_sdk::live::{Freshness, Live};
 use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::trace::{Hop, TraceContext};
 use countersign_sdk::workload::Workload;
 use countersign_token::ForeignTokenError;
-use http::{HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 
-use crate::body::{BodyFault, BodyLimits};
+use crate::body::{BodyFault, BodyLimits, Pace};
 use crate::filter::{Changes, Filters};
 use crate::forward::{self, EdgeBody};
 use crate::guard::Guard;
@@ -59,6 +61,7 @@ use crate::route::{NoRoute, Route, RouteTable, Target};
 use crate::settings::{Limits, Settings, UserNeed};
 use crate::throttle::Throttle;
 use crate::token::{AccessRules, Internal, Session, Tokens};
+use crate::upgrade::{Newest, asks_to_leave, is_handshake};
 use crate::upstream::Upstreams;
 
 /// Everything that a request meets between the listener and the service behind.
@@ -101,10 +104,13 @@ impl Pipeline {
         let mut underway = Underway::new(&self.recorder, Trace::new(draft, arrival.address()));
         let trace = &mut underway.trace;
         trace.told = self.guard.told(request.headers());
-        let limit = self.limits.request_timeout();
-        let outcome = match tokio::time::timeout(limit, self.run(request, arrival, context, trace)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Refusal::TimedOut { after_ms: self.limits.request_timeout_ms }),
+        trace.is_grpc = is_grpc(request.headers());
+        let (limit, pace) = (self.limits.request_timeout(), Pace::of(&request, self.limits.total_timeout()));
+        let total_ms = self.limits.total_timeout_ms.unwrap_or(u64::MAX);
+        let outcome = {
+            let running = pin!(self.run(request, arrival, (context, &pace), trace));
+            let late = |_| Refusal::TimedOut { after_ms: total_ms.min(self.limits.request_timeout_ms) };
+            pace.within(limit, running).await.map_err(late).flatten()
         };
         let mut trace = underway.ended();
         let told = std::mem::take(&mut trace.told);
@@ -140,8 +146,9 @@ impl Pipeline {
         arrival: &Arrival,
     ) -> Response<EdgeBody> {
         let denial = refusal.denial();
-        let answer = refusal.response(&denial, trace.draft.id(), arrival.is_http_1);
-        let exchange = self.recorder.refused(trace, refusal, &denial, answer.status()).await;
+        let answer = refusal.response(&denial, &trace, arrival.is_http_1);
+        let status = if trace.is_grpc { denial.status() } else { answer.status() };
+        let exchange = self.recorder.refused(trace, refusal, &denial, status).await;
         observed(answer, exchange)
     }
 
@@ -150,10 +157,11 @@ impl Pipeline {
         &self,
         request: Request<RequestBody>,
         arrival: &Arrival,
-        context: TraceContext,
+        (context, pace): (TraceContext, &Pace),
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        let (head, mut body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
+        let newest = head.extensions.remove::<Newest>();
         let request = self.admit(&head, arrival, trace)?;
         if let Some(answer) = self.preflight(&request, arrival, trace)? {
             return Ok(answer);
@@ -161,10 +169,14 @@ impl Pipeline {
         if let Some(desk) = self.login.as_ref().filter(|_| request.path() == LOGIN_PATH) {
             return self.log_in(desk, &request, body, arrival, trace).await;
         }
-        let Judged { permit, route, target, session, changes } =
-            self.judge_patiently(&request, Some(&mut body), arrival, trace).await?;
+        let judged = self.judge_patiently(&request, Some(&mut body), arrival, trace).await?;
+        if let Some(newest) = newest {
+            // Rare, and as large as all the rest.
+            return Box::pin(self.leave(judged, (&request, newest), (arrival, context, pace), trace)).await;
+        }
+        let Judged { permit, route, target, session, changes } = judged;
         let token = session.map(|session| self.countersign(&permit, &session)).transpose()?;
-        let outgoing = Outgoing { request: &request, target, body, changes, token, context };
+        let outgoing = Outgoing { request: &request, target, body, changes, token, context, pace };
         self.forward(permit, route, outgoing, arrival, trace).await
     }
 
@@ -247,6 +259,11 @@ impl Pipeline {
     ) -> Result<&Route, Refusal> {
         let route = self.routes.find(request)?;
         notes.asks_for(request.method(), route.template.as_str());
+        // Another proxy's client cannot leave HTTP here: nobody would end what it does then.
+        let may_leave = route.upgrades && arrival.through.is_none();
+        if !may_leave && request.header(&UPGRADE).is_some() {
+            return Err(Refusal::Upgrade);
+        }
         notes.tells(self.guard.cors(&route.guard));
         self.guard.admit_to(&route.guard, arrival.address())?;
         if let Some(target) = route.lead.only() {
@@ -327,13 +344,7 @@ impl Pipeline {
             notes.passed(Check::Token, format_args!("none, and none needed"));
             return Ok(None);
         };
-        let snapshot = live.snapshot();
-        let rules = AccessRules {
-            keys: live.tokens(),
-            epoch: &snapshot.epoch,
-            sequence: snapshot.sequence,
-            issuers: &self.issuers,
-        };
+        let rules = self.access_rules(live);
         let now = clock::now();
         let session = match credential {
             AccessCredential::Bearer(token) => self.tokens.verify(token, None, &rules, now)?,
@@ -350,6 +361,16 @@ impl Pipeline {
         let and_its_key = if bound { ", and its key" } else { "" };
         notes.passed(Check::Token, format_args!("access token{and_its_key}"));
         Ok(Some(session))
+    }
+
+    fn access_rules<'a>(&'a self, live: &'a Live) -> AccessRules<'a> {
+        let snapshot = live.snapshot();
+        AccessRules {
+            keys: live.tokens(),
+            epoch: &snapshot.epoch,
+            sequence: snapshot.sequence,
+            issuers: &self.issuers,
+        }
     }
 
     /// Could a token be refused only because its issuer was not asked for its keys lately? Asks, if it may.
@@ -411,18 +432,22 @@ impl Pipeline {
         let token = match self.tokens.internal(session, &SystemRandom::new(), now)? {
             Internal::Known(token) => token,
             Internal::Minted(token) => {
-                let live = self.live()?;
-                let user = session.caller.user().zip(live.pseudonyms());
-                self.recorder.event(Event::TokenMinted {
-                    typ: countersign_token::txn_token::TXN_TOKEN_TYP.to_owned(),
-                    id: token.txn.clone(),
-                    user: user.map(|(user, key)| pseudonym(key, &user.id)).unwrap_or_default(),
-                    expires: token.expires,
-                });
+                self.recorder.event(self.minted(&token, session)?);
                 token
             }
         };
         Ok(InternalToken::minted(token.token.expose().clone()))
+    }
+
+    fn minted(&self, token: &crate::token::InternalToken, session: &Session) -> Result<Event, Refusal> {
+        let live = self.live()?;
+        let user = session.caller.user().zip(live.pseudonyms());
+        Ok(Event::TokenMinted {
+            typ: countersign_token::txn_token::TXN_TOKEN_TYP.to_owned(),
+            id: token.txn.clone(),
+            user: user.map(|(user, key)| pseudonym(key, &user.id)).unwrap_or_default(),
+            expires: token.expires,
+        })
     }
 
     /// Takes the permit: nothing is forwarded without one.
@@ -434,19 +459,19 @@ impl Pipeline {
         arrival: &Arrival,
         trace: &mut Trace,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        let Outgoing { request, target, body, changes, token, context } = outgoing;
+        let Outgoing { request, target, body, changes, token, context, pace } = outgoing;
         let with_user = token.is_some();
         let rules = [&self.rules, &route.headers];
-        let (fault, limits) = (BodyFault::default(), self.request_body_limits());
-        let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
+        let (fault, limits) = (BodyFault::default(), self.request_body_limits(request.headers()));
+        let body = forward::inbound_body(request.headers(), body, limits, &fault)?.paced(pace.clone());
         let path = match &route.rewrite {
             Some(rewrite) => rewrite.apply(request)?,
             None => request.path_and_query(),
         };
         let outbound = forward::outbound_request(request, &path, &changes, rules, body)?;
         let forwarded = forward::forwarded(request, arrival);
-        let blame = |refusal| fault.seen(&limits).map_or(refusal, Refusal::Body);
-        let from = Answerer { target, route, with_user };
+        let blame = |refusal| fault.seen().map_or(refusal, Refusal::Body);
+        let from = Answerer { target, route, with_user, pace };
         match target {
             Target::Service(service) => {
                 let mut client =
@@ -481,29 +506,37 @@ impl Pipeline {
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let Answerer { target, route, with_user } = *from;
+        let Answerer { target, route, with_user, pace } = *from;
         if forward::is_internal_challenge(&answer) {
             // The service wants a user and none came: the client can help that. Anything else it cannot.
             let could_help = !with_user && route.user != UserNeed::None;
             let target = target.to_string();
             return Err(if could_help { Refusal::NoToken } else { Refusal::UpstreamChallenge { target } });
         }
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refusal::UnaskedUpgrade { target: target.to_string() });
+        }
         let status = answer.status().as_u16();
         let told =
             if route.lead.only().is_some() { status.to_string() } else { format!("{status} of {target}") };
         trace.pass(Check::Upstream, told);
         let rules = [&self.rules, &route.headers];
-        Ok(forward::outbound_answer(answer, rules, target.as_str(), limits))
+        Ok(forward::outbound_answer(answer, rules, target.as_str(), (limits, pace)))
     }
 
-    pub(crate) fn request_body_limits(&self) -> BodyLimits {
-        BodyLimits { bytes_max: self.limits.body_bytes_max, idle_timeout: self.limits.body_idle_timeout() }
+    pub(crate) fn request_body_limits(&self, headers: &HeaderMap) -> BodyLimits {
+        BodyLimits {
+            bytes_max: self.limits.body_bytes_max,
+            idle_timeout: self.limits.body_idle_timeout(),
+            slowest: (!is_grpc(headers)).then(|| self.limits.slowest_body()),
+        }
     }
 
     fn response_body_limits(&self) -> BodyLimits {
         BodyLimits {
             bytes_max: self.limits.response_bytes_max,
             idle_timeout: self.limits.body_idle_timeout(),
+            slowest: None,
         }
     }
 }
@@ -561,6 +594,7 @@ struct Outgoing<'a> {
     changes: Changes,
     token: Option<InternalToken>,
     context: TraceContext,
+    pace: &'a Pace,
 }
 
 /// Whose answer it is.
@@ -568,6 +602,7 @@ struct Answerer<'a> {
     target: &'a Target,
     route: &'a Route,
     with_user: bool,
+    pace: &'a Pace,
 }
 
 /// One canonical request, for a host that this connection serves, in HTTP and nothing else.
@@ -579,7 +614,8 @@ fn read(head: &Parts, arrival: &Arrival) -> Result<CanonicalRequest, Refusal> {
             return Err(Refusal::Misdirected { server_name: server_name.to_owned(), host: host.to_owned() });
         }
     }
-    if request.headers().contains_key(header::UPGRADE) {
+    let leaves = asks_to_leave(&head.headers);
+    if leaves && !is_handshake(&head.method, head.version, &head.headers) {
         return Err(Refusal::Upgrade);
     }
     match request.headers().get(header::EXPECT) {
@@ -591,3 +627,4 @@ fn read(head: &Parts, arrival: &Arrival) -> Result<CanonicalRequest, Refusal> {
 /// Name of the gateway as a target of policies.
 pub(crate) const GATEWAY: &str = "gateway";
 const LOGIN_PATH: &str = "/login";
+static UPGRADE: HeaderName = header::UPGRADE;

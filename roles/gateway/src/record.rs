@@ -135,13 +135,15 @@ pub(crate) struct Trace {
     pub(crate) callee: String,
     /// What the answer tells the client beside what it answers.
     pub(crate) told: Told,
+    /// Does the client read gRPC, and no problem documents?
+    pub(crate) is_grpc: bool,
     address: IpAddr,
     passed: usize,
 }
 
 impl Trace {
     pub(crate) fn new(draft: DecisionDraft, address: IpAddr) -> Self {
-        Trace { draft, callee: String::new(), told: Told::default(), address, passed: 0 }
+        Trace { draft, callee: String::new(), told: Told::default(), is_grpc: false, address, passed: 0 }
     }
 
     /// The same for another request, about which the stages said the same.
@@ -309,6 +311,17 @@ impl Recorder {
             tracing::error!(%error, "a refusal could not be recorded");
         }
         exchange
+    }
+
+    /// The end of what left HTTP; where it was ended because it is no longer permitted, on disk at once.
+    pub(crate) async fn ended(&self, draft: DecisionDraft, was_denied: bool) {
+        let event = draft.into_event();
+        if !was_denied {
+            return self.spool.record(event);
+        }
+        if let Err(error) = self.spool.record_durably(event).await {
+            tracing::error!(%error, "the end of a connection outside http could not be recorded");
+        }
     }
 
     pub(crate) fn event(&self, event: Event) {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_http1::{HeadBytesError, RequestHeadError};
-use countersign_identity::DecisionId;
 use countersign_policy::{PolicyError, QuotaError};
 use countersign_request::RequestError;
 use countersign_sdk::authenticate::EvidenceError;
@@ -31,6 +30,7 @@ use crate::guard::limits::LimitError;
 use crate::guard::puzzle::PuzzleError;
 use crate::login::LoginError;
 use crate::proof::ProofError;
+use crate::record::Trace;
 use crate::route::{NoRoute, RewriteError};
 use crate::token::MintError;
 use crate::upstream::UpstreamError;
@@ -47,6 +47,9 @@ pub(crate) enum Refusal {
     Misdirected { server_name: String, host: String },
     #[error("the request asks to leave HTTP")]
     Upgrade,
+    /// A 101 that nobody asked for, or that leads elsewhere.
+    #[error("{target} left HTTP otherwise than it was asked to")]
+    UnaskedUpgrade { target: String },
     #[error("the request expects something other than 100-continue")]
     Expectation,
     #[error(transparent)]
@@ -173,7 +176,7 @@ impl Refusal {
             Refusal::Cluster(error) => error.code(),
             Refusal::Body(error) => error.code(),
             Refusal::Filter(error) => error.code(),
-            Refusal::UpstreamChallenge { .. } => Code::UpstreamProtocol,
+            Refusal::UpstreamChallenge { .. } | Refusal::UnaskedUpgrade { .. } => Code::UpstreamProtocol,
             Refusal::TimedOut { .. } => Code::UpstreamTimeout,
             Refusal::Login(LoginError::Body(JsonError::TooLong { .. })) => Code::BodyTooLarge,
             Refusal::Login(LoginError::Body(_)) => Code::BodyMalformed,
@@ -205,24 +208,23 @@ impl Refusal {
             | Refusal::Upstream(_)
             | Refusal::Cluster(_)
             | Refusal::UpstreamChallenge { .. }
+            | Refusal::UnaskedUpgrade { .. }
             | Refusal::TimedOut { .. } => false,
             _ => true,
         }
     }
 
-    /// What the client gets: the denial's problem (RFC 9457), and what only an edge adds.
-    pub(crate) fn response(
-        &self,
-        denial: &Denial,
-        decision: DecisionId,
-        is_http_1: bool,
-    ) -> Response<EdgeBody> {
-        let ours = denial.response(decision);
-        if let Refusal::Filter(FilterError::Refused { stopped, .. }) = self {
+    /// What the client gets: the denial's problem (RFC 9457) or its gRPC status, and what only an edge adds.
+    pub(crate) fn response(&self, denial: &Denial, trace: &Trace, is_http_1: bool) -> Response<EdgeBody> {
+        let decision = trace.draft.id();
+        let ours = denial.answer(decision, trace.is_grpc);
+        if let Refusal::Filter(FilterError::Refused { stopped, .. }) = self
+            && !trace.is_grpc
+        {
             return stopped.response(ours, decision);
         }
         let (mut head, body) = ours.into_parts();
-        let body = match self.public_detail() {
+        let body = match self.public_detail().filter(|_| !trace.is_grpc) {
             Some(detail) => {
                 let problem = Problem::new(denial.code, Some(decision.to_string())).with_detail(detail);
                 Full::from(Bytes::from(problem.to_json()))
@@ -392,9 +394,12 @@ mod tests {
             (Refusal::IssuerUnreachable { issuer: "https://a.test".into() }, 503),
             (Refusal::Body(BodyError::TooLong { bytes_max: 1 }), 413),
             (Refusal::Body(BodyError::Stalled { after_ms: 1 }), 408),
+            (Refusal::Body(BodyError::TooSlow { bytes_s: 1 }), 408),
+            (Refusal::Body(BodyError::OutOfTime), 408),
             (Refusal::Body(BodyError::BrokenOff), 400),
             (Refusal::Upstream(call()), 504),
             (Refusal::UpstreamChallenge { target: "ads".into() }, 502),
+            (Refusal::UnaskedUpgrade { target: "ads".into() }, 502),
             (Refusal::TimedOut { after_ms: 1 }, 504),
             (Refusal::Login(LoginError::Body(json)), 413),
             (Refusal::Login(LoginError::Call(call())), 503),

@@ -18,7 +18,7 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use serde::Deserialize;
 
 pub use crate::ask::front::FrontSettings;
 pub use crate::ask::settings::AskSettings;
+use crate::body::Slowest;
 use crate::edge_tls::{CertificateSettings, TlsSettings};
 pub use crate::filter::settings::FilterSettings;
 pub use crate::guard::access::AccessSettings;
@@ -40,6 +41,7 @@ pub use crate::guard::networks::Networks;
 pub use crate::guard::puzzle::PuzzleSettings;
 pub use crate::guard::shared::{OnFailure, SharedLimitSettings};
 pub use crate::issuer::settings::{IssuerSettings, OneOrMany};
+pub use crate::upgrade::Upgrade;
 use crate::upstream::settings::UpstreamSettings;
 
 /// Everything that a gateway can be told. Unknown keys are refused.
@@ -193,6 +195,9 @@ pub struct RouteSettings {
     /// Whether an end user's access token must come along.
     #[serde(default)]
     pub user: UserNeed,
+    /// What a request may leave HTTP for: `websocket`. None named: a request that asks for it is refused.
+    #[serde(default)]
+    pub upgrade: Vec<Upgrade>,
     /// Header rules of this route, applied after the gateway's own.
     #[serde(default)]
     pub headers: HeaderRules,
@@ -280,10 +285,19 @@ pub struct Limits {
     pub body_bytes_max: u64,
     /// Bytes of a response body.
     pub response_bytes_max: u64,
-    /// Longest pause between two pieces of a body, in either direction.
+    /// Longest pause in the bodies of an exchange: while one direction moves, the other may pause.
     pub body_idle_timeout_ms: u64,
-    /// From the end of the request head to the head of the response.
+    /// Bytes of a request body that a second of waiting for its client has to bring, beyond `body_rate_grace_ms`. gRPC is
+    /// exempt, whose streams may have little to say.
+    pub body_rate_min_bytes_s: NonZeroU64,
+    /// How long a client is waited for in sum before its rate counts.
+    pub body_rate_grace_ms: u64,
+    /// From the head of a request, or from the last piece of its body that came, to the head of its answer.
     pub request_timeout_ms: u64,
+    /// From the head of a request to the last byte of its answer. Absent: as long as it moves.
+    pub total_timeout_ms: Option<u64>,
+    /// A connection that left HTTP by `upgrade` is closed when nothing moves on it for so long.
+    pub upgrade_idle_timeout_ms: u64,
     /// From the TCP connection to the end of the TLS handshake.
     pub handshake_timeout_ms: u64,
     /// A connection without a request in progress is closed after this.
@@ -310,8 +324,12 @@ impl Default for Limits {
             head_read_timeout_ms: 10_000,
             body_bytes_max: 10 * 1024 * 1024,
             response_bytes_max: 1024 * 1024 * 1024,
-            body_idle_timeout_ms: 15_000,
+            body_idle_timeout_ms: 60_000,
+            body_rate_min_bytes_s: NonZeroU64::new(500).unwrap_or(NonZeroU64::MIN),
+            body_rate_grace_ms: 20_000,
             request_timeout_ms: 30_000,
+            total_timeout_ms: None,
+            upgrade_idle_timeout_ms: 120_000,
             handshake_timeout_ms: 5_000,
             idle_timeout_ms: 60_000,
             connection_age_max_ms: 3_600_000,
@@ -327,6 +345,15 @@ impl Default for Limits {
 impl Limits {
     pub(crate) fn head_read_timeout(&self) -> Duration {
         Duration::from_millis(self.head_read_timeout_ms)
+    }
+    pub(crate) fn slowest_body(&self) -> Slowest {
+        Slowest { bytes_s: self.body_rate_min_bytes_s, grace: Duration::from_millis(self.body_rate_grace_ms) }
+    }
+    pub(crate) fn total_timeout(&self) -> Option<Duration> {
+        self.total_timeout_ms.map(Duration::from_millis)
+    }
+    pub(crate) fn upgrade_idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.upgrade_idle_timeout_ms)
     }
     pub(crate) fn body_idle_timeout(&self) -> Duration {
         Duration::from_millis(self.body_idle_timeout_ms)

@@ -160,6 +160,16 @@ impl Tokens {
         Ok(Internal::Minted(minted))
     }
 
+    /// One for a call that may outlast the one of the session: as long as it can be had.
+    pub(crate) fn internal_for_long(
+        &self,
+        session: &Session,
+        rng: &dyn SecureRandom,
+        now: UnixTime,
+    ) -> Result<InternalToken, MintError> {
+        self.mint(&session.user, rng, now)
+    }
+
     fn mint(&self, user: &User, rng: &dyn SecureRandom, now: UnixTime) -> Result<InternalToken, MintError> {
         let txn = hex(&random_bytes::<16>(rng)?);
         let expires = txn_token::expiry(now, Some(user.not_after));

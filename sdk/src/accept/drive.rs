@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{
-    Connection, Limits,
+    Connection, Limits, Progress,
     admit::Admitted,
     life::{Activity, Life, Running},
     request_body::{Aside, Linger, RequestBody},
@@ -145,8 +145,13 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let aside = Aside::default();
+        let progress = (!request.body().is_end_stream()).then(Progress::begin);
         let mut request = request.map(|body| RequestBody::new(body, aside.clone()));
         request.extensions_mut().insert(self.connection.clone());
+        if let Some(progress) = progress {
+            request.extensions_mut().insert(progress.clone());
+            request = request.map(|body| body.telling(progress));
+        }
         let running = self.activity.begin();
         let answer = self.service.call(request);
         Box::pin(async move {

@@ -11,6 +11,7 @@ mod drive;
 mod life;
 mod limits;
 mod listen;
+mod progress;
 mod request_body;
 mod rewound;
 mod worded;
@@ -31,6 +32,8 @@ pub use drive::{Serving, drive};
 pub use life::{Belief, Doubt};
 pub use limits::Limits;
 pub use listen::{Listen, Origin, UnixPeer, bind_unix};
+pub(crate) use progress::Moving;
+pub use progress::{Progress, Stalled};
 pub use request_body::{BrokenBody, RequestBody};
 pub use rewound::Rewound;
 

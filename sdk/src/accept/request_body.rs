@@ -18,9 +18,14 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
+use super::Progress;
+
 /// The body of a request as an accept loop hands it out.
 #[derive(Debug)]
-pub struct RequestBody(Source);
+pub struct RequestBody {
+    source: Source,
+    progress: Option<Progress>,
+}
 
 enum Source {
     Nothing,
@@ -60,19 +65,30 @@ impl Drop for Linger {
 
 impl RequestBody {
     pub(super) const fn new(body: Incoming, aside: Aside) -> Self {
-        Self(Source::Hyper(body, aside))
+        Self::of(Source::Hyper(body, aside))
     }
 
     /// A body that a codec other than hyper reads.
     #[must_use]
     pub fn streamed(body: impl Body<Data = Bytes, Error = BrokenBody> + Send + 'static) -> Self {
-        Self(Source::Streamed(Box::pin(body)))
+        Self::of(Source::Streamed(Box::pin(body)))
+    }
+
+    /// Tells `progress` whenever it moves.
+    #[must_use]
+    pub fn telling(mut self, progress: Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    const fn of(source: Source) -> Self {
+        Self { source, progress: None }
     }
 }
 
 impl From<Bytes> for RequestBody {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() { Source::Nothing } else { Source::Whole(bytes) })
+        Self::of(if bytes.is_empty() { Source::Nothing } else { Source::Whole(bytes) })
     }
 }
 
@@ -84,22 +100,26 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
-        match &mut self.0 {
+        let frame = match &mut self.source {
             Source::Nothing => Poll::Ready(None),
             Source::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.0 = Source::Nothing;
+                self.source = Source::Nothing;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Source::Hyper(body, _) => {
                 Pin::new(body).poll_frame(cx).map_err(|error| BrokenBody { why: error.to_string() })
             }
             Source::Streamed(body) => body.as_mut().poll_frame(cx),
+        };
+        if let Some(progress) = self.progress.as_ref().filter(|_| frame.is_ready()) {
+            progress.moved();
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.source {
             Source::Nothing => true,
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Hyper(body, _) => body.is_end_stream(),
@@ -108,7 +128,7 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.source {
             Source::Nothing => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Hyper(body, _) => body.size_hint(),
@@ -119,7 +139,7 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Source::Hyper(body, aside) = std::mem::replace(&mut self.0, Source::Nothing)
+        if let Source::Hyper(body, aside) = std::mem::replace(&mut self.source, Source::Nothing)
             && !body.is_end_stream()
         {
             *aside.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);

@@ -177,6 +177,13 @@ impl DecisionDraft {
         }
     }
 
+    /// What was decided, as a record with an id of its own.
+    pub(super) fn anew(&self) -> Self {
+        let mut same = self.clone();
+        same.record.id = new_decision_id();
+        same
+    }
+
     /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.
     pub fn unanswered(&mut self) {
         self.unanswered_after(self.started.elapsed());

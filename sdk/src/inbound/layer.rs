@@ -2,7 +2,7 @@
 
 use std::{
     error::Error as StdError,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -15,7 +15,7 @@ use countersign_request::{CanonicalRequest, strip_identity_headers};
 use countersign_wire::codes::Code;
 use http::{
     HeaderMap, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_LENGTH},
+    header::{AUTHORIZATION, CONTENT_LENGTH, UPGRADE},
 };
 use http_body::Body;
 use http_body_util::{Either, Full};
@@ -23,11 +23,11 @@ use tower_service::Service;
 use tracing::Instrument;
 
 use super::{
-    Caller, Challenge, DecisionDraft, Denial, Door, bound_body,
+    Caller, Challenge, DecisionDraft, Denial, Door, Tenure, bound_body, is_grpc,
     signed_answer::{self, Wanted},
 };
 use crate::{
-    accept::Connection,
+    accept::{Connection, Progress},
     authenticate::{Claimed, Rules},
     clock,
     live::{Freshness, Live},
@@ -80,11 +80,11 @@ where
             let trace = TraceContext::of_request(request.headers());
             let hop = trace.hop();
             let mut draft = DecisionDraft::begin(&door.target, hop);
-            let mut wanted = None;
+            let (mut wanted, to_grpc) = (None, is_grpc(request.headers()));
             let (mut request, entry) = match door.enter(request, &mut draft, trace, &mut wanted).await {
                 Ok(entered) => entered,
                 Err(denial) => {
-                    let refusal = door.refuse(draft, &denial).await.map(Either::Right);
+                    let refusal = door.refuse(draft, &denial, to_grpc).await.map(Either::Right);
                     return Ok(door.signed(refusal, wanted.as_ref()).await);
                 }
             };
@@ -94,16 +94,18 @@ where
                 trace = %hop.trace(),
                 route = draft.record().route
             );
+            let progress = request.extensions().get::<Progress>().cloned();
             let mut call = PermittedCall { door: &door, draft: Some(draft), bytes: None };
             match entry {
                 Entry::Permitted(caller) => drop(request.extensions_mut().insert(*caller)),
                 Entry::Skipped => drop(call.draft.take()),
             }
-            let answering = service.call(request).instrument(span);
-            let Ok(answer) = tokio::time::timeout(door.limits.answer, answering).await else {
+            let answering = pin!(service.call(request).instrument(span));
+            let within = Progress::of(progress.as_ref(), door.limits.answer, answering);
+            let Ok(answer) = within.await else {
                 let late = Denial::new(Code::UpstreamTimeout, "the handler took too long");
                 let draft = call.draft.take().unwrap_or_else(|| DecisionDraft::begin(&door.target, hop));
-                let refusal = door.refuse(draft, &late).await.map(Either::Right);
+                let refusal = door.refuse(draft, &late, to_grpc).await.map(Either::Right);
                 return Ok(door.signed(refusal, wanted.as_ref()).await);
             };
             let mut answer = answer?;
@@ -185,7 +187,7 @@ struct Asked {
 impl Door {
     /// Canonical request, strip, authenticate, body, decide: in this order, once.
     async fn enter<B>(
-        &self,
+        self: &Arc<Self>,
         mut request: Request<B>,
         draft: &mut DecisionDraft,
         trace: TraceContext,
@@ -210,6 +212,11 @@ impl Door {
             .await
             .inspect_err(|denial| draft.failed("body", &denial.reason))?;
         let permit = self.decide(&asked, &caller, connection.as_ref(), &live, draft)?;
+        let mut request = request;
+        if asked.canonical.headers().contains_key(UPGRADE) {
+            let what = (asked.canonical, asked.route);
+            request.extensions_mut().insert(Tenure::new(self, what, connection, &caller, draft.clone()));
+        }
         let caller = Caller::new(caller, permit, draft.id(), token, trace);
         Ok((request, Entry::Permitted(Box::new(caller))))
     }
@@ -302,10 +309,10 @@ impl Door {
     }
 
     /// Records a refusal durably, then answers. A disk that says no does not let anybody in.
-    async fn refuse(&self, draft: DecisionDraft, denial: &Denial) -> Response<Full<Bytes>> {
-        let response = denial.response(draft.id());
+    async fn refuse(&self, draft: DecisionDraft, denial: &Denial, to_grpc: bool) -> Response<Full<Bytes>> {
+        let response = denial.answer(draft.id(), to_grpc);
         let bytes = response.body().size_hint().exact();
-        self.record_refusal(draft, denial, response.status(), bytes).await;
+        self.record_refusal(draft, denial, denial.status(), bytes).await;
         response
     }
 

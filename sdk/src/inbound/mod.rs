@@ -8,11 +8,13 @@ mod bound_body;
 mod caller;
 mod decision;
 mod extract;
+mod grpc;
 mod handshakes;
 mod layer;
 mod quick;
 mod refusal;
 mod signed_answer;
+mod tenure;
 mod token_codes;
 
 use std::{sync::Arc, time::Duration};
@@ -26,10 +28,12 @@ use tower_layer::Layer;
 pub use caller::Caller;
 pub use decision::DecisionDraft;
 pub use extract::{CallerMissing, EndUser, UserMissing};
+pub use grpc::is_grpc;
 pub use handshakes::HandshakeRecorder;
 pub use layer::{Afterword, Guarded, GuardedBody};
 pub use quick::{CallerMark, DoorRecorder, Entered, QuickDoor, Recalled};
 pub use refusal::{Challenge, Denial, new_decision_id};
+pub use tenure::Tenure;
 
 use crate::{
     authenticate::Authenticator,
@@ -70,7 +74,7 @@ pub struct DoorLimits {
     /// Body to which the caller's evidence is bound, in bytes: it is held in memory and compared before the handler
     /// sees any of it. A longer one has to say that nothing is bound to it.
     pub bound_body_bytes_max: usize,
-    /// From the request's head to the answer's head, reading the body included.
+    /// From the request's head, or from the last piece of its body, to the answer's head.
     pub answer: Duration,
 }
 

@@ -3,7 +3,7 @@
 use std::{
     error::Error as StdError,
     fmt,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    sync::{Mutex, Semaphore},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -33,9 +33,13 @@ use tower_service::Service;
 
 use super::{CallError, CallLimits, Cuttable, Target, no_longer_believed, proof::Proof};
 use crate::{
+    accept::{Moving, Progress},
     clock,
     tls::{H2, HandshakeError, HandshakeRefusal, Identity, Peer, TrustState},
 };
+
+/// Whom to judge again as long as a connection lasts, and by what.
+pub(super) type Watched = (Arc<Peer>, Arc<TrustState>);
 
 /// The body of a request on its way out.
 pub type Outgoing = UnsyncBoxBody<Bytes, Box<dyn StdError + Send + Sync>>;
@@ -131,14 +135,32 @@ impl Channel {
         request: Request<Outgoing>,
         proof: &Proof,
     ) -> Result<Response<Incoming>, CallError> {
-        let _turn = Arc::clone(&self.0.in_flight)
-            .try_acquire_owned()
-            .map_err(|_| CallError::Overloaded { place: self.place() })?;
-        let request = self.aimed(request)?;
-        match timeout(self.0.limits.answer, self.exchange(request, proof)).await {
+        let _turn = self.take_turn()?;
+        let (request, progress) = moving(self.aimed(request)?);
+        let exchange = pin!(self.exchange(request, proof));
+        match Progress::of(progress.as_ref(), self.0.limits.answer, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(CallError::TimedOut { place: self.place() }),
         }
+    }
+
+    /// The right to one more request in progress.
+    pub(super) fn take_turn(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        let turn = Arc::clone(&self.0.in_flight).try_acquire_owned();
+        turn.map_err(|_| CallError::Overloaded { place: self.place() })
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.0.target
+    }
+
+    pub(super) fn limits(&self) -> &CallLimits {
+        &self.0.limits
+    }
+
+    /// What proofs bind to, so that they die with the connection.
+    pub(super) fn exporter(session: &rustls::ClientConnection) -> Option<[u8; EXPORTER_BYTES]> {
+        session.export_keying_material([0; EXPORTER_BYTES], EXPORTER_LABEL, None).ok()
     }
 
     /// Connections made so far.
@@ -153,11 +175,11 @@ impl Channel {
         self.0.open.load().as_ref().and_then(|open| open.peer.clone())
     }
 
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         self.0.target.place()
     }
 
-    fn aimed(&self, mut request: Request<Outgoing>) -> Result<Request<Outgoing>, CallError> {
+    pub(super) fn aimed(&self, mut request: Request<Outgoing>) -> Result<Request<Outgoing>, CallError> {
         let (scheme, authority) = self.0.target.scheme_and_authority();
         let path = request.uri().path_and_query().cloned().ok_or(CallError::BadRequest)?;
         let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
@@ -244,8 +266,7 @@ impl Channel {
                 let tcp = self.tcp(address).await?;
                 let (stream, peer) = connector.connect(tcp).await.map_err(|source| self.refused(source))?;
                 self.demand_h2(stream.get_ref().1.alpn_protocol())?;
-                let session = stream.get_ref().1;
-                let exporter = session.export_keying_material([0; EXPORTER_BYTES], EXPORTER_LABEL, None).ok();
+                let exporter = Self::exporter(stream.get_ref().1);
                 let trust = Arc::clone(connector.trust());
                 let send = self.http2(stream, Some((Arc::clone(&peer), trust))).await?;
                 Ok(Open { send, peer: Some(peer), own, exporter })
@@ -270,7 +291,7 @@ impl Channel {
         }
     }
 
-    async fn tcp(&self, address: &str) -> Result<TcpStream, CallError> {
+    pub(super) async fn tcp(&self, address: &str) -> Result<TcpStream, CallError> {
         let tcp = TcpStream::connect(address).await.map_err(|error| self.unreachable(&error))?;
         tcp.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
         Ok(tcp)
@@ -284,11 +305,7 @@ impl Channel {
         Err(self.refused(HandshakeRefusal::Protocol { why }.into()))
     }
 
-    async fn http2<IO>(
-        &self,
-        io: IO,
-        watched: Option<(Arc<Peer>, Arc<TrustState>)>,
-    ) -> Result<SendRequest<Outgoing>, CallError>
+    async fn http2<IO>(&self, io: IO, watched: Option<Watched>) -> Result<SendRequest<Outgoing>, CallError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -321,11 +338,11 @@ impl Channel {
         CallError::Unreachable { place: self.place(), why: error.to_string() }
     }
 
-    fn refused(&self, source: HandshakeError) -> CallError {
+    pub(super) fn refused(&self, source: HandshakeError) -> CallError {
         CallError::Handshake { place: self.place(), source }
     }
 
-    fn broken(&self, error: &hyper::Error) -> CallError {
+    pub(super) fn broken(&self, error: &hyper::Error) -> CallError {
         // The outer message says "connection error"; the alert that explains it lies beneath.
         let mut why = error.to_string();
         let mut cause = error.source();
@@ -336,6 +353,23 @@ impl Channel {
         CallError::Broken { place: self.place(), why }
     }
 }
+
+/// The request, and how its body moves if it is not there yet. What was asked before is not asked again.
+pub(super) fn moving(mut request: Request<Outgoing>) -> (Request<Outgoing>, Option<Progress>) {
+    if let Some(known) = request.extensions().get::<Sent>() {
+        let known = known.0.clone();
+        return (request, known);
+    }
+    let progress = (!request.body().is_end_stream()).then(Progress::begin);
+    request.extensions_mut().insert(Sent(progress.clone()));
+    let Some(progress) = progress else { return (request, None) };
+    let request = request.map(|body| Moving::new(body, progress.clone()).boxed_unsync());
+    (request, Some(progress))
+}
+
+/// How the body of a request moves on its way out.
+#[derive(Clone)]
+struct Sent(Option<Progress>);
 
 /// Is what was shown what we would show now?
 fn is_still_ours(own: Option<&Arc<Identity>>, now: Option<&Arc<Identity>>) -> bool {

@@ -12,6 +12,7 @@ mod pool;
 mod proof;
 mod sending;
 mod service;
+mod switch;
 mod target;
 mod user;
 mod watch;
@@ -22,6 +23,7 @@ pub use exchange::ExchangeError;
 pub use pool::Pool;
 pub(crate) use sending::Sending;
 pub use service::{OutboundRequest, ServiceClient};
+pub use switch::{InProgress, Switched, SwitchedStream};
 pub use target::{EdgeTarget, EdgeUrlError, Target};
 pub use user::InternalToken;
 pub(crate) use user::Reach;
@@ -44,7 +46,7 @@ pub struct CallLimits {
     /// For TCP and the TLS handshake together.
     #[serde(rename = "connect_ms", deserialize_with = "millis")]
     pub connect: Duration,
-    /// From the request's head to the answer's head.
+    /// From the request's head, or from the last piece of its body, to the answer's head.
     #[serde(rename = "answer_ms", deserialize_with = "millis")]
     pub answer: Duration,
     /// Requests in progress to one callee; one more is refused at once rather than queued.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     error::Error as StdError,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -18,18 +18,17 @@ use http::{
 };
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::time::timeout;
 use tower_service::Service;
 
 use super::{
     Answer, CallError, InternalToken, Outgoing, Pool,
     answer::{self, Asked},
-    channel::empty,
+    channel::{empty, moving},
     full,
     pool::Call,
     proof::Proof,
 };
-use crate::{inbound::Caller, sealed, trace::TraceContext};
+use crate::{accept::Progress, inbound::Caller, sealed, trace::TraceContext};
 
 /// A client of one service. Cheap to clone; all clones share one connection.
 #[derive(Clone, Debug)]
@@ -142,7 +141,9 @@ impl ServiceClient {
     /// See [`CallError`].
     pub async fn send(&self, request: Request<Outgoing>) -> Result<Response<Answer>, CallError> {
         let call = self.pool.call(&self.service)?;
-        match timeout(self.pool.limits().answer, self.prove_and_send(&call, request)).await {
+        let (request, progress) = moving(request);
+        let sending = pin!(self.prove_and_send(&call, request));
+        match Progress::of(progress.as_ref(), self.pool.limits().answer, sending).await {
             Ok(answer) => answer,
             Err(_) => Err(CallError::TimedOut { place: self.service.clone() }),
         }
@@ -157,10 +158,7 @@ impl ServiceClient {
         *request.uri_mut() = target.clone().into();
         let method = request.method().clone();
         self.dress(request.headers_mut());
-        let (credentials, exchanger) = (self.pool.credentials(), self.pool.exchanger());
-        let (request, proof) =
-            Proof::gather(call, request, self.token.as_ref(), credentials, exchanger).await?;
-        let proof = proof.saying(&self.claims);
+        let (request, proof) = self.gather(call, request).await?;
         let channel = if self.anew { call.channel().anew() } else { call.channel().clone() };
         let answer = channel.send_proven(request, &proof).await?;
         if !proof.wants_signed_answer() {
@@ -171,7 +169,27 @@ impl ServiceClient {
         verified.map_err(|source| CallError::Answer { service: self.service.clone(), source })
     }
 
-    fn dress(&self, headers: &mut HeaderMap) {
+    /// What proves who we are, and for whom.
+    pub(super) async fn gather(
+        &self,
+        call: &Call,
+        request: Request<Outgoing>,
+    ) -> Result<(Request<Outgoing>, Proof), CallError> {
+        let (credentials, exchanger) = (self.pool.credentials(), self.pool.exchanger());
+        let gathering = Proof::gather(call, request, self.token.as_ref(), credentials, exchanger);
+        let (request, proof) = gathering.await?;
+        Ok((request, proof.saying(&self.claims)))
+    }
+
+    pub(super) const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn service(&self) -> &str {
+        &self.service
+    }
+
+    pub(super) fn dress(&self, headers: &mut HeaderMap) {
         strip_identity_headers(headers);
         for name in [AUTHORIZATION.as_str(), SIGNATURE, SIGNATURE_INPUT] {
             headers.remove(name);
@@ -193,7 +211,7 @@ impl ServiceClient {
 
 /// Path and query exactly as the callee will read them, which is what a proof is bound to. What it would refuse to read,
 /// a token in the query among it, never leaves.
-fn canonical(request: &Request<Outgoing>, service: &str) -> Result<PathAndQuery, CallError> {
+pub(super) fn canonical(request: &Request<Outgoing>, service: &str) -> Result<PathAndQuery, CallError> {
     let path = request.uri().path_and_query().cloned().ok_or(CallError::BadRequest)?;
     let uri = Uri::builder().scheme("https").authority(service).path_and_query(path).build();
     let uri = uri.map_err(|_| CallError::BadRequest)?;

@@ -36,7 +36,7 @@ impl Pipeline {
             workload: through.map(|workload| &workload.id),
             user: user.map(|user| user.get()),
         };
-        let body = body.map(|body| (body, self.request_body_limits()));
+        let body = body.map(|body| (body, self.request_body_limits(request.headers())));
         let consulted = self.filters.consult(&judged.permit, named, &asked, body).await?;
         trace.pass(Check::Filter, consulted.told);
         Ok(consulted.changes)

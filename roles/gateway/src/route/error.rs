@@ -89,6 +89,12 @@ pub enum RouteError {
         /// As configured.
         prefix: String,
     },
+    /// A WebSocket begins in HTTP/1.1.
+    #[error("route `{path}`: upgrade leads to an upstream with http2 = true; name one that speaks HTTP/1.1")]
+    UpgradeOverHttp2 {
+        /// Path of the route.
+        path: String,
+    },
     /// More routes for one path than are looked through for one request.
     #[error("{count} routes for {path}, at most {ALIKE_MAX}; split them by path or host")]
     TooManyAlike {

@@ -49,6 +49,13 @@ enum Key {
     Header(HeaderName),
 }
 
+impl Target {
+    /// An upstream over a protocol that nothing can leave.
+    pub(super) fn speaks_http2(&self) -> bool {
+        matches!(self, Target::Upstream(cluster) if cluster.dialer().speaks_http2())
+    }
+}
+
 impl Lead {
     pub(super) fn compile(settings: &RouteSettings, upstreams: &Upstreams) -> Result<Self, RouteError> {
         let refused = |why| RouteError::Lead { path: settings.path.clone(), why };
@@ -78,7 +85,7 @@ impl Lead {
     }
 
     /// Every target that it can lead to.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
         let (one, split) = match self {
             Self::One(target) => (Some(target), None),
             Self::Split(split) => (None, Some(split.shares.iter().map(|(_, target)| target))),

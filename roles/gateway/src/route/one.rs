@@ -4,12 +4,12 @@ use countersign_request::{Head, RouteTemplate, is_identity_header};
 use http::{HeaderName, Method, header};
 
 use super::error::RouteError;
-use super::lead::Lead;
+use super::lead::{Lead, Target};
 use super::rewrite::Rewrite;
 use crate::guard::RouteGuard;
 use crate::guard::limits::Counted;
 use crate::headers::Rules;
-use crate::settings::{RouteSettings, UserNeed};
+use crate::settings::{RouteSettings, Upgrade, UserNeed};
 use crate::upstream::Upstreams;
 
 /// One compiled route.
@@ -24,6 +24,8 @@ pub(crate) struct Route {
     pub(crate) filters: Option<Vec<String>>,
     /// What the upstream sees in place of the path, once the decision is taken.
     pub(crate) rewrite: Option<Rewrite>,
+    /// May a request leave HTTP?
+    pub(crate) upgrades: bool,
     /// None named means all.
     methods: Vec<Method>,
     /// All must hold; sorted by name.
@@ -53,8 +55,14 @@ impl Route {
             settings.methods.iter().map(|text| method(text, &settings.path)).collect::<Result<_, _>>()?;
         let prefix = settings.rewrite_prefix.as_deref();
         let rewrite = prefix.map(|prefix| Rewrite::new(&template, prefix)).transpose()?;
+        let (lead, upgrades) =
+            (Lead::compile(settings, upstreams)?, settings.upgrade.contains(&Upgrade::Websocket));
+        if upgrades && lead.targets().any(Target::speaks_http2) {
+            return Err(RouteError::UpgradeOverHttp2 { path: path() });
+        }
         Ok(Route {
-            lead: Lead::compile(settings, upstreams)?,
+            lead,
+            upgrades,
             user: settings.user,
             guard: RouteGuard::compile(settings, counted)
                 .map_err(|source| RouteError::Guard { path: path(), source })?,

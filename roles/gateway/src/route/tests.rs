@@ -10,6 +10,7 @@ use crate::settings::UserNeed;
 
 fn route(path: &str, methods: &[&str], host: Option<&str>, to: &str) -> RouteSettings {
     RouteSettings {
+        upgrade: Vec::new(),
         path: path.to_owned(),
         host: host.map(str::to_owned),
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
@@ -348,4 +349,26 @@ fn rejects_a_rule_for_other_origins_that_does_not_load() {
     let refused = routes_of("[[route]]\npath = \"/a\"\nto = \"ads\"\ncors.origins = []").unwrap_err();
     let source = crate::guard::GuardError::Cors(crate::guard::CorsError::Nobody);
     assert_eq!(refused, RouteError::Guard { path: "/a".into(), source });
+}
+
+#[test]
+fn rejects_an_upgrade_to_an_upstream_over_which_nothing_can_leave_http() {
+    let trust = countersign_sdk::tls::TrustState::new(
+        Default::default(),
+        countersign_pki::verify::CrlPolicy::Require,
+    );
+    let text = "name = \"echo\"\nendpoints = [\"127.0.0.1:1\"]\nhttp2 = true";
+    let upstream = |text: &str| {
+        Upstreams::load(&[toml::from_str(text).unwrap()], &trust, &Upstreams::default()).unwrap()
+    };
+    let upgrades = RouteSettings {
+        upgrade: vec![crate::upgrade::Upgrade::Websocket],
+        ..route("/chat", &[], None, "echo")
+    };
+    let compile = |upstreams: &Upstreams| {
+        RouteTable::compile(std::slice::from_ref(&upgrades), upstreams, &mut Counted::default()).map(drop)
+    };
+    let refused = compile(&upstream(text)).unwrap_err();
+    assert_eq!(refused, RouteError::UpgradeOverHttp2 { path: "/chat".to_owned() });
+    assert_eq!(compile(&upstream(&text.replace("true", "false"))), Ok(()));
 }

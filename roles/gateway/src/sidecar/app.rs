@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::app_http2::Http2Lines;
 use super::settings::Settings;
 use crate::body::BoundedBody;
 use crate::upstream::{UpstreamError, Wire};
@@ -33,6 +34,8 @@ use crate::upstream::{UpstreamError, Wire};
 pub(crate) struct App {
     place: Place,
     client: Client<Connector, BoundedBody<RequestBody>>,
+    /// Where the service speaks HTTP/2.
+    http2: Option<Arc<Http2Lines>>,
 }
 
 /// Where it listens.
@@ -49,6 +52,10 @@ pub(super) enum SendError {
     App(#[from] AppError),
     #[error(transparent)]
     Http(#[from] Error),
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+    #[error("{0}")]
+    Request(String),
 }
 
 /// Why nothing is sent to the service.
@@ -98,7 +105,13 @@ impl App {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .http1_max_buf_size(settings.answer_head.bytes_max().max(HYPER_BYTES_MIN))
             .build(Connector { place: place.clone() });
-        Some(Self { place, client })
+        let http2 = settings.app_http2.then(Arc::default);
+        Some(Self { place, client, http2 })
+    }
+
+    /// Does the service speak HTTP/2?
+    pub(super) const fn speaks_http2(&self) -> bool {
+        self.http2.is_some()
     }
 
     /// How long a connection waits for its next request.
@@ -135,7 +148,7 @@ impl App {
         self.place.check()
     }
 
-    /// Sends a request. Connections are kept apart by who is calling: what one caller does to the framing of a
+    /// Sends a request; one that `leaves_http` in HTTP/1.1, where alone it can. Connections are kept apart by who is calling: what one caller does to the framing of a
     /// connection never meets the request of another.
     ///
     /// Who proved nothing is as many callers as connections: nobody knows whether two of them are the same.
@@ -144,10 +157,10 @@ impl App {
         mut request: Request<BoundedBody<RequestBody>>,
         caller: Option<&SpiffeId>,
         connection: Option<&Connection>,
+        leaves_http: bool,
     ) -> Result<Response<Incoming>, SendError> {
         // A connection that is kept was made while the socket was the service's alone; it must be so still.
         self.check()?;
-        let path = request.uri().path_and_query().cloned();
         let pool = match (caller, connection) {
             (Some(caller), _) => pool_of(caller),
             (None, Some(connection)) => pool_of(&connection.id),
@@ -157,6 +170,10 @@ impl App {
                 "nobody".to_owned()
             }
         };
+        if let Some(lines) = self.http2.as_ref().filter(|_| !leaves_http) {
+            return self.send_http2(lines, request, &pool).await;
+        }
+        let path = request.uri().path_and_query().cloned();
         let uri = Uri::builder().scheme("http").authority(format!("{pool}.app"));
         if let (Some(path), Ok(uri)) = (path, uri.path_and_query("/").build()) {
             let mut parts = uri.into_parts();

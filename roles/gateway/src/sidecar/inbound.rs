@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use countersign_http1::RequestHeadError;
 use countersign_identity::DecisionId;
@@ -14,12 +15,12 @@ use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, ContextKey};
 use countersign_sdk::inbound::{
-    Afterword, Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, new_decision_id,
+    Afterword, Caller, DecisionDraft, Denial, DoorLimits, Guarded, InboundError, is_grpc, new_decision_id,
 };
 use countersign_sdk::trace::Hop;
 use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
-use http::{HeaderValue, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service as _};
 
@@ -27,12 +28,15 @@ use super::app::App;
 use super::headers;
 use super::quick::InboundQuick;
 use super::settings::Settings;
-use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, state_framing};
+use super::upgrade::{Said, Upgrades};
+use crate::body::{BodyError, BodyFault, BodyLimits, BoundedBody, Pace, state_framing};
 use crate::engine::quick::{AnswerLimits, Quick};
 use crate::engine::{Answering, Answers};
 use crate::filter::{Asked, Changes, Consulted, FilterError, Filters};
 use crate::forward::EdgeBody;
+use crate::headers::take_trailers;
 use crate::refusal::Refusal;
+use crate::upgrade::{asks_to_leave, dress_request};
 
 /// What other services meet: the SDK's layer, and the service behind it.
 pub(super) struct Inbound {
@@ -59,7 +63,7 @@ impl Inbound {
             head_within: settings.request_timeout(),
             http1: settings.answer_head.http1(),
             bytes_max: u64::MAX,
-            pause_max: settings.body_idle_timeout(),
+            pause_max: settings.own_bodies().idle_timeout,
         };
         let guarded = layer.layer(to_app.clone());
         Ok(Self { guarded, to_app, limits, workload: workload.clone() })
@@ -77,12 +81,12 @@ impl Answers for Inbound {
 
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         let Inner { app, contexts, filters, .. } = &*self.to_app.0;
-        // Filters are asked by the full carrier alone.
+        // Filters are asked, and HTTP/2 is spoken, by the full carrier alone.
         let quick = || {
             let contexts = ContextKey::clone(contexts);
             InboundQuick::new(self.guarded.quick(), app.clone(), contexts, self.limits)
         };
-        filters.is_empty().then(|| Rc::new(quick()) as Rc<dyn Quick>)
+        (filters.is_empty() && !app.speaks_http2()).then(|| Rc::new(quick()) as Rc<dyn Quick>)
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
@@ -118,13 +122,15 @@ struct Inner {
     /// The service, as policies call it.
     target: String,
     body: BodyLimits,
+    total: Option<Duration>,
+    upgrades: Upgrades,
 }
 
 impl ToApp {
     pub(super) fn new(app: App, contexts: Arc<ContextKey>, filters: Filters, settings: &Settings) -> Self {
-        let body =
-            BodyLimits { bytes_max: settings.body_bytes_max, idle_timeout: settings.body_idle_timeout() };
-        Self(Arc::new(Inner { app, contexts, filters, target: settings.service.to_string(), body }))
+        let (body, total) = (settings.callers_bodies(), settings.total_timeout());
+        let (target, upgrades) = (settings.service.to_string(), Upgrades::of(settings));
+        Self(Arc::new(Inner { app, contexts, filters, target, body, total, upgrades }))
     }
 }
 
@@ -148,13 +154,14 @@ impl Inner {
         // Without a caller nobody was let in: this service is never reached past the layer.
         let Some(caller) = request.extensions().get::<Caller>().cloned() else {
             let denial = Denial::new(Code::Internal, "no caller in front of the service");
-            return refused(&denial, new_decision_id());
+            return refused(&denial, new_decision_id(), false);
         };
+        let to_grpc = is_grpc(request.headers());
         match self.pass_on(request, &caller).await {
             Ok(answer) => answer,
             Err(denial) => {
                 tracing::warn!(decision = %caller.decision(), code = %denial.code, why = denial.reason, "the service behind was not reached");
-                refused(&denial, caller.decision())
+                refused(&denial, caller.decision(), to_grpc)
             }
         }
     }
@@ -164,40 +171,55 @@ impl Inner {
         request: Request<RequestBody>,
         caller: &Caller,
     ) -> Result<Response<EdgeBody>, Denial> {
+        let pace = Pace::of(&request, self.total);
         let (head, mut body) = request.into_parts();
         let canonical = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
             .map_err(|error| Denial::from(&error))?;
-        if canonical.headers().contains_key(header::UPGRADE) {
-            return Err(Denial::new(Code::UpgradeRefused, "the request asks to leave HTTP"));
-        }
+        let leaving = asks_to_leave(&head.headers).then(|| self.upgrades.admit_caller(&head)).transpose()?;
         let connection = head.extensions.get::<Connection>();
         let consulted = match self.filter(&canonical, caller, connection, &mut body).await {
             Ok(consulted) => consulted,
             Err(error) => return Ok(stopped(&error, caller)),
         };
         let fault = BodyFault::default();
-        let mut outbound = Request::new(BoundedBody::new(body, self.body, fault.clone()));
+        let slowest = self.body.slowest.filter(|_| !is_grpc(canonical.headers()));
+        let body = BoundedBody::new(body, BodyLimits { slowest, ..self.body }, fault.clone());
+        let mut outbound = Request::new(body.paced(pace.clone()));
         *outbound.method_mut() = canonical.method().clone();
         *outbound.uri_mut() = path(&canonical)?;
         *outbound.version_mut() = Version::HTTP_11;
         let changes = consulted.as_ref().map(|consulted| &consulted.changes);
         let mut headers = self.headers(&canonical, caller, changes)?;
         state_framing(&mut headers, outbound.body());
+        if self.app.speaks_http2() {
+            take_trailers(&mut headers);
+        }
         *outbound.headers_mut() = headers;
+        if leaving.is_some() {
+            dress_request(outbound.headers_mut());
+        }
         let workload = caller.workload().map(|workload| workload.id.clone());
-        let answer =
-            self.app.send(outbound, workload.as_ref(), connection).await.map_err(|error| {
-                match fault.seen(&self.body) {
-                    Some(fault) => Denial::new(fault.code(), fault.to_string()),
-                    None => Denial::new(Code::UpstreamUnreachable, with_causes(&error)),
-                }
-            })?;
+        let sending = self.app.send(outbound, workload.as_ref(), connection, leaving.is_some());
+        let answer = sending.await.map_err(|error| match fault.seen() {
+            Some(fault) => Denial::new(fault.code(), fault.to_string()),
+            None => Denial::new(Code::UpstreamUnreachable, with_causes(&error)),
+        })?;
+        let answer = match leaving {
+            None => answer,
+            Some(tenure) => match self.upgrades.answer_of_app(answer, tenure).await? {
+                Said::Yes(answer) => return Ok(answer),
+                Said::No(answer) => answer,
+            },
+        };
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Denial::new(Code::UpstreamProtocol, "the service leaves HTTP, and nobody asked"));
+        }
         let (mut head, body) = answer.into_parts();
         strip_hop_by_hop(&mut head.headers);
         strip_identity_headers(&mut head.headers);
         head.extensions.clear();
-        let body =
-            BoundedBody::new(body, BodyLimits { bytes_max: u64::MAX, ..self.body }, BodyFault::default());
+        let limits = BodyLimits { bytes_max: u64::MAX, slowest: None, ..self.body };
+        let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace);
         let mut answer = Response::from_parts(head, body.boxed_unsync());
         if let Some(consulted) = consulted {
             answer
@@ -300,6 +322,6 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Errors of the sidecar itself, in its own words, under the id that they have in the ledger.
-pub(super) fn refused(denial: &Denial, decision: DecisionId) -> Response<EdgeBody> {
-    denial.response(decision).map(|body| body.map_err(|never| match never {}).boxed_unsync())
+pub(super) fn refused(denial: &Denial, decision: DecisionId, to_grpc: bool) -> Response<EdgeBody> {
+    denial.answer(decision, to_grpc).map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }

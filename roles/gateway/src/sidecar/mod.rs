@@ -14,11 +14,13 @@
 //! | `Countersign-Context` | the sealed context of the user | given back with calls on behalf of that user |
 
 mod app;
+mod app_http2;
 pub(crate) mod headers;
 mod inbound;
 mod outbound;
 mod quick;
 mod settings;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

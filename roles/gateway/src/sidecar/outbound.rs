@@ -1,6 +1,7 @@
 //! From the service to its callees: `Host` names one of them, and the sidecar proves who is calling.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_http1::RequestHeadError;
 use countersign_identity::{Mode, ServiceName};
@@ -8,7 +9,7 @@ use countersign_request::{CanonicalRequest, strip_hop_by_hop, strip_identity_hea
 use countersign_sdk::accept::{Connection, RequestBody};
 use countersign_sdk::clock;
 use countersign_sdk::context::{CONTEXT, Context, ContextError, ContextKey};
-use countersign_sdk::inbound::{DecisionDraft, Denial};
+use countersign_sdk::inbound::{DecisionDraft, Denial, is_grpc};
 use countersign_sdk::outbound::{Answer, CallError, Outgoing};
 use countersign_sdk::trace::{Hop, TraceContext};
 use countersign_sdk::workload::Workload;
@@ -18,9 +19,12 @@ use http_body_util::BodyExt as _;
 
 use super::inbound::{refuse_unread, refused};
 use super::settings::Settings;
-use crate::body::{BodyFault, BodyLimits, BoundedBody};
+use super::upgrade::{Said, Upgrades};
+use crate::body::{BodyFault, BodyLimits, BoundedBody, Pace};
 use crate::engine::{Answering, Answers};
 use crate::forward::EdgeBody;
+use crate::headers::take_trailers;
+use crate::upgrade::asks_to_leave;
 
 /// Takes the calls of the one service in whose name they are made.
 #[derive(Clone)]
@@ -30,24 +34,27 @@ struct Inner {
     workload: Workload,
     contexts: Arc<ContextKey>,
     body: BodyLimits,
+    total: Option<Duration>,
+    upgrades: Upgrades,
 }
 
 impl FromApp {
     pub(super) fn new(workload: Workload, contexts: Arc<ContextKey>, settings: &Settings) -> Self {
-        let body =
-            BodyLimits { bytes_max: settings.body_bytes_max, idle_timeout: settings.body_idle_timeout() };
-        Self(Arc::new(Inner { workload, contexts, body }))
+        let (body, total) = (settings.own_bodies(), settings.total_timeout());
+        let upgrades = Upgrades::of(settings);
+        Self(Arc::new(Inner { workload, contexts, body, total, upgrades }))
     }
 }
 
 impl Answers for FromApp {
     fn answer(&self, request: Request<RequestBody>) -> Answering {
         let inner = Arc::clone(&self.0);
+        let to_grpc = is_grpc(request.headers());
         Box::pin(async move {
             let mut draft = inner.draft(&request);
             match inner.pass_on(request, &mut draft).await {
                 Ok(answer) => answer,
-                Err(denial) => inner.refuse(draft, &denial).await,
+                Err(denial) => inner.refuse(draft, &denial, to_grpc).await,
             }
         })
     }
@@ -71,7 +78,7 @@ impl Inner {
     }
 
     /// A call that was not made, or has no answer: on disk before the service hears of it.
-    async fn refuse(&self, mut draft: DecisionDraft, denial: &Denial) -> Response<EdgeBody> {
+    async fn refuse(&self, mut draft: DecisionDraft, denial: &Denial, to_grpc: bool) -> Response<EdgeBody> {
         let id = draft.id();
         tracing::warn!(decision = %id, code = %denial.code, why = denial.reason, "a call of the service was not made");
         draft.denied(denial);
@@ -79,7 +86,7 @@ impl Inner {
         if let Err(error) = self.workload.spool().record_durably(draft.into_event()).await {
             tracing::error!(%error, "a refusal could not be recorded");
         }
-        refused(denial, id)
+        refused(denial, id, to_grpc)
     }
 
     async fn pass_on(
@@ -88,6 +95,7 @@ impl Inner {
         draft: &mut DecisionDraft,
     ) -> Result<Response<EdgeBody>, Denial> {
         check_uid(request.extensions().get::<Connection>())?;
+        let pace = Pace::of(&request, self.total);
         let (head, body) = request.into_parts();
         let request = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
             .map_err(|error| Denial::from(&error))?;
@@ -108,13 +116,19 @@ impl Inner {
             }
             None => client.in_trace(said),
         };
+        if asks_to_leave(&head.headers) {
+            return match Box::pin(self.upgrades.call(&client, &head, &request)).await? {
+                Said::Yes(answer) => Ok(answer),
+                Said::No(answer) => Ok(self.answer(answer, pace)),
+            };
+        }
         let fault = BodyFault::default();
-        let outbound = self.outbound(&request, body, &fault)?;
-        let answer = client.send(outbound).await.map_err(|error| match fault.seen(&self.body) {
+        let outbound = self.outbound(&request, body, (&fault, &pace))?;
+        let answer = client.send(outbound).await.map_err(|error| match fault.seen() {
             Some(fault) => Denial::new(Code::BodyMalformed, fault.to_string()),
             None => Denial::from(&error),
         })?;
-        Ok(self.answer(answer))
+        Ok(self.answer(answer, pace))
     }
 
     /// On whose behalf. A context that is there and does not hold is final: a call without the user is another call.
@@ -131,7 +145,7 @@ impl Inner {
         &self,
         request: &CanonicalRequest,
         body: RequestBody,
-        fault: &BodyFault,
+        (fault, pace): (&BodyFault, &Pace),
     ) -> Result<Request<Outgoing>, Denial> {
         let uri: Uri = request.path_and_query().parse().map_err(|_| Denial::from(&CallError::BadRequest))?;
         let mut headers = request.headers().clone();
@@ -140,7 +154,8 @@ impl Inner {
         for name in [header::HOST, header::EXPECT] {
             headers.remove(name);
         }
-        let body = BoundedBody::new(body, self.body, fault.clone());
+        take_trailers(&mut headers);
+        let body = BoundedBody::new(body, self.body, fault.clone()).paced(pace.clone());
         let mut outbound = Request::new(body.map_err(Into::into).boxed_unsync());
         *outbound.method_mut() = request.method().clone();
         *outbound.uri_mut() = uri;
@@ -149,13 +164,14 @@ impl Inner {
         Ok(outbound)
     }
 
-    fn answer(&self, answer: Response<Answer>) -> Response<EdgeBody> {
+    fn answer(&self, answer: Response<Answer>, pace: Pace) -> Response<EdgeBody> {
         let (mut head, body) = answer.into_parts();
         head.version = Version::HTTP_11;
         head.extensions.clear();
         strip_hop_by_hop(&mut head.headers);
         let limits = BodyLimits { bytes_max: u64::MAX, ..self.body };
-        Response::from_parts(head, BoundedBody::new(body, limits, BodyFault::default()).boxed_unsync())
+        let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace);
+        Response::from_parts(head, body.boxed_unsync())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `[sidecar]`: one service, in front of which this process stands.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::body::{BodyLimits, Slowest};
 use crate::filter::settings::FilterSettings;
+use crate::upgrade::Upgrade;
 use crate::upstream::settings::AnswerHead;
 
 /// `[sidecar]`. One of the pairs `inbound` and `app`, or `outbound`, is needed.
@@ -26,6 +28,9 @@ pub struct Settings {
     /// Where the service itself listens: `unix:/path`, mode 0600 and of the same user as this process.
     #[serde(default)]
     pub app: Option<UnixAddress>,
+    /// The service speaks HTTP/2 with prior knowledge, as gRPC servers do. Otherwise HTTP/1.1.
+    #[serde(default)]
+    pub app_http2: bool,
     /// The service listens on a loopback port instead, which every process of this machine can reach past the sidecar.
     #[serde(default)]
     pub app_on_loopback_port_insecure: Option<SocketAddr>,
@@ -55,15 +60,30 @@ pub struct Settings {
     /// Longest body of a request, in bytes.
     #[serde(default = "body_bytes_max")]
     pub body_bytes_max: u64,
-    /// Longest pause within a body.
+    /// Longest pause in the bodies of an exchange: while one direction moves, the other may pause.
     #[serde(default = "body_idle_timeout_ms")]
     pub body_idle_timeout_ms: u64,
-    /// From a request's head to its answer's head.
+    /// Bytes of a caller's body that a second of waiting for it has to bring, beyond `body_rate_grace_ms`. gRPC is exempt.
+    #[serde(default = "body_rate_min_bytes_s")]
+    pub body_rate_min_bytes_s: NonZeroU64,
+    /// How long a caller's body is waited for in sum before its rate counts.
+    #[serde(default = "body_rate_grace_ms")]
+    pub body_rate_grace_ms: u64,
+    /// From a request's head, or from the last piece of its body that came, to its answer's head.
     #[serde(default = "request_timeout_ms")]
     pub request_timeout_ms: u64,
     /// How long the head of an answer of the service may be.
     #[serde(default)]
     pub answer_head: AnswerHead,
+    /// From a request's head to the last byte of its answer. Absent: as long as it moves.
+    #[serde(default)]
+    pub total_timeout_ms: Option<u64>,
+    /// What requests may leave HTTP for, to the service and from it: `websocket`. None named: whoever asks is refused.
+    #[serde(default)]
+    pub upgrade: Vec<Upgrade>,
+    /// A connection that left HTTP is closed when nothing moves on it for so long.
+    #[serde(default = "upgrade_idle_timeout_ms")]
+    pub upgrade_idle_timeout_ms: u64,
 }
 
 /// `unix:/absolute/path`
@@ -129,14 +149,31 @@ impl Settings {
         CallLimits { answer: self.request_timeout(), ..CallLimits::default() }
     }
 
-    /// From a request's head to its answer's head.
+    /// From a request's head, or from the last piece of its body that came, to its answer's head.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
     }
 
-    pub(super) fn body_idle_timeout(&self) -> Duration {
-        Duration::from_millis(self.body_idle_timeout_ms)
+    pub(super) fn total_timeout(&self) -> Option<Duration> {
+        self.total_timeout_ms.map(Duration::from_millis)
+    }
+
+    pub(super) fn upgrade_idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.upgrade_idle_timeout_ms)
+    }
+
+    /// Of bodies that the service itself sends.
+    pub(super) fn own_bodies(&self) -> BodyLimits {
+        let idle_timeout = Duration::from_millis(self.body_idle_timeout_ms);
+        BodyLimits { bytes_max: self.body_bytes_max, idle_timeout, slowest: None }
+    }
+
+    /// Of bodies that callers send.
+    pub(super) fn callers_bodies(&self) -> BodyLimits {
+        let grace = Duration::from_millis(self.body_rate_grace_ms);
+        let slowest = Some(Slowest { bytes_s: self.body_rate_min_bytes_s, grace });
+        BodyLimits { slowest, ..self.own_bodies() }
     }
 }
 
@@ -145,7 +182,19 @@ const fn body_bytes_max() -> u64 {
 }
 
 const fn body_idle_timeout_ms() -> u64 {
-    15_000
+    60_000
+}
+
+fn body_rate_min_bytes_s() -> NonZeroU64 {
+    NonZeroU64::new(500).unwrap_or(NonZeroU64::MIN)
+}
+
+const fn body_rate_grace_ms() -> u64 {
+    20_000
+}
+
+const fn upgrade_idle_timeout_ms() -> u64 {
+    120_000
 }
 
 const fn request_timeout_ms() -> u64 {

@@ -29,6 +29,7 @@ mod retry;
 mod roster;
 mod send;
 pub mod settings;
+mod switch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub use discovery::DiscoveryError;
 pub use endpoint::EndpointError;
 pub(crate) use endpoint::{Endpoint, Seat};
 pub use error::{Met, UpstreamError};
+pub(crate) use switch::ClusterSwitched;
 
 use cluster::Parts;
 use dial::Dialer;

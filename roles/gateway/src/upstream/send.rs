@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use countersign_policy::Permit;
 use countersign_sdk::outbound::{Outgoing, empty};
-use http::header::HOST;
+use http::header::{HOST, TE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -114,7 +114,7 @@ impl Cluster {
     }
 
     /// In the form of the upstream's protocol: `Host` in HTTP/1.1, `:authority` in HTTP/2.
-    fn aimed(&self, mut request: Request<Outgoing>) -> Result<Request<Outgoing>, UpstreamError> {
+    pub(super) fn aimed(&self, mut request: Request<Outgoing>) -> Result<Request<Outgoing>, UpstreamError> {
         let unfit = || UpstreamError::NotHttp {
             upstream: self.name.clone(),
             endpoint: "no endpoint yet".to_owned(),
@@ -135,6 +135,7 @@ impl Cluster {
             *request.version_mut() = Version::HTTP_11;
             let (mut head, body) = request.into_parts();
             head.headers.insert(HOST, host);
+            head.headers.remove(TE);
             state_framing(&mut head.headers, &body);
             request = Request::from_parts(head, body);
         }

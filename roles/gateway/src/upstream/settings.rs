@@ -128,7 +128,7 @@ impl Default for Timeouts {
         Timeouts {
             connect_ms: 5_000,
             answer_ms: 30_000,
-            body_idle_ms: 15_000,
+            body_idle_ms: 60_000,
             whole_ms: None,
             idle_ms: 30_000,
         }

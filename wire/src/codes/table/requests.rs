@@ -70,7 +70,7 @@ macro_rules! requests {
         1017 UpgradeRefused (Request, MalformedRequest, never, Usage)
             "the request asks to leave HTTP"
             "bytes after an upgrade are not requests, so nobody could decide about them"
-            "send the request without Upgrade";
+            "send the request without Upgrade, or name websocket in upgrade, in the route or in [sidecar]: docs/gateway.md";
         1018 AddressRefused (Request, AccessDenied, never, Denied)
             "requests from this address are not served here"
             "a list of networks or countries says who may knock at all"

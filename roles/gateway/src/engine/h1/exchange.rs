@@ -6,7 +6,7 @@ use std::task::Poll;
 use bytes::{Buf as _, BytesMut};
 use countersign_http1::{BodyDecoder, BodyLength, RequestHead, encode};
 use countersign_request::Head as _;
-use countersign_sdk::accept::{Connection, RequestBody, Stream};
+use countersign_sdk::accept::{Connection, Progress, RequestBody, Stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
 use super::answer::{self, Question};
@@ -14,6 +14,7 @@ use super::body::{self, Fed, Feed};
 use super::{Client, End, Outgoing};
 use crate::engine::listen::Seated;
 use crate::engine::wire::Wire;
+use crate::upgrade::Leaving;
 
 /// A request whose head was read.
 pub(super) struct Asked {
@@ -51,7 +52,10 @@ impl Client {
         if let Some(whole) = self.whole_body(body) {
             let answering = self.answers.answer(request.map(|()| whole));
             self.watched.begin_without_end();
-            let answer = self.watched.busy(answering).await?;
+            let mut answer = self.watched.busy(answering).await?;
+            if let Some(tunnel) = Leaving::of(&mut answer) {
+                return Box::pin(self.leave(answer, tunnel)).await;
+            }
             let keep = self.keep(&question);
             let answering = answer::begin(self, &keep, answer);
             return answering.write(&mut self.outgoing()).await;
@@ -85,7 +89,10 @@ impl Client {
     ) -> Result<bool, End> {
         let (mut feed, body) = body::channel(length);
         let mut decoder = BodyDecoder::of_request(length, self.limits);
-        let mut answering = self.answers.answer(request.map(|()| RequestBody::streamed(body)));
+        let (mut request, progress) = (request, Progress::begin());
+        request.extensions_mut().insert(progress.clone());
+        let body = RequestBody::streamed(body).telling(progress);
+        let mut answering = self.answers.answer(request.map(|()| body));
         let early = if expects_continue { self.invite(&mut feed, &mut answering).await? } else { None };
         let (waits, mut fed) = (early.is_some(), None);
         let answer = match early {

@@ -8,6 +8,7 @@ mod answer;
 mod body;
 mod carry;
 mod exchange;
+mod leave;
 
 use std::io;
 use std::rc::Rc;

@@ -11,7 +11,7 @@ use countersign_ledger::{Decision, Entry, Event};
 use countersign_pki::csr::Csr;
 use countersign_pki::issue::{Issuer, issue_signing, issue_workload};
 use countersign_pki::profile::LeafTtl;
-use countersign_pki::revocation::make_crl;
+use countersign_pki::revocation::{RevocationReason, RevokedEntry, make_crl};
 use countersign_sdk::clock;
 use countersign_wire::Base64;
 use countersign_wire::agent::agent_server::{Agent, AgentServer};
@@ -41,6 +41,8 @@ pub struct World {
     signed: watch::Sender<SignedSnapshot>,
     events: Mutex<Vec<Entry>>,
     edges: Mutex<Vec<EdgeCount>>,
+    /// Serial numbers of certificates, by whose they are.
+    issued: Mutex<Vec<(SpiffeId, Vec<u8>)>>,
 }
 
 impl World {
@@ -88,6 +90,7 @@ impl World {
             signed: watch::Sender::new(signed),
             events: Mutex::default(),
             edges: Mutex::default(),
+            issued: Mutex::default(),
         })
     }
 
@@ -98,6 +101,26 @@ impl World {
         snapshot.sequence += 1;
         let signed = countersign_sdk::snapshot::sign(&snapshot, &self.snapshot_key).unwrap();
         self.signed.send_replace(signed);
+    }
+
+    /// Takes back every certificate that `id` was given.
+    pub fn revoke(&self, id: &SpiffeId) {
+        let now = clock::now();
+        let next = now.saturating_add(Duration::from_secs(3600));
+        let issued = self.issued.lock().unwrap();
+        let entries: Vec<_> = issued
+            .iter()
+            .filter(|(whose, _)| whose == id)
+            .map(|(_, serial)| RevokedEntry {
+                serial: serial.clone(),
+                at: now,
+                reason: RevocationReason::KeyCompromise,
+                not_after: next,
+            })
+            .collect();
+        assert!(!entries.is_empty(), "{id} has no certificate");
+        let crl = make_crl(&self.issuing, 2, &entries, now, next).unwrap();
+        self.change(|snapshot| snapshot.bundles[0].crls = vec![Base64::from(crl)]);
     }
 
     pub fn sequence(&self) -> u64 {
@@ -174,7 +197,8 @@ impl Agent for Stub {
             CertificatePurpose::Tls => issue_workload,
             CertificatePurpose::Signing => issue_signing,
         };
-        let serial = random_bytes(&SystemRandom::new()).unwrap();
+        let serial: [u8; 16] = random_bytes(&SystemRandom::new()).unwrap();
+        self.world.issued.lock().unwrap().push((self.id.clone(), serial.to_vec()));
         let ttl = LeafTtl::new(Duration::from_secs(3600)).unwrap();
         let issued = issue(&self.world.issuing, &csr, &self.id, ttl, clock::now(), serial).unwrap();
         Ok(Response::new(IssueResponse {

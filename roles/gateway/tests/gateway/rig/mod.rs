@@ -10,7 +10,9 @@ pub mod client;
 pub mod dns;
 pub mod echo;
 pub mod frames;
+pub mod grpc;
 pub mod observer;
+pub mod pair;
 pub mod tape;
 
 use std::future::IntoFuture as _;

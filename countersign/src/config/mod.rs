@@ -260,6 +260,27 @@ mod tests {
     }
 
     #[test]
+    fn says_who_is_told_of_requests_and_rejects_what_nobody_can_be() {
+        let parse = |more: &str| Config::parse(&format!("{SMALL}{more}"), "c.toml");
+        let config =
+            parse("[log]\naccess = \"all\"\n[otlp]\nendpoint = \"http://c:4318\"\nratio = 1\n").unwrap();
+        assert_eq!(config.log.unwrap().access, Access::All);
+        assert!(config.otlp.is_some());
+        let quiet = parse("").unwrap();
+        assert!(quiet.log.is_none() && quiet.otlp.is_none());
+        for bad in [
+            "[log]\naccess = \"some\"",
+            "[log]\nlevel = \"info\"",
+            "[otlp]\nratio = 0.5",
+            "[otlp]\nendpoint = \"https://c:4318\"",
+            "[otlp]\nendpoint = \"http://c:4318\"\nratio = 1.5",
+            "[otlp]\nendpoint = \"http://c:4318\"\ntoken = \"t\"",
+        ] {
+            assert_eq!(parse(bad).unwrap_err().code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
     fn rejects_a_duplicate_key_and_a_wrong_type() {
         assert!(Config::parse(&format!("{SMALL}trust_domain = \"b\"\n"), "c").is_err());
         assert!(Config::parse("trust_domain = 7\nstate_dir = \"/s\"", "c").is_err());

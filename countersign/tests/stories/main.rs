@@ -23,6 +23,7 @@ mod modes;
 mod observed;
 mod openssl;
 mod revocation;
+mod schema;
 mod services;
 mod sidecars;
 mod standalone;

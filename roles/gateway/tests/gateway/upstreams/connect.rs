@@ -1,5 +1,6 @@
 //! How an upstream is reached, and who has to be there.
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use countersign_gateway::{EndpointError, Gateway, GatewayError, UpstreamSettingsError, UpstreamTlsError};
 use countersign_identity::SpiffeId;
@@ -101,6 +102,75 @@ async fn a_workload_is_reached_over_mutual_tls_in_either_version_of_http() {
         assert_eq!(request(edge.plain, "POST", "/a", &[], "body").await.status, 200);
         assert_eq!(seen.last()["body"], "body");
     }
+}
+
+/// Somebody on the way: writes down what passes, and changes a bit of what the gateway says once told to.
+struct OnTheWay {
+    heard: Arc<Mutex<Vec<u8>>>,
+    changes: Arc<AtomicBool>,
+    address: std::net::SocketAddr,
+}
+
+impl OnTheWay {
+    async fn to(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (heard, changes) = (Arc::<Mutex<Vec<u8>>>::default(), Arc::new(AtomicBool::new(false)));
+        let way = Self { heard, changes, address: listener.local_addr().unwrap() };
+        let (heard, changes) = (Arc::clone(&way.heard), Arc::clone(&way.changes));
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = tokio::net::TcpStream::connect(&target).await.unwrap();
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                let never = Arc::new(AtomicBool::new(false));
+                tokio::spawn(pass(near_in, far_out, Arc::clone(&heard), Arc::clone(&changes)));
+                tokio::spawn(pass(far_in, near_out, Arc::clone(&heard), never));
+            }
+        });
+        way
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    heard: Arc<Mutex<Vec<u8>>>,
+    changes: Arc<AtomicBool>,
+) {
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        heard.lock().unwrap().extend_from_slice(&bytes[..count]);
+        if changes.load(Ordering::SeqCst) {
+            bytes[count - 1] ^= 1;
+        }
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Confidentiality and integrity of a call between services (T13).
+#[tokio::test]
+async fn nobody_on_the_way_reads_a_call_and_a_changed_bit_ends_it() {
+    let (rig, seen) = (Rig::new(), Seen::default());
+    let ads = rig.open_service("ads", echo::router(&["/a"], &seen)).await;
+    crate::rig::eventually(|| ads.live().service("ads").is_some()).await;
+    let way = OnTheWay::to(ads.live().service("ads").unwrap().address.clone()).await;
+    let tls = "tls = { expect = \"spiffe://fleamarket.test/svc/ads\" }";
+    let edge = gateway(&rig, &format!("endpoints = [\"{}\"]\n{tls}", way.address)).await;
+
+    let answer = request(edge.plain, "POST", "/a", &[("X-Mark", "known-header")], "known-body").await;
+    assert_eq!((answer.status, seen.last()["body"].as_str()), (200, Some("known-body")));
+    let heard = way.heard.lock().unwrap().clone();
+    assert!(heard.len() > 1_000, "it all went over this way");
+    for words in ["known-header", "known-body", "POST", "HTTP/1.1"] {
+        let found = heard.windows(words.len()).any(|window| window == words.as_bytes());
+        assert!(!found, "{words} could be read on the way");
+    }
+
+    way.changes.store(true, Ordering::SeqCst);
+    let answer = request(edge.plain, "POST", "/a", &[], "changed").await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert_eq!(seen.count(), 1, "the service was not told anything that was changed");
 }
 
 #[tokio::test]

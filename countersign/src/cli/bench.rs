@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use countersign_lab::experiment::data::{Effect, Experiment, LabMode, Metric, Trial};
 use countersign_lab::experiment::design::{self, Plan, PlanError, Plant, Wishes};
 use countersign_lab::experiment::load::LoadError;
+use countersign_lab::experiment::sidecars::App;
 use countersign_lab::experiment::{self, Progress, RunError, statistics};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,6 +29,10 @@ pub struct BenchArgs {
     /// Let the experiment look at itself: no difference between an arm and its twin, and a planted delay that is found
     #[arg(long, conflicts_with = "quick")]
     self_check: bool,
+    /// Services of your own instead, each behind a sidecar that this starts: [[service]] with name, app (its loopback
+    /// address) and path (what is asked for)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "self_check", "mislead", "plant"])]
+    target: Option<PathBuf>,
     /// Where the report and the raw data go
     #[arg(long, value_name = "DIR", default_value = "countersign-bench")]
     out: PathBuf,
@@ -94,12 +99,21 @@ fn plan(args: &BenchArgs) -> Result<Plan, CliError> {
         plant: args.plant.clone(),
         mislead: args.mislead,
     };
+    if let Some(file) = &args.target {
+        let app =
+            App::read(file).map_err(|e| CliError::usage("no service to measure", e, "mend the file"))?;
+        return design::target(app, &wishes).map_err(|e| cannot_be_run(&e));
+    }
     let plan = match (args.self_check, args.quick, args.profile) {
         (true, ..) => design::self_check(&wishes),
         (_, true, Profile::Thesis) => design::quick(&wishes),
         (_, false, Profile::Thesis) => design::thesis(&wishes),
     };
-    plan.map_err(|e: PlanError| CliError::usage("nothing can be run so", e, "countersign bench --help"))
+    plan.map_err(|e| cannot_be_run(&e))
+}
+
+fn cannot_be_run(error: &PlanError) -> CliError {
+    CliError::usage("nothing can be run so", error, "countersign bench --help")
 }
 
 fn told_before(plan: &Plan) {

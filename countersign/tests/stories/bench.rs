@@ -101,6 +101,53 @@ fn a_run_whose_callees_did_not_verify_what_its_arm_says_fails_and_shows_what_the
     assert!(data["trials"][0]["edges"][0]["modes"]["none"].as_u64().unwrap() > 0);
 }
 
+/// A service that knows nothing of any of this, on a port of its own.
+fn a_service_of_ones_own() -> std::net::SocketAddr {
+    let (say, hear) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            say.send(listener.local_addr().unwrap()).unwrap();
+            let router = axum::Router::new().route("/orders/7", axum::routing::get(|| async { "order 7" }));
+            axum::serve(listener, router).await.unwrap();
+        });
+    });
+    hear.recv().unwrap()
+}
+
+/// Whoever has services already measures those: each behind a sidecar, and another one that calls it.
+#[test]
+fn services_of_ones_own_are_measured_behind_sidecars() {
+    if countersign_testkit::wrk().is_none() {
+        return;
+    }
+    let (lab, app) = (Lab::new(), a_service_of_ones_own());
+    let file = lab.0.path().join("app.toml");
+    let service = format!("[[service]]\nname = \"orders\"\napp = \"{app}\"\npath = \"/orders/7\"\n");
+    std::fs::write(&file, &service).unwrap();
+    let target = ["--target", file.to_str().unwrap(), "--blocks", "1", "--seconds", "0.5"];
+    let out =
+        lab.bench(&[&target[..], &["--only", ", none", "--only", ", mtls", "--only", ", jwt"]].concat());
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    let data = lab.data();
+    let trials = data["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 4, "none, jwt, mtls, mtls+jwt");
+    for trial in trials {
+        assert_eq!(
+            (&trial["errors"]["status"], trial["processes"].as_array().unwrap().len()),
+            (&0.into(), 2)
+        );
+        let [edge] = trial["edges"].as_array().unwrap().as_slice() else { panic!("{trial}") };
+        assert!(edge["modes"].as_object().unwrap().values().next().unwrap().as_u64().unwrap() > 0);
+    }
+    // Only one's own machine is put under load.
+    std::fs::write(&file, service.replace(&app.ip().to_string(), "192.0.2.1")).unwrap();
+    let out = lab.bench(&target);
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("loopback"), "{}", text(&out.stderr));
+}
+
 #[test]
 fn a_plan_that_cannot_be_run_is_refused_before_anything_is_started() {
     let lab = Lab::new();

@@ -3,45 +3,42 @@
 
 use std::{
     fmt::Write as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
 use countersign_identity::{ServiceName, SpiffeId, TrustDomain, UserContext, WimseProof};
 use countersign_wire::{
     api::{modes::ChangeModes, services::NewService, workload_keys::NewWorkloadKey},
-    snapshot::{Jwk, KeyPurpose},
+    snapshot::KeyPurpose,
 };
 use thiserror::Error;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
-    time::timeout,
-};
 
 use super::{
     claims::CLASSICAL,
-    data::{Arm, CarriedUser, Connections, Factors, LabMode, Role, Signing},
+    data::{Arm, CarriedUser, Factors, LabMode, Role, Signing},
     deployment::{Deployment, DeploymentError},
     design::Plan,
     meter::{self, MeterError},
+    processes::{Ports, Relay, Starter},
+    sidecars::AppService,
 };
-use crate::relay::Ready;
 
 /// What sets one chain apart from another: everything that a request cannot choose for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// What its relays are set up for: not what the arm says, where somebody wants to see claims fail.
-    mode: LabMode,
-    signing: Option<Signing>,
+    pub(super) mode: LabMode,
+    pub(super) signing: Option<Signing>,
     wimse: Option<WimseProof>,
     user: CarriedUser,
-    post_quantum: bool,
-    delay: Duration,
+    pub(super) post_quantum: bool,
+    pub(super) delay: Duration,
     /// What the arms say, for its name.
     named: LabMode,
+    /// Where its last process leads: a service of somebody else, behind sidecars instead of relays.
+    app: Option<AppService>,
 }
 
 /// A running chain.
@@ -51,20 +48,6 @@ pub struct Chain {
     pub kind: Kind,
     /// Its head first.
     pub relays: Vec<Relay>,
-}
-
-/// One of its processes. Dropped, it ends.
-#[derive(Debug)]
-pub struct Relay {
-    /// The registered service that it is.
-    pub service: ServiceName,
-    /// Its number for the system.
-    pub pid: u32,
-    /// Probes and metrics.
-    pub admin: SocketAddr,
-    /// Where load comes in: heads only.
-    pub plain: Option<SocketAddr>,
-    _child: Child,
 }
 
 /// Why a chain does not run.
@@ -106,16 +89,18 @@ pub enum ChainError {
 }
 
 impl Kind {
-    /// The chain that an arm runs on.
+    /// The chain that an arm of `plan` runs on.
     #[must_use]
-    pub fn of(arm: &Arm, mislead: Option<(LabMode, LabMode)>) -> Self {
+    pub fn of(arm: &Arm, plan: &Plan) -> Self {
         let Factors { mode, signing, wimse, user, post_quantum, .. } = arm.factors;
-        let set_up = mislead.filter(|(named, _)| *named == mode).map_or(mode, |(_, instead)| instead);
+        let set_up = plan.mislead.filter(|(named, _)| *named == mode).map_or(mode, |(_, instead)| instead);
         let delay = match arm.role {
             Role::Planted { delay_us } => Duration::from_micros(delay_us),
             Role::Measured | Role::Twin => Duration::ZERO,
         };
-        Self { mode: set_up, signing, wimse, user, post_quantum, delay, named: mode }
+        let is_it = |app: &&AppService| Some(&app.name) == arm.service.as_ref();
+        let app = plan.app.as_ref().and_then(|app| app.service.iter().find(is_it)).cloned();
+        Self { mode: set_up, signing, wimse, user, post_quantum, delay, named: mode, app }
     }
 
     /// Its name: `jwt-rs256`, `mtls-same`.
@@ -142,8 +127,9 @@ impl Kind {
         label
     }
 
-    fn service(&self, place: usize) -> Result<ServiceName, ChainError> {
-        let name = format!("relay-{}-{place}", self.label());
+    pub(super) fn service(&self, place: usize) -> Result<ServiceName, ChainError> {
+        let of = self.app.as_ref().map_or("relay", |app| app.name.as_str());
+        let name = format!("{of}-{}-{place}", self.label());
         ServiceName::parse(&name).map_err(|error| ChainError::Name { why: error.to_string(), name })
     }
 
@@ -164,9 +150,13 @@ impl Kind {
             LabMode::None | LabMode::Tls => "principal is Stranger".to_owned(),
             _ => format!("principal == Workload::\"{caller}\""),
         };
+        // Which routes a service of somebody else has, nobody said.
+        let resource = match &self.app {
+            Some(_) => format!("resource in Service::\"{callee}\""),
+            None => format!("resource == Route::\"{callee} /hop/{{left}}/{{bytes}}/{{connections}}\""),
+        };
         format!(
-            "@id(\"chain\")\npermit (\n    {principal},\n    action == Action::\"GET\",\n    \
-             resource == Route::\"{callee} /hop/{{left}}/{{bytes}}/{{connections}}\"\n);\n"
+            "@id(\"chain\")\npermit (\n    {principal},\n    action == Action::\"GET\",\n    {resource}\n);\n"
         )
     }
 
@@ -202,25 +192,28 @@ pub async fn start(
     let mut held = Vec::new();
     let mut chains = Vec::new();
     for (kind, edges) in kinds(plan) {
-        let addresses = (0..=edges).map(|_| free_port(&mut held)).collect::<Result<Vec<_>, _>>()?;
-        register(&kind, &addresses, deployment).await?;
-        chains.push((kind, addresses));
+        let places = (0..=edges).map(|_| Ports::free(&mut held)).collect::<Result<Vec<_>, _>>()?;
+        register(&kind, &places, deployment).await?;
+        chains.push((kind, places));
     }
     deployment.reload_policies().await?;
     // Nobody else took the ports while everything was registered.
     drop(held);
-    let mut children = Vec::new();
-    for (kind, addresses) in &chains {
-        for (place, address) in addresses.iter().enumerate() {
-            let last = place + 1 == addresses.len();
-            children.push(spawn(kind, (place, last), *address, deployment, program, logs)?);
+    let (starter, mut children) = (Starter { deployment, program, logs }, Vec::new());
+    for (kind, places) in &chains {
+        for (place, ports) in places.iter().enumerate() {
+            let last = place + 1 == places.len();
+            children.push(match &kind.app {
+                None => starter.relay(kind, (place, last), ports)?,
+                Some(app) => starter.sidecar(kind, place, ports, app)?,
+            });
         }
     }
     let mut children = children.into_iter();
     let mut running = Vec::new();
-    for (kind, addresses) in chains {
+    for (kind, places) in chains {
         let mut relays = Vec::new();
-        for child in children.by_ref().take(addresses.len()) {
+        for child in children.by_ref().take(places.len()) {
             let (relay, key) = child.ready(logs).await?;
             if let Some(jwk) = key {
                 let key = NewWorkloadKey { purpose: KeyPurpose::Signing, jwk };
@@ -243,7 +236,7 @@ pub fn processes(plan: &Plan) -> usize {
 fn kinds(plan: &Plan) -> Vec<(Kind, usize)> {
     let mut kinds: Vec<(Kind, usize)> = Vec::new();
     for arm in &plan.arms {
-        let (kind, edges) = (Kind::of(arm, plan.mislead), usize::from(arm.factors.edges));
+        let (kind, edges) = (Kind::of(arm, plan), usize::from(arm.factors.edges));
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, most)) => *most = edges.max(*most),
             None => kinds.push((kind, edges)),
@@ -252,12 +245,12 @@ fn kinds(plan: &Plan) -> Vec<(Kind, usize)> {
     kinds
 }
 
-async fn register(kind: &Kind, addresses: &[SocketAddr], deployment: &Deployment) -> Result<(), ChainError> {
+async fn register(kind: &Kind, places: &[Ports], deployment: &Deployment) -> Result<(), ChainError> {
     let uid = nix::unistd::geteuid().as_raw();
     let mode = kind.mode.verified_as();
-    for (place, address) in addresses.iter().enumerate() {
+    for (place, ports) in places.iter().enumerate() {
         let name = kind.service(place)?;
-        let address = address.to_string();
+        let address = ports.listen.to_string();
         let service = NewService {
             name: name.clone(),
             address,
@@ -283,68 +276,6 @@ fn id_of(home: &TrustDomain, service: &ServiceName) -> Result<SpiffeId, ChainErr
         .map_err(|error| ChainError::Name { name: service.to_string(), why: error.to_string() })
 }
 
-/// A relay that was started and has not said yet that it serves.
-struct Starting {
-    service: ServiceName,
-    child: Child,
-}
-
-fn spawn(
-    kind: &Kind,
-    (place, last): (usize, bool),
-    listen: SocketAddr,
-    deployment: &Deployment,
-    program: &Path,
-    logs: &Path,
-) -> Result<Starting, ChainError> {
-    let service = kind.service(place)?;
-    let mut command = Command::new(program);
-    command.arg("lab-relay").arg("--service").arg(service.as_str());
-    command.arg("--listen").arg(listen.to_string()).arg("--agent-socket").arg(deployment.agent_socket());
-    if place == 0 {
-        command.arg("--head");
-    }
-    if !last {
-        command.arg("--next").arg(kind.service(place + 1)?.as_str());
-    } else if !kind.delay.is_zero() {
-        command.arg("--delay-us").arg(kind.delay.as_micros().to_string());
-    }
-    if let Some(signing) = kind.signing.filter(|_| !last) {
-        command.arg("--signing").arg(signing.jose_name().to_ascii_lowercase());
-    }
-    if !kind.post_quantum {
-        command.arg("--group").arg(CLASSICAL);
-    }
-    if kind.mode == LabMode::Tls {
-        command.arg("--calls-without-proof-over-tls");
-    }
-    let log = std::fs::File::create(logs.join(format!("{service}.log")))?;
-    // It ends with us, however we end: our end of this pipe closes. Warnings are left out: mode `none` has one for each
-    // connection.
-    command.env("COUNTERSIGN_LOG", "error").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-    Ok(Starting { service, child: command.kill_on_drop(true).spawn()? })
-}
-
-impl Starting {
-    /// The relay, and the key that it signs with where that has to be registered.
-    async fn ready(mut self, logs: &Path) -> Result<(Relay, Option<Jwk>), ChainError> {
-        let service = self.service.to_string();
-        let not_started = || {
-            let said = std::fs::read_to_string(logs.join(format!("{service}.log"))).unwrap_or_default();
-            let said = said.lines().last().unwrap_or("it said nothing in time").to_owned();
-            ChainError::NotStarted { service: service.clone(), said }
-        };
-        let mut lines = BufReader::new(self.child.stdout.take().ok_or_else(not_started)?).lines();
-        let line = timeout(START, lines.next_line()).await.ok().and_then(Result::ok).flatten();
-        let ready =
-            line.and_then(|line| serde_json::from_str::<Ready>(&line).ok()).ok_or_else(not_started)?;
-        let jwk = ready.jwk.map(|jwk| Jwk::from_text(jwk.get())).transpose().map_err(|_| not_started())?;
-        let pid = self.child.id().ok_or_else(not_started)?;
-        let (admin, plain) = (ready.admin, ready.plain);
-        Ok((Relay { service: self.service, pid, admin, plain, _child: self.child }, jwk))
-    }
-}
-
 impl Chain {
     /// Where load for `arm` comes in.
     ///
@@ -353,6 +284,25 @@ impl Chain {
     pub fn head(&self, arm: &Arm) -> Result<SocketAddr, ChainError> {
         let said = || ChainError::NoAnswer { arm: arm.name.clone(), said: "it has no head".to_owned() };
         self.relays.first().and_then(|head| head.plain).ok_or_else(said)
+    }
+
+    /// What the load generator asks the head for, and under which name.
+    ///
+    /// # Errors
+    /// As [`Chain::head`].
+    pub fn asked(&self, arm: &Arm) -> Result<Asked, ChainError> {
+        let head = self.head(arm)?;
+        let callee = self.relays.get(1).map(|callee| callee.service.to_string());
+        Ok(match (&self.kind.app, callee) {
+            (Some(app), Some(host)) => Asked { head, host, path: app.path.clone() },
+            _ => Asked { head, host: head.to_string(), path: path_of(&arm.factors) },
+        })
+    }
+
+    /// How long its processes may take to count what they have done: sidecars add up their quick calls from time to time.
+    #[must_use]
+    pub const fn counts_within(&self) -> Duration {
+        if self.kind.app.is_some() { SIDECAR_COUNTS } else { RELAY_COUNTS }
     }
 
     /// Tells the head for whom it calls from now on, if for anybody: tokens live for minutes.
@@ -375,11 +325,11 @@ impl Chain {
     /// There is none in time.
     pub async fn until_it_answers(&self, arm: &Arm, within: Duration) -> Result<(), ChainError> {
         let no_answer = |said: String| ChainError::NoAnswer { arm: arm.name.clone(), said };
-        let head = self.head(arm)?;
+        let Asked { head, host, path } = self.asked(arm)?;
         let deadline = Instant::now() + within;
         loop {
-            let answer = meter::get(head, &path_of(&arm.factors)).await;
-            if matches!(&answer, Ok((200, _))) {
+            let answer = meter::get_of(head, &host, &path).await;
+            if matches!(&answer, Ok((200..=399, _))) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -392,6 +342,9 @@ impl Chain {
 
     /// Why calls between its relays failed, as each of them says of its own last one.
     pub async fn trouble(&self) -> String {
+        if self.kind.app.is_some() {
+            return "the ledger of a sidecar has the reason".to_owned();
+        }
         let mut said = Vec::new();
         for relay in &self.relays {
             match meter::get(relay.admin, "/trouble").await {
@@ -404,40 +357,37 @@ impl Chain {
     }
 }
 
-/// What the load generator asks the head for.
-#[must_use]
-pub fn path_of(factors: &Factors) -> String {
-    let Factors { edges, payload_bytes, connections, .. } = factors;
-    let kept = match connections {
-        Connections::Kept => "kept",
-        Connections::Fresh => "fresh",
-    };
-    format!("/call/{edges}/{payload_bytes}/{kept}")
+/// Where load goes, under which name, and what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Address of the head.
+    pub head: SocketAddr,
+    /// `Host`: a sidecar calls whom it names.
+    pub host: String,
+    /// Of the `GET`.
+    pub path: String,
 }
 
-/// A port that stays free until the listener that is `held` goes: below the range from which the kernel takes ports for
-/// outgoing connections, of which a run makes many.
-fn free_port(held: &mut Vec<TcpListener>) -> Result<SocketAddr, ChainError> {
-    let mut tried = (0..TRIES).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))));
-    let listener = match tried.find(Result::is_ok) {
-        Some(listener) => listener?,
-        None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
-    };
-    let address = listener.local_addr()?;
-    held.push(listener);
-    Ok(address)
+fn path_of(factors: &Factors) -> String {
+    let Factors { edges, payload_bytes, connections, .. } = factors;
+    format!("/call/{edges}/{payload_bytes}/{}", connections.as_str())
 }
 
 /// The person for whom chains call.
 const USER: &str = "alice";
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-const TRIES: usize = 64;
-const START: Duration = Duration::from_secs(150);
 const AGAIN: Duration = Duration::from_millis(100);
+/// Requests that were in progress end within moments.
+const RELAY_COUNTS: Duration = Duration::from_millis(20);
+/// More than the tick of a sidecar's workers.
+const SIDECAR_COUNTS: Duration = Duration::from_millis(600);
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use tokio::process::Command;
+
     use super::*;
     use crate::experiment::design::{Wishes, quick, self_check, thesis};
 
@@ -507,7 +457,7 @@ mod tests {
             user: CarriedUser::PerHop,
             post_quantum: false,
             delay: Duration::from_micros(u64::MAX),
-            ..Kind::of(arm, None)
+            ..Kind::of(arm, &plan)
         };
         assert!(matches!(kind.service(0), Err(ChainError::Name { .. })));
     }
@@ -518,7 +468,7 @@ mod tests {
         let service = ServiceName::parse("relay-mtls-0").unwrap();
         let relay = Relay { service, pid: u32::MAX, admin: nobody, plain: Some(nobody), _child: child };
         let plan = quick(&Wishes::default()).unwrap();
-        Chain { kind: Kind::of(plan.arms.first().unwrap(), None), relays: vec![relay] }
+        Chain { kind: Kind::of(plan.arms.first().unwrap(), &plan), relays: vec![relay] }
     }
 
     #[tokio::test]
@@ -528,19 +478,6 @@ mod tests {
         let refused = chain.until_it_answers(plan.arms.first().unwrap(), Duration::ZERO).await.unwrap_err();
         assert!(
             matches!(&refused, ChainError::NoAnswer { said, .. } if said.contains("/trouble")),
-            "{refused}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_relay_that_ends_before_it_serves_is_told_with_its_last_words() {
-        let logs = tempfile::tempdir().unwrap();
-        std::fs::write(logs.path().join("relay-x-0.log"), "first\nno identity\n").unwrap();
-        let child = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
-        let starting = Starting { service: ServiceName::parse("relay-x-0").unwrap(), child };
-        let refused = starting.ready(logs.path()).await.map(|_| ()).unwrap_err();
-        assert!(
-            matches!(&refused, ChainError::NotStarted { said, .. } if said == "no identity"),
             "{refused}"
         );
     }

@@ -17,20 +17,26 @@ pub struct Counted<'a> {
     pub in_progress_max: u64,
     /// What the callees saw.
     pub edges: &'a [EdgeUse],
+    /// Do the callees count by user? Relays do, sidecars do not.
+    pub users_are_counted: bool,
 }
 
 /// Holds everything that `factors` says against what was counted.
 #[must_use]
 pub fn judge(factors: &Factors, counted: &Counted<'_>) -> Vec<Claim> {
-    vec![
+    let mut claims = vec![
         answers(counted),
         chain(factors, counted),
         at_each_edge(ClaimKind::Mode, counted, |edge| only(&edge.modes, factors.mode.verified_as().as_str())),
-        at_each_edge(ClaimKind::User, counted, |edge| only(&edge.users, proof_of(factors.user))),
         at_each_edge(ClaimKind::Connections, counted, |edge| connections(factors, counted, edge)),
         at_each_edge(ClaimKind::Handshakes, counted, |edge| handshakes(factors, counted, &edge.handshakes)),
         at_each_edge(ClaimKind::Group, counted, |edge| group(factors.post_quantum, &edge.handshakes)),
-    ]
+    ];
+    if counted.users_are_counted {
+        let wanted = proof_of(factors.user);
+        claims.push(at_each_edge(ClaimKind::User, counted, |edge| only(&edge.users, wanted)));
+    }
+    claims
 }
 
 fn answers(counted: &Counted<'_>) -> Claim {
@@ -186,7 +192,7 @@ mod tests {
     }
 
     fn broken_with(factors: &Factors, edges: &[EdgeUse], errors: Errors) -> Vec<ClaimKind> {
-        let counted = Counted { requests: 998, errors, in_progress_max: 4, edges };
+        let counted = Counted { requests: 998, errors, in_progress_max: 4, edges, users_are_counted: true };
         judge(factors, &counted).into_iter().filter(|claim| !claim.holds).map(|claim| claim.claim).collect()
     }
 
@@ -305,7 +311,9 @@ mod tests {
 
     #[test]
     fn a_trial_without_any_answer_holds_nothing() {
-        let counted = Counted { requests: 0, errors: Errors::default(), in_progress_max: 4, edges: &[] };
+        let errors = Errors::default();
+        let counted =
+            Counted { requests: 0, errors, in_progress_max: 4, edges: &[], users_are_counted: true };
         assert!(!judge(&factors(LabMode::Mtls), &counted).iter().all(|claim| claim.holds));
     }
 }

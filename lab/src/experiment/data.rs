@@ -145,6 +145,9 @@ pub struct Arm {
     pub name: String,
     /// The same, to compute with.
     pub factors: Factors,
+    /// Which service of somebody else it asks, in a run with [`Profile::Target`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Is it what its name says, or one of the two that test the experiment?
     pub role: Role,
     /// Against which arm it is held: the one that differs in the factor that is asked about.
@@ -181,7 +184,7 @@ pub struct Factors {
     pub connections: Connections,
     /// Authenticated edges in a row: one more service than that.
     pub edges: u8,
-    /// Bytes of each answer.
+    /// Bytes of each answer; 0 where a service of somebody else answers as it likes.
     pub payload_bytes: u32,
     /// X25519MLKEM768 in the handshake, or X25519 alone.
     pub post_quantum: bool,

@@ -38,6 +38,7 @@ pub struct Deployment {
     supervisor: Child,
     admin: Channel,
     ready: Ready,
+    node: String,
 }
 
 /// What of the ready line is used.
@@ -45,6 +46,17 @@ pub struct Deployment {
 struct Ready {
     trust_domain: TrustDomain,
     agent_socket: PathBuf,
+}
+
+/// What of the configuration that it wrote for itself is used.
+#[derive(Debug, Deserialize)]
+struct Written {
+    agent: WrittenAgent,
+}
+
+#[derive(Debug, Deserialize)]
+struct WrittenAgent {
+    authority_node: String,
 }
 
 /// Why there is no deployment, or it does not do as it is told.
@@ -107,8 +119,13 @@ impl Deployment {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             return Err(DeploymentError::NotReady { said: last_words(&said) });
         };
+        let config = std::fs::read_to_string(state_dir.join("countersign.toml"))
+            .map_err(|source| system("cannot read the configuration of the deployment", source))?;
+        let written: Written =
+            toml::from_str(&config).map_err(|error| DeploymentError::NotReady { said: error.to_string() })?;
+        let node = written.agent.authority_node;
         let admin = Channel::new(Target::Unix(state_dir.join("admin.sock")), CallLimits::default());
-        Ok(Self { program: program.to_owned(), state_dir, supervisor, admin, ready })
+        Ok(Self { program: program.to_owned(), state_dir, supervisor, admin, ready, node })
     }
 
     /// Where all its names are.
@@ -121,6 +138,12 @@ impl Deployment {
     #[must_use]
     pub fn agent_socket(&self) -> &Path {
         &self.ready.agent_socket
+    }
+
+    /// Where the authority speaks to agents.
+    #[must_use]
+    pub fn node_address(&self) -> &str {
+        &self.node
     }
 
     /// Registers a service.
@@ -325,6 +348,7 @@ mod tests {
             supervisor: Command::new("true").spawn().unwrap(),
             state_dir,
             ready,
+            node: String::new(),
         };
         let failed = deployment.internal_token("alice", "a").await.map(|_| ()).unwrap_err();
         assert!(matches!(failed, DeploymentError::Command { command, .. } if command == "cert issue"));

@@ -9,7 +9,10 @@ use countersign_identity::WimseProof;
 use rand::{SeedableRng as _, rngs::Xoshiro256PlusPlus, seq::SliceRandom as _};
 use thiserror::Error;
 
-use super::data::{Arm, CarriedUser, Connections, Design, Factors, LabMode, Profile, Role, Signing};
+use super::{
+    data::{Arm, CarriedUser, Connections, Design, Factors, LabMode, Profile, Role, Signing},
+    sidecars::App,
+};
 
 /// What is to be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +27,8 @@ pub struct Plan {
     pub arms: Vec<Arm>,
     /// Relays of the first mode are set up in the second: for seeing that claims fail.
     pub mislead: Option<(LabMode, LabMode)>,
+    /// Services of somebody else, instead of relays.
+    pub app: Option<App>,
 }
 
 /// What a person may say about a run.
@@ -146,6 +151,45 @@ pub fn self_check(wishes: &Wishes) -> Result<Plan, PlanError> {
     .plan(Profile::SelfCheck, arms, 1, &wishes)
 }
 
+/// Services of somebody else, each with every mode that a sidecar speaks, over kept connections: a sidecar keeps them.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn target(app: App, wishes: &Wishes) -> Result<Plan, PlanError> {
+    let ways = [
+        Way::of(LabMode::None, None),
+        Way::of(LabMode::Bearer, None),
+        Way::of(LabMode::Macaroon, None),
+        Way::of(LabMode::Jwt, Some(Signing::Es256)),
+        Way::wimse(WimseProof::Token),
+        Way::wimse(WimseProof::HttpSignature),
+        Way::of(LabMode::Mtls, None),
+        Way::of(LabMode::MtlsJwt, Some(Signing::Es256)),
+    ];
+    let mut arms = Vec::new();
+    for service in &app.service {
+        let arm = |way: Way| {
+            let factors = Factors { edges: 1, payload_bytes: 0, ..way.kept() };
+            let name = format!("{}, {}", service.name, way_of(&factors));
+            Arm { name, factors, service: Some(service.name.clone()), role: Role::Measured, base: None }
+        };
+        let measured = ways.map(arm);
+        let base = measured.first().map(|none| none.name.clone());
+        arms.extend(measured.into_iter().map(|arm| {
+            let base = base.clone().filter(|base| *base != arm.name);
+            Arm { base, ..arm }
+        }));
+    }
+    let layout = Layout {
+        blocks: 6,
+        trial: Duration::from_secs(1),
+        warm_up: Duration::from_millis(300),
+        confidence: 0.95,
+    };
+    let plan = layout.plan(Profile::Target, arms, two_for_each_core(), wishes)?;
+    Ok(Plan { app: Some(app), ..plan })
+}
+
 impl Plan {
     /// Every block's arms, each in an order of its own, by the seed.
     #[must_use]
@@ -209,7 +253,7 @@ impl Layout {
             resamples: RESAMPLES,
             confidence: self.confidence,
         };
-        Ok(Plan { profile, design, connections, arms, mislead: wishes.mislead })
+        Ok(Plan { profile, design, connections, arms, mislead: wishes.mislead, app: None })
     }
 }
 
@@ -284,12 +328,13 @@ fn around(base: Factors, change: impl FnOnce(&mut Factors)) -> Arm {
 }
 
 fn measured(factors: Factors, base: Option<String>) -> Arm {
-    Arm { name: name_of(&factors), factors, role: Role::Measured, base }
+    Arm { name: name_of(&factors), factors, service: None, role: Role::Measured, base }
 }
 
-fn twin(base: &Factors) -> Arm {
-    let name = name_of(base);
-    Arm { name: format!("{name}, again"), factors: base.clone(), role: Role::Twin, base: Some(name) }
+fn twin(of: &Factors) -> Arm {
+    let name = name_of(of);
+    let (name, base) = (format!("{name}, again"), Some(name));
+    Arm { name, factors: of.clone(), service: None, role: Role::Twin, base }
 }
 
 fn planted(base: &Factors, delay: Duration) -> Arm {
@@ -297,13 +342,14 @@ fn planted(base: &Factors, delay: Duration) -> Arm {
     Arm {
         name: format!("{name}, {delay_us} µs later"),
         factors: base.clone(),
+        service: None,
         role: Role::Planted { delay_us },
         base: Some(name),
     }
 }
 
-/// What sets these factors apart, in words.
-fn name_of(factors: &Factors) -> String {
+/// How these factors prove who is calling, in words.
+fn way_of(factors: &Factors) -> String {
     let mut name = factors.mode.to_string();
     if let Some(signing) = factors.signing {
         name = format!("{name} {}", signing.jose_name());
@@ -311,6 +357,12 @@ fn name_of(factors: &Factors) -> String {
     if let Some(wimse) = factors.wimse {
         name = format!("{name} {wimse}");
     }
+    name
+}
+
+/// What sets these factors apart, in words.
+fn name_of(factors: &Factors) -> String {
+    let mut name = way_of(factors);
     if factors.user != CarriedUser::None {
         name = format!("{name}, user {}", factors.user.as_str());
     }
@@ -365,6 +417,7 @@ const BETWEEN_MS: u64 = 120;
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::experiment::sidecars::AppService;
 
     fn wishes() -> Wishes {
         Wishes { seed: 7, ..Wishes::default() }
@@ -453,6 +506,20 @@ mod tests {
             ["tls, fresh, 2 edges, 100 B", "mtls, kept, 2 edges, 100 B", "mtls, fresh, 2 edges, 100 B"];
         assert_eq!(names, wanted);
         assert!(plan.arms.iter().all(|arm| arm.base.is_none()));
+    }
+
+    #[test]
+    fn every_service_of_somebody_else_has_every_mode_against_none() {
+        let service =
+            |name: &str| AppService { name: name.into(), app: ([127, 0, 0, 1], 80).into(), path: "/".into() };
+        let app = App { service: vec![service("orders"), service("payments")] };
+        let plan = target(app, &wishes()).unwrap();
+        assert_eq!(plan.arms.len(), 16);
+        let names: BTreeSet<&str> = plan.arms.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!(names.len(), 16);
+        assert!(plan.arms.iter().filter(|arm| arm.base.is_none()).all(|arm| arm.name.ends_with(", none")));
+        let jwt = plan.arms.iter().find(|arm| arm.name == "payments, jwt ES256").unwrap();
+        assert_eq!((jwt.base.as_deref(), jwt.factors.edges), (Some("payments, none"), 1));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -19,7 +18,10 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::process::Command;
 
-use super::data::{Errors, Latency, Load};
+use super::{
+    chains::Asked,
+    data::{Errors, Latency, Load},
+};
 
 /// `wrk`, found.
 #[derive(Clone, Debug)]
@@ -84,11 +86,12 @@ impl Generator {
         Ok(Self { program: PathBuf::from(program), script, load })
     }
 
-    /// Asks `path` of `head` again and again for as long as `span`.
+    /// Asks for it again and again for as long as `span`.
     ///
     /// # Errors
     /// See [`LoadError`]. That answers are bad is none.
-    pub async fn run(&self, head: SocketAddr, path: &str, span: Duration) -> Result<Counts, LoadError> {
+    pub async fn run(&self, asked: &Asked, span: Duration) -> Result<Counts, LoadError> {
+        let Asked { head, host, path } = asked;
         let mut child = Command::new(&self.program)
             .arg(format!("-t{}", self.load.threads))
             .arg(format!("-c{}", self.load.connections))
@@ -98,6 +101,8 @@ impl Generator {
             .arg(format!("{}s", TIMEOUT.as_secs()))
             .arg("-s")
             .arg(&self.script)
+            .arg("-H")
+            .arg(format!("Host: {host}"))
             .arg(format!("http://{head}{path}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -158,7 +158,15 @@ fn label<'a>(series: &'a str, key: &str) -> Option<&'a str> {
 /// # Errors
 /// There is no answer.
 pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), MeterError> {
-    ask(Method::GET, address, path, Bytes::new()).await
+    ask(Method::GET, (address, &address.to_string()), path, Bytes::new()).await
+}
+
+/// The same under the name of `host`.
+///
+/// # Errors
+/// There is no answer.
+pub async fn get_of(address: SocketAddr, host: &str, path: &str) -> Result<(u16, String), MeterError> {
+    ask(Method::GET, (address, host), path, Bytes::new()).await
 }
 
 /// `POST`, likewise.
@@ -166,12 +174,12 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), Meter
 /// # Errors
 /// There is no answer.
 pub async fn post(address: SocketAddr, path: &str, text: String) -> Result<(u16, String), MeterError> {
-    ask(Method::POST, address, path, text.into()).await
+    ask(Method::POST, (address, &address.to_string()), path, text.into()).await
 }
 
 async fn ask(
     method: Method,
-    address: SocketAddr,
+    (address, host): (SocketAddr, &str),
     path: &str,
     text: Bytes,
 ) -> Result<(u16, String), MeterError> {
@@ -183,7 +191,7 @@ async fn ask(
             .await
             .map_err(|error| failed(&error))?;
         let driver = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(HOST, address.to_string());
+        let request = Request::builder().method(method).uri(path).header(HOST, host);
         let request = request.body(Full::new(text)).map_err(|error| failed(&error))?;
         let (head, body) = sender.send_request(request).await.map_err(|error| failed(&error))?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;

@@ -18,7 +18,9 @@ pub mod design;
 pub mod load;
 pub mod machine;
 pub mod meter;
+pub mod processes;
 pub mod run;
+pub mod sidecars;
 pub mod statistics;
 pub mod write;
 
@@ -70,6 +72,7 @@ pub(crate) mod testing {
         let arm = |mode: LabMode, base: Option<&str>| Arm {
             name: format!("{mode}, kept"),
             factors: factors(mode),
+            service: None,
             role: Role::Measured,
             base: base.map(ToOwned::to_owned),
         };

@@ -10,15 +10,16 @@ use thiserror::Error;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    chains::{self, Chain, ChainError, Kind, Relay, path_of},
+    chains::{self, Chain, ChainError, Kind},
     checks,
     claims::{self, Counted},
-    data::{Absent, Arm, EdgeUse, Experiment, FORMAT, ProcessUse, Trial, exact},
+    data::{Absent, Arm, EdgeUse, Experiment, FORMAT, ProcessUse, Profile, Trial, exact},
     deployment::{Deployment, DeploymentError},
     design::Plan,
     load::{Generator, LoadError},
     machine::{this_build, this_machine},
     meter::{self, Counters, MeterError},
+    processes::Relay,
     statistics,
 };
 
@@ -111,7 +112,7 @@ pub async fn run(
         load: generator.load,
         checks: checks::of(plan.profile, &plan.arms, &effects),
         arms: plan.arms.clone(),
-        absent: absent(),
+        absent: absent(plan.profile),
         trials,
         effects,
         code: Vec::new(),
@@ -119,8 +120,18 @@ pub async fn run(
 }
 
 /// What one would look for among the arms.
-fn absent() -> Vec<Absent> {
+fn absent(profile: Profile) -> Vec<Absent> {
     let absent = |what: &str, why: &str| Absent { what: what.to_owned(), why: why.to_owned() };
+    if profile == Profile::Target {
+        let no_sidecar = "no sidecar does that: --profile thesis measures it on services that link the SDK";
+        return vec![
+            absent("a new connection for each request", no_sidecar),
+            absent("callers that are not proven over TLS", no_sidecar),
+            absent("signing keys of RSA and Ed25519", no_sidecar),
+            absent("bytes on the wire", "a sidecar does not count them"),
+            absent("the service itself", "what is counted is CPU time and memory of its two sidecars"),
+        ];
+    }
     vec![
         absent(
             "signing keys of RSA and Ed25519 that the authority certified",
@@ -167,13 +178,12 @@ impl Bench<'_> {
 
     async fn trial(&self, (block, position): (u32, u32), arm: &Arm) -> Result<Trial, RunError> {
         let chain = self.chain_of(arm)?;
-        let head = chain.head(arm)?;
-        let (path, design) = (path_of(&arm.factors), &self.plan.design);
+        let (asked, design) = (chain.asked(arm)?, &self.plan.design);
         if design.warm_up_ms > 0 {
-            self.generator.run(head, &path, Duration::from_millis(design.warm_up_ms)).await?;
+            self.generator.run(&asked, Duration::from_millis(design.warm_up_ms)).await?;
         }
         let before = Reading::before(chain, arm).await?;
-        let counts = self.generator.run(head, &path, Duration::from_millis(design.trial_ms)).await?;
+        let counts = self.generator.run(&asked, Duration::from_millis(design.trial_ms)).await?;
         let after = Reading::after(chain, arm).await?;
         let edges = after.edges_since(&before, chain);
         let counted = Counted {
@@ -181,6 +191,7 @@ impl Bench<'_> {
             errors: counts.errors,
             in_progress_max: u64::from(self.plan.connections),
             edges: &edges,
+            users_are_counted: arm.service.is_none(),
         };
         let mut claims = claims::judge(&arm.factors, &counted);
         for claim in claims.iter_mut().filter(|claim| !claim.holds && counts.errors.sum() > 0) {
@@ -209,7 +220,7 @@ impl Bench<'_> {
     }
 
     fn chain_of(&self, arm: &Arm) -> Result<&Chain, RunError> {
-        let kind = Kind::of(arm, self.plan.mislead);
+        let kind = Kind::of(arm, self.plan);
         let chain = self.chains.iter().find(|chain| chain.kind == kind);
         let said = || ChainError::NoAnswer { arm: arm.name.clone(), said: "it has no chain".to_owned() };
         chain.ok_or_else(|| said().into())
@@ -228,7 +239,7 @@ impl Reading {
 
     /// Counters last, likewise.
     async fn after(chain: &Chain, arm: &Arm) -> Result<Self, MeterError> {
-        tokio::time::sleep(SETTLES).await;
+        tokio::time::sleep(chain.counts_within()).await;
         let spent = spent(chain, arm)?;
         Ok(Self(spent.into_iter().zip(settled(chain, arm).await?).collect()))
     }
@@ -270,7 +281,7 @@ async fn settled(chain: &Chain, arm: &Arm) -> Result<Vec<Counters>, MeterError> 
     let deadline = Instant::now() + SETTLED;
     let mut last = counters(chain, arm).await?;
     loop {
-        tokio::time::sleep(SETTLES).await;
+        tokio::time::sleep(chain.counts_within()).await;
         let next = counters(chain, arm).await?;
         if next == last || Instant::now() > deadline {
             return Ok(next);
@@ -295,6 +306,5 @@ fn spent(chain: &Chain, arm: &Arm) -> Result<Vec<u64>, MeterError> {
 const ANSWERS: Duration = Duration::from_secs(40);
 /// Internal tokens live for five minutes.
 const USERS_RENEWED_EVERY: Duration = Duration::from_secs(120);
-/// For requests that were in progress when the load stopped, and how long they are given at most.
-const SETTLES: Duration = Duration::from_millis(20);
+/// How long what is in progress when the load stops is given at most.
 const SETTLED: Duration = Duration::from_secs(3);

@@ -8,6 +8,7 @@ use countersign_sdk::{
     outbound::{CallError, CallLimits, EdgeTarget, EdgeUrlError},
     tls::HandshakeError,
 };
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 
 use crate::deployment::{Deployment, Served, counting, text};
@@ -43,6 +44,36 @@ async fn two_hundred_calls_use_one_connection_and_one_parsed_certificate() {
         deployment.decisions().into_iter().map(|decision| decision.connection).collect()
     };
     assert_eq!(connections.len(), 1, "the server saw another connection");
+}
+
+#[tokio::test]
+async fn a_client_that_connects_anew_shakes_hands_for_every_request_and_the_callee_counts_it() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    // The runtime of this test is this thread, so everything that it serves is counted here.
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let deployment = Deployment::new();
+    let users = users(&deployment).await;
+    let ads = deployment.workload("ads").await;
+    let anew = ads.client("users").connecting_anew_for_every_request();
+    for n in 0..5 {
+        let answer = anew.get(&format!("/users/{n}")).send().await.unwrap();
+        assert_eq!(text(answer).await, "hello");
+    }
+    let counted = |count: u8| {
+        let labels = r#"client="proven",resumed="false",group="X25519MLKEM768""#;
+        let series = format!("countersign_handshakes_total{{{labels}}} {count}\n");
+        assert!(metrics.render().contains(&series), "{}", metrics.render());
+    };
+    counted(5);
+    for n in 0..5 {
+        ads.client("users").get(&format!("/users/{n}")).send().await.unwrap();
+    }
+    counted(6);
+    let stranger = deployment.bare_client(None, "users", users.address);
+    assert!(stranger.send(crate::deployment::get_request("/users/7")).await.is_err());
+    let refused = r#"countersign_handshakes_total{client="refused",resumed="false",group="none"} 1"#;
+    assert!(metrics.render().contains(refused), "{}", metrics.render());
 }
 
 #[tokio::test]

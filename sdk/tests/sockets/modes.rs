@@ -363,6 +363,35 @@ fn register(deployment: &Deployment, service: &str, key: &PublicKey) {
 }
 
 #[tokio::test]
+async fn requests_are_signed_with_a_registered_key_of_any_algorithm_and_count_until_it_is_withdrawn() {
+    for key in [KeyPair::generate_ed25519(&SystemRandom::new()), KeyPair::generate_rsa()] {
+        let (key, deployment) = (key.unwrap(), Deployment::new());
+        let _users = callee(&deployment, &[Mode::Jwt]).await;
+        deployment.register("ads");
+        deployment.modes("ads", |ads| ads.sends = Mode::Jwt);
+        let socket = deployment.agent("ads").await;
+        let ads = Workload::builder(socket).signing_key(key.clone()).connect().await.unwrap();
+        let until = async |status: u16| {
+            for _ in 0..100 {
+                let answer = ads.client("users").get("/who").send().await.unwrap();
+                if answer.status() == status {
+                    return text(answer).await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            panic!("{status} never came");
+        };
+        until(401).await;
+        register(&deployment, "ads", key.public_key());
+        let said = until(200).await;
+        assert!(said.starts_with("/svc/ads jwt single_use [channel target method_and_query body]"), "{said}");
+        deployment.world.lock().unwrap().workload_keys.clear();
+        deployment.publish();
+        until(401).await;
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_compared_before_the_handler_sees_it() {
     let deployment = Deployment::new();
     let users = callee(&deployment, &[Mode::Jwt]).await;

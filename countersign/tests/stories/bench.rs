@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::deployment::{BINARY, text};
 
+/// A machine that runs all tests at once may need a while for one answer.
+const SECONDS: &str = "1.5";
 const KEPT: &str = "mtls, kept, 2 edges, 100 B";
 
 /// A person's directory, with a home of its own.
@@ -45,7 +47,7 @@ fn a_run_leaves_every_trial_as_json_and_csv_with_what_the_callees_counted() {
     let lab = Lab::new();
     let arms = ["--only", KEPT, "--only", "jwt RS256, fresh"];
     let out =
-        lab.bench(&[&arms[..], &["--quick", "--blocks", "2", "--seconds", "0.3", "--seed", "7"]].concat());
+        lab.bench(&[&arms[..], &["--quick", "--blocks", "2", "--seconds", SECONDS, "--seed", "7"]].concat());
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
     assert!(text(&out.stdout).contains(KEPT), "{}", text(&out.stdout));
 
@@ -89,7 +91,7 @@ fn a_run_whose_callees_did_not_verify_what_its_arm_says_fails_and_shows_what_the
         return;
     }
     let lab = Lab::new();
-    let one = ["--quick", "--only", KEPT, "--blocks", "1", "--seconds", "0.3"];
+    let one = ["--quick", "--only", KEPT, "--blocks", "1", "--seconds", SECONDS];
     let out = lab.bench(&[&one[..], &["--mislead", "mtls=none"]].concat());
     assert_eq!(out.status.code(), Some(1), "{}{}", text(&out.stdout), text(&out.stderr));
     assert!(text(&out.stderr).contains("claims do not hold"), "{}", text(&out.stderr));
@@ -126,7 +128,7 @@ fn services_of_ones_own_are_measured_behind_sidecars() {
     let file = lab.0.path().join("app.toml");
     let service = format!("[[service]]\nname = \"orders\"\napp = \"{app}\"\npath = \"/orders/7\"\n");
     std::fs::write(&file, &service).unwrap();
-    let target = ["--target", file.to_str().unwrap(), "--blocks", "1", "--seconds", "0.5"];
+    let target = ["--target", file.to_str().unwrap(), "--blocks", "1", "--seconds", SECONDS];
     let out =
         lab.bench(&[&target[..], &["--only", ", none", "--only", ", mtls", "--only", ", jwt"]].concat());
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));

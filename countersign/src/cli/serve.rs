@@ -16,13 +16,12 @@ use countersign_identity::SpiffeId;
 use countersign_sdk::live::Staleness;
 use countersign_sdk::outbound::CallLimits;
 use countersign_sdk::workload::{FileIdentity, Workload};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Layers};
 use crate::error::CliError;
-use crate::telemetry;
+use crate::telemetry::{self, Meters};
 use crate::up::SERVICES;
 
 /// `serve ROLE`
@@ -91,11 +90,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), CliError> {
     served
 }
 
-async fn authority(
-    config: Config,
-    metrics: PrometheusHandle,
-    stop: CancellationToken,
-) -> Result<(), CliError> {
+async fn authority(config: Config, metrics: Meters, stop: CancellationToken) -> Result<(), CliError> {
     let settings = config.table(&config.authority, "authority")?;
     let deployment = countersign_authority::Deployment {
         trust_domain: config.trust_domain()?,
@@ -110,7 +105,7 @@ async fn authority(
     })
 }
 
-async fn agent(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> Result<(), CliError> {
+async fn agent(config: Config, metrics: Meters, stop: CancellationToken) -> Result<(), CliError> {
     let settings = config.table(&config.agent, "agent")?;
     let deployment = countersign_agent::Deployment {
         trust_domain: config.trust_domain()?,
@@ -125,7 +120,7 @@ async fn agent(config: Config, metrics: PrometheusHandle, stop: CancellationToke
 async fn gateway(
     config: Config,
     file: PathBuf,
-    metrics: PrometheusHandle,
+    metrics: Meters,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
     let settings = config.table(&config.gateway, "gateway")?;
@@ -240,7 +235,7 @@ async fn identified(
 async fn sidecar(
     config: Config,
     file: PathBuf,
-    metrics: PrometheusHandle,
+    metrics: Meters,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
     let staying = tokio::spawn(stay_at_hangup(file));
@@ -357,12 +352,7 @@ pub fn stop_with_stdin(stop: CancellationToken) {
 }
 
 /// `/livez`, `/readyz` and `/metrics` of a demo service, on loopback.
-async fn admin_listener(
-    address: SocketAddr,
-    workload: Workload,
-    metrics: PrometheusHandle,
-    stop: CancellationToken,
-) {
+async fn admin_listener(address: SocketAddr, workload: Workload, metrics: Meters, stop: CancellationToken) {
     let ready = |State(workload): State<Workload>| async move {
         match workload.ready() {
             Ok(()) => (StatusCode::OK, "[+]identity ok\n".to_owned()),

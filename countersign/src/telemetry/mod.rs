@@ -2,6 +2,7 @@
 //! `metrics` and `countersign_sdk::trace`.
 
 mod access;
+mod histograms;
 mod spans;
 
 use std::io::IsTerminal as _;
@@ -9,26 +10,20 @@ use std::time::Duration;
 
 use countersign_identity::UnixTime;
 use countersign_sdk::trace::{Exchange, Observer, TraceId, observe};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 pub use access::Access;
+pub use histograms::Meters;
 pub use spans::OtlpTable;
 
 use self::access::AccessLog;
+use self::histograms::Metering;
 use self::spans::Spans;
 use crate::config::Config;
 use crate::error::CliError;
-
-/// Upper bounds of the latency histograms, in seconds.
-const LATENCY_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-
-/// How often the exporter folds its histograms.
-const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Logs to stderr: text for a terminal, JSON lines otherwise. `COUNTERSIGN_LOG` sets the level (default `info`).
 pub fn logs() {
@@ -42,25 +37,15 @@ pub fn logs() {
     };
 }
 
-/// Installs the process's metrics recorder and keeps it folded; the handle renders `/metrics`.
-///
-/// Must be called inside a runtime.
-pub fn metrics() -> Result<PrometheusHandle, CliError> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), LATENCY_BUCKETS)
-        .and_then(|builder| builder.install_recorder())
+/// Installs the process's metrics recorder; what it gives renders `/metrics`.
+pub fn metrics() -> Result<Meters, CliError> {
+    let metering = Metering::new(PrometheusBuilder::new().build_recorder());
+    let meters = metering.meters();
+    metrics::set_global_recorder(metering)
         .map_err(|e| CliError::failed("the metrics recorder cannot be installed", e, "report this"))?;
     metrics::describe_gauge!("countersign_build_info", "Version of the running binary; always 1");
     metrics::gauge!("countersign_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    let folded = handle.clone();
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(UPKEEP_EVERY);
-        loop {
-            tick.tick().await;
-            folded.run_upkeep();
-        }
-    });
-    Ok(handle)
+    Ok(meters)
 }
 
 /// Who hears of the requests of this process, until it is closed.

@@ -14,6 +14,7 @@
 
 mod filter;
 mod login;
+mod onward;
 mod preflight;
 mod upgrade;
 mod upkeep;
@@ -24,7 +25,6 @@ use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use countersign_identity::{Caller, Possession};
 use countersign_keys::SystemRandom;
 use countersign_ledger::{Event, Pseudonym, pseudonym};
@@ -41,12 +41,12 @@ use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::trace::{Hop, TraceContext};
 use countersign_sdk::workload::Workload;
 use countersign_token::ForeignTokenError;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
-use http_body::Body;
+use http::{HeaderName, HeaderValue, Request, Response, header, request::Parts};
 
-use crate::body::{BodyFault, BodyLimits, Pace};
+use self::onward::Outgoing;
+use crate::body::Pace;
 use crate::filter::{Changes, Filters};
-use crate::forward::{self, EdgeBody};
+use crate::forward::EdgeBody;
 use crate::guard::Guard;
 use crate::guard::limits::Known;
 use crate::headers::Rules;
@@ -449,96 +449,6 @@ impl Pipeline {
             expires: token.expires,
         })
     }
-
-    /// Takes the permit: nothing is forwarded without one.
-    async fn forward(
-        &self,
-        permit: Permit,
-        route: &Route,
-        outgoing: Outgoing<'_>,
-        arrival: &Arrival,
-        trace: &mut Trace,
-    ) -> Result<Response<EdgeBody>, Refusal> {
-        let Outgoing { request, target, body, changes, token, context, pace } = outgoing;
-        let with_user = token.is_some();
-        let rules = [&self.rules, &route.headers];
-        let (fault, limits) = (BodyFault::default(), self.request_body_limits(request.headers()));
-        let body = forward::inbound_body(request.headers(), body, limits, &fault)?.paced(pace.clone());
-        let path = match &route.rewrite {
-            Some(rewrite) => rewrite.apply(request)?,
-            None => request.path_and_query(),
-        };
-        let outbound = forward::outbound_request(request, &path, &changes, rules, body)?;
-        let forwarded = forward::forwarded(request, arrival);
-        let blame = |refusal| fault.seen().map_or(refusal, Refusal::Body);
-        let from = Answerer { target, route, with_user, pace };
-        match target {
-            Target::Service(service) => {
-                let mut client =
-                    self.workload.client(service.as_str()).in_trace(context).with_forwarded(forwarded);
-                if let Some(token) = token {
-                    client = client.with_token(token);
-                }
-                let answer = client.send(outbound).await.map_err(|error| blame(Refusal::Upstream(error)))?;
-                drop(permit);
-                self.answer(answer, &from, self.response_body_limits(), trace)
-            }
-            Target::Upstream(cluster) => {
-                let added = forward::Added { token, trace: context, forwarded };
-                let outbound = forward::for_upstream(outbound, request, cluster, added)?;
-                let answer = cluster.send(permit, outbound).await;
-                let answer = answer.map_err(|error| blame(Refusal::Cluster(error)))?;
-                let idle_timeout = cluster.timeouts().body_idle();
-                let limits = BodyLimits { idle_timeout, ..self.response_body_limits() };
-                self.answer(answer, &from, limits, trace)
-            }
-        }
-    }
-
-    /// What came back, as the client may see it.
-    fn answer<B>(
-        &self,
-        answer: Response<B>,
-        from: &Answerer<'_>,
-        limits: BodyLimits,
-        trace: &mut Trace,
-    ) -> Result<Response<EdgeBody>, Refusal>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-    {
-        let Answerer { target, route, with_user, pace } = *from;
-        if forward::is_internal_challenge(&answer) {
-            // The service wants a user and none came: the client can help that. Anything else it cannot.
-            let could_help = !with_user && route.user != UserNeed::None;
-            let target = target.to_string();
-            return Err(if could_help { Refusal::NoToken } else { Refusal::UpstreamChallenge { target } });
-        }
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Refusal::UnaskedUpgrade { target: target.to_string() });
-        }
-        let status = answer.status().as_u16();
-        let told =
-            if route.lead.only().is_some() { status.to_string() } else { format!("{status} of {target}") };
-        trace.pass(Check::Upstream, told);
-        let rules = [&self.rules, &route.headers];
-        Ok(forward::outbound_answer(answer, rules, target.as_str(), (limits, pace)))
-    }
-
-    pub(crate) fn request_body_limits(&self, headers: &HeaderMap) -> BodyLimits {
-        BodyLimits {
-            bytes_max: self.limits.body_bytes_max,
-            idle_timeout: self.limits.body_idle_timeout(),
-            slowest: (!is_grpc(headers)).then(|| self.limits.slowest_body()),
-        }
-    }
-
-    fn response_body_limits(&self) -> BodyLimits {
-        BodyLimits {
-            bytes_max: self.limits.response_bytes_max,
-            idle_timeout: self.limits.body_idle_timeout(),
-            slowest: None,
-        }
-    }
 }
 
 /// Who makes a request, by which route, and where it would go: nothing is decided yet.
@@ -584,25 +494,6 @@ impl fmt::Display for Listed<'_> {
         }
         Ok(())
     }
-}
-
-/// What goes upstream, before it is put together.
-struct Outgoing<'a> {
-    request: &'a CanonicalRequest,
-    target: &'a Target,
-    body: RequestBody,
-    changes: Changes,
-    token: Option<InternalToken>,
-    context: TraceContext,
-    pace: &'a Pace,
-}
-
-/// Whose answer it is.
-struct Answerer<'a> {
-    target: &'a Target,
-    route: &'a Route,
-    with_user: bool,
-    pace: &'a Pace,
 }
 
 /// One canonical request, for a host that this connection serves, in HTTP and nothing else.

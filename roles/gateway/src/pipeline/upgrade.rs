@@ -17,7 +17,8 @@ use countersign_token::DpopProof;
 use http::Response;
 use http_body_util::Empty;
 
-use super::{Answerer, Asked, Judged, Pipeline};
+use super::onward::Answerer;
+use super::{Asked, Judged, Pipeline};
 use crate::body::{BodyFault, BoundedBody, Pace};
 use crate::filter::Changes;
 use crate::forward::{self, EdgeBody};

@@ -81,6 +81,9 @@ enum Chore {
         /// Only the guards against these attacks
         #[arg(value_name = "ATTACK")]
         only: Vec<String>,
+        /// All at once, in one build: quicker, and less sure which guard it was
+        #[arg(long)]
+        together: bool,
     },
 }
 
@@ -89,7 +92,7 @@ fn main() -> ExitCode {
         Chore::Test { rest } => test(rest),
         Chore::Bench => cargo(BENCHES),
         Chore::Fuzz { target, seconds } => fuzz(&target, seconds),
-        Chore::AttackWithoutGuards { only } => guards::attack_without_guards(&only),
+        Chore::AttackWithoutGuards { only, together } => guards::attack_without_guards(&only, together),
     }
 }
 

@@ -35,6 +35,7 @@ use serde::Serialize;
 pub use hands::{Held, Kind, Why};
 pub use observation::{Observation, Received, Verdict};
 pub use run::{Control, Finding, GuardSeen, Report, run};
+pub(crate) use target::CALLEE;
 pub use target::{ForeignTarget, Live, Settings, Target};
 pub use wire::{Broken, Connection, Dial, Exchanged, Reply, Request};
 

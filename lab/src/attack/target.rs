@@ -1,5 +1,6 @@
 //! What is attacked: a live deployment, or the listener with one mistake. To an attack they look the same.
 
+mod callee;
 mod live;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -27,6 +28,8 @@ pub(super) const VICTIM: &str = "ads";
 pub(super) const OWN: &str = "chat";
 /// A third service, whose name it would like to have.
 pub(super) const OTHER: &str = "users";
+/// The callee of the lab's own, which takes bearer tokens and macaroons.
+pub(crate) const CALLEE: &str = "attack-callee";
 /// What is asked for at the victim, and at the edge.
 pub(super) const PATH: &str = "/ads";
 
@@ -166,6 +169,56 @@ impl Target {
         match &self.0 {
             Field::Live(live) => live.published_key().await,
             Field::Weak(weak) => weak.published_key(),
+        }
+    }
+
+    /// Where [`CALLEE`] listens, in modes `bearer` and `macaroon`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn callee(&self) -> Result<SocketAddr, AttackError> {
+        match &self.0 {
+            Field::Live(live) => live.callee().await,
+            Field::Weak(weak) => Ok(weak.callee()),
+        }
+    }
+
+    /// A bearer token of [`OWN`] for the callee `scope`: its public id, and itself.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn bearer(&self, scope: &str) -> Result<(String, String), AttackError> {
+        match &self.0 {
+            Field::Live(live) => {
+                let issued = live.bearer(scope).await?;
+                Ok((issued.id, issued.token.expose().to_owned()))
+            }
+            Field::Weak(weak) => weak.bearer(OWN, scope),
+        }
+    }
+
+    /// Takes a bearer token back.
+    ///
+    /// # Errors
+    /// Nobody does.
+    pub async fn revoke_bearer(&self, id: &str) -> Result<(), AttackError> {
+        match &self.0 {
+            Field::Live(live) => live.revoke_bearer(id).await,
+            Field::Weak(weak) => {
+                weak.revoke_bearer(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// A macaroon by which [`OWN`] may call `callee`, so far as these caveats allow.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn macaroon(&self, callee: &str, caveats: &[&str]) -> Result<String, AttackError> {
+        match &self.0 {
+            Field::Live(live) => Ok(live.macaroon(callee, caveats).await?.expose().to_owned()),
+            Field::Weak(weak) => weak.macaroon(OWN, callee, caveats),
         }
     }
 

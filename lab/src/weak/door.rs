@@ -34,7 +34,7 @@ impl Weak {
         if let Some(context) = asked.headers.get(TXN_TOKEN).and_then(|value| value.to_str().ok()) {
             return self.passed_on(context);
         }
-        let bearer = self.bearer(asked)?;
+        let bearer = self.presented(asked)?;
         let Some(token) = bearer else {
             let by_header = asked.headers.get("x-caller").and_then(|value| value.to_str().ok());
             return match (peer, by_header) {
@@ -64,7 +64,7 @@ impl Weak {
         }
         let in_query = asked.target.split_once("access_token=").map(|(_, token)| token);
         let in_query = in_query.filter(|_| self.makes(Weakness::TokenInQuery));
-        match self.bearer(asked)?.or(in_query) {
+        match self.presented(asked)?.or(in_query) {
             Some(token) => self.access_token(token, asked),
             None if self.makes(Weakness::TokenOptional) => Ok("guest".to_owned()),
             None => Err(Denial::new(Code::TokenMissing, "the route needs a user, and no access token came")),
@@ -92,7 +92,7 @@ impl Weak {
         }
     }
 
-    fn bearer<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Denial> {
+    fn presented<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Denial> {
         let mut values = asked.headers.get_all(http::header::AUTHORIZATION).iter();
         let (first, rest) = (values.next(), values.next_back());
         let value = match (first, rest) {

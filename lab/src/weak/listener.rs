@@ -47,6 +47,8 @@ pub(super) enum Role {
     Service,
     /// For users.
     Edge,
+    /// For whoever holds a bearer token or a macaroon.
+    Callee,
 }
 
 /// What is known of a connection.
@@ -140,6 +142,7 @@ async fn answer(request: Request<Incoming>, known: &Known, role: Role, weak: &We
     let caller = match role {
         Role::Service => weak.caller(&asked),
         Role::Edge => weak.user(&asked),
+        Role::Callee => weak.holder(&asked),
     };
     match caller {
         Ok(caller) => Response::new(Full::from(format!("you are {caller}"))),
@@ -168,7 +171,7 @@ fn server_config(weak: &Weak, role: Role, judge: &Arc<Judge>) -> Result<ServerCo
         .map_err(|error| failed(&error))?;
     let builder = match role {
         Role::Service => builder.with_client_cert_verifier(Arc::clone(judge) as Arc<dyn ClientCertVerifier>),
-        Role::Edge => builder.with_no_client_auth(),
+        Role::Edge | Role::Callee => builder.with_no_client_auth(),
     };
     builder.with_single_cert(me.chain, key).map_err(|error| failed(&error))
 }

@@ -6,6 +6,7 @@
 //! service links can name it.
 
 mod door;
+mod holder;
 mod listener;
 mod pki;
 mod token;
@@ -108,6 +109,19 @@ pub enum Weakness {
     UserByHeader,
     /// Whatever a service passes on about a user is believed.
     UserContextBelieved,
+
+    /// What looks like a bearer token is one.
+    AnyBearer,
+    /// A bearer token counts wherever it is shown.
+    BearerAnywhere,
+    /// Nobody looks whether a bearer token was taken back.
+    BearerForEver,
+    /// Caveats are read by those who wrote them, and by nobody else.
+    CaveatsSkipped,
+    /// The caveats are met, so the MACs must fit.
+    MacUnchecked,
+    /// A macaroon counts wherever it is shown.
+    MacaroonAnywhere,
 }
 
 /// A service that accepts mutual TLS, with tokens beside it, and an edge for users, both in one process.
@@ -119,8 +133,10 @@ pub struct Weak {
     login_key: KeyPair,
     seen: Mutex<Vec<String>>,
     told: Mutex<Told>,
+    holders: holder::Holders,
     service: SocketAddr,
     edge: SocketAddr,
+    callee: SocketAddr,
     _stop: DropGuard,
 }
 
@@ -148,7 +164,7 @@ impl NoListener {
 }
 
 impl Weak {
-    /// Listens on two loopback ports.
+    /// Listens on three loopback ports.
     ///
     /// # Errors
     /// No port, or no keys.
@@ -156,7 +172,8 @@ impl Weak {
         let trust_domain =
             TrustDomain::parse("weak.test").map_err(|error| NoListener::new("a trust domain", error))?;
         let login_key = KeyPair::generate(&SystemRandom::new());
-        let (service, edge) = (listener::bind().await?, listener::bind().await?);
+        let (service, edge, callee) =
+            (listener::bind().await?, listener::bind().await?, listener::bind().await?);
         let address = |bound: &tokio::net::TcpListener| {
             bound.local_addr().map_err(|error| NoListener::new("a port", error))
         };
@@ -170,9 +187,12 @@ impl Weak {
             told: Mutex::default(),
             service: address(&service)?,
             edge: address(&edge)?,
+            callee: address(&callee)?,
+            holders: holder::Holders::new()?,
             _stop: stop.clone().drop_guard(),
         });
-        for (listener, role) in [(service, listener::Role::Service), (edge, listener::Role::Edge)] {
+        let roles = [listener::Role::Service, listener::Role::Edge, listener::Role::Callee];
+        for (listener, role) in [service, edge, callee].into_iter().zip(roles) {
             // The listener must not keep alive whose end stops it.
             tokio::spawn(listener::serve(listener, role, Arc::downgrade(&weak), stop.clone()));
         }
@@ -201,6 +221,12 @@ impl Weak {
     #[must_use]
     pub const fn edge(&self) -> SocketAddr {
         self.edge
+    }
+
+    /// Where bearer tokens and macaroons are taken.
+    #[must_use]
+    pub const fn callee(&self) -> SocketAddr {
+        self.callee
     }
 
     /// A certificate for `service`.

@@ -24,9 +24,12 @@ use countersign_wire::{
     codes::Code,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::Instant,
+};
 
-use super::VICTIM;
+use super::{VICTIM, callee::Callee};
 use crate::attack::{AttackError, Dial, Held, Kind, Reply, Request, Why, wire::Connection};
 
 /// Where the parts of a deployment are.
@@ -68,6 +71,7 @@ pub struct Live {
     victim: SocketAddr,
     /// Logins are throttled, and so each user logs in once.
     tokens: Mutex<HashMap<String, SecretText>>,
+    pub(super) callee: OnceCell<Callee>,
 }
 
 impl Settings {
@@ -92,7 +96,7 @@ impl Live {
         let victim = victim.and_then(|service| service.address.parse().ok());
         let victim = victim.ok_or(AttackError::Absent { what: "service called ads" })?;
         is_here(VICTIM, victim)?;
-        Ok(Self { settings, victim, tokens: Mutex::default() })
+        Ok(Self { settings, victim, tokens: Mutex::default(), callee: OnceCell::new() })
     }
 
     /// Where its parts are.

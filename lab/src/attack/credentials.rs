@@ -108,7 +108,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         from: &["L9", "MC-1"],
         position: Position::Thief,
         guard: Guard {
-            what: "each callee has a root key of its own, and knows no other",
+            what: "a macaroon names its one callee, under whose root key it is minted",
             home: MACAROON,
             signs: &[Sign::Code(Code::TokenKeyUnknown), Sign::Code(Code::TokenAudience)],
             weakness: Weakness::MacaroonAnywhere,

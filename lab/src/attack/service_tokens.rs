@@ -29,7 +29,8 @@ const REPLAY: &str = "rules/token/src/replay.rs";
 
 /// A token with one thing wrong.
 macro_rules! token {
-    ($name:literal, $title:literal, $from:expr, $position:ident, $home:ident, $what:literal, $weakness:ident, $signs:expr, $change:expr) => {
+    (name: $name:literal, title: $title:literal, from: $from:expr, by: $position:ident, home: $home:ident, guard: $what:literal,
+        but_for: $weakness:ident, signs: $signs:expr, change: $change:expr $(,)?) => {
         Attack {
             name: $name,
             title: $title,
@@ -44,7 +45,8 @@ macro_rules! token {
 
 /// An attack that takes more than one change.
 macro_rules! scene {
-    ($name:literal, $title:literal, $from:expr, $position:ident, $home:ident, $what:literal, $weakness:ident, $signs:expr, $run:expr) => {
+    (name: $name:literal, title: $title:literal, from: $from:expr, by: $position:ident, home: $home:ident, guard: $what:literal,
+        but_for: $weakness:ident, signs: $signs:expr, run: $run:expr $(,)?) => {
         Attack {
             name: $name,
             title: $title,
@@ -58,266 +60,266 @@ macro_rules! scene {
 }
 
 pub(super) static ATTACKS: &[Attack] = &[
-    scene!(
-        "stolen-token",
-        "present the token of another service over one's own mutual TLS",
-        &["D2", "idea 10"],
-        Thief,
-        DOOR,
-        "issuer of the token and name of the connection's certificate must be the same",
-        TokenOfAnybody,
-        &[Sign::Said(Code::SignerMismatch, "certificate of the connection")],
-        stolen
-    ),
-    token!(
-        "issuer-of-another",
-        "sign in the name of another service with one's own certified key",
-        &["D2", "JB-1", "idea 10"],
-        Service,
-        DOOR,
-        "iss must be the one name in the signing certificate",
-        IssuerUnchecked,
-        &[Sign::Said(Code::SignerMismatch, "signing certificate")],
-        |draft, target| {
+    scene! {
+        name: "stolen-token",
+        title: "present the token of another service over one's own mutual TLS",
+        from: &["D2", "idea 10"],
+        by: Thief,
+        home: DOOR,
+        guard: "issuer of the token and name of the connection's certificate must be the same",
+        but_for: TokenOfAnybody,
+        signs: &[Sign::Said(Code::SignerMismatch, "certificate of the connection")],
+        run: stolen,
+    },
+    token! {
+        name: "issuer-of-another",
+        title: "sign in the name of another service with one's own certified key",
+        from: &["D2", "JB-1", "idea 10"],
+        by: Service,
+        home: DOOR,
+        guard: "iss must be the one name in the signing certificate",
+        but_for: IssuerUnchecked,
+        signs: &[Sign::Said(Code::SignerMismatch, "signing certificate")],
+        change: |draft, target| {
             set(&mut draft.claims, "iss", target.id(OTHER)?.as_str());
             Ok(())
-        }
-    ),
-    scene!(
-        "chain-of-another",
-        "sign with one's own key, and send the certificate of another service along",
-        &["T85", "JB-1"],
-        Service,
-        DOOR,
-        "the key in the certificate verifies, not the one that signed",
-        UnverifiedSignature,
-        &[Sign::Code(Code::TokenSignature)],
-        chain_of_another
-    ),
-    scene!(
-        "revoked-signer",
-        "go on signing after the signing certificate was taken back",
-        &["D3", "T47"],
-        Former,
-        DOOR,
-        "a chain that is known is asked again at each use: lifetime, root, revocation",
-        SignerForEver,
-        &[Sign::Code(Code::CertificateRevoked)],
-        revoked_signer
-    ),
-    token!(
-        "alg-none",
-        "send a token without a signature, and say that its algorithm is none",
-        &["JB-1", "lesson 45", "CVE-2022-23540"],
-        Service,
-        JWS,
-        "the algorithms are a closed list, and none is not on it",
-        AlgNone,
-        &[Sign::Said(Code::TokenMalformed, "algorithm")],
-        |draft, _| {
+        },
+    },
+    scene! {
+        name: "chain-of-another",
+        title: "sign with one's own key, and send the certificate of another service along",
+        from: &["T85", "JB-1"],
+        by: Service,
+        home: DOOR,
+        guard: "the key in the certificate verifies, not the one that signed",
+        but_for: UnverifiedSignature,
+        signs: &[Sign::Code(Code::TokenSignature)],
+        run: chain_of_another,
+    },
+    scene! {
+        name: "revoked-signer",
+        title: "go on signing after the signing certificate was taken back",
+        from: &["D3", "T47"],
+        by: Former,
+        home: DOOR,
+        guard: "a chain that is known is asked again at each use: lifetime, root, revocation",
+        but_for: SignerForEver,
+        signs: &[Sign::Code(Code::CertificateRevoked)],
+        run: revoked_signer,
+    },
+    token! {
+        name: "alg-none",
+        title: "send a token without a signature, and say that its algorithm is none",
+        from: &["JB-1", "lesson 45", "CVE-2022-23540"],
+        by: Service,
+        home: JWS,
+        guard: "the algorithms are a closed list, and none is not on it",
+        but_for: AlgNone,
+        signs: &[Sign::Said(Code::TokenMalformed, "algorithm")],
+        change: |draft, _| {
             set(&mut draft.header, "alg", "none");
             draft.signing = Signing::Bytes(Vec::new());
             Ok(())
-        }
-    ),
-    token!(
-        "alg-confusion",
-        "say HS256, and take the public key, which everybody has, for the secret",
-        &["JB-1", "lesson 40", "lesson 46", "CVE-2026-39999"],
-        Service,
-        JWS,
-        "a key knows its one algorithm; the header only has to agree",
-        PublicKeyAsSecret,
-        &[Sign::Said(Code::TokenMalformed, "algorithm")],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "alg-confusion",
+        title: "say HS256, and take the public key, which everybody has, for the secret",
+        from: &["JB-1", "lesson 40", "lesson 46", "CVE-2026-39999"],
+        by: Service,
+        home: JWS,
+        guard: "a key knows its one algorithm; the header only has to agree",
+        but_for: PublicKeyAsSecret,
+        signs: &[Sign::Said(Code::TokenMalformed, "algorithm")],
+        change: |draft, _| {
             if let Signing::By(key) = &draft.signing {
                 draft.signing = Signing::Mac(public_key_pem(key.public_key()).into_bytes());
             }
             set(&mut draft.header, "alg", "HS256");
             Ok(())
-        }
-    ),
-    token!(
-        "kid-injection",
-        "let kid name a file whose content is known, and sign with that",
-        &["JB-1", "idea 10"],
-        Service,
-        JWS,
-        "kid finds a key among known keys, and is never a path; MACs are no signatures",
-        KidNamesAFile,
-        &[Sign::Said(Code::TokenMalformed, "algorithm")],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "kid-injection",
+        title: "let kid name a file whose content is known, and sign with that",
+        from: &["JB-1", "idea 10"],
+        by: Service,
+        home: JWS,
+        guard: "kid finds a key among known keys, and is never a path; MACs are no signatures",
+        but_for: KidNamesAFile,
+        signs: &[Sign::Said(Code::TokenMalformed, "algorithm")],
+        change: |draft, _| {
             set(&mut draft.header, "kid", "../../../../../../../../dev/null");
             set(&mut draft.header, "alg", "HS256");
             draft.signing = Signing::Mac(Vec::new());
             Ok(())
-        }
-    ),
-    token!(
-        "key-in-header",
-        "bring along in the header the key with which the token is to be verified",
-        &["JB-1", "lesson 47"],
-        Thief,
-        JWS,
-        "a header has alg, kid, typ, x5t#S256, and nothing else",
-        KeyFromHeader,
-        &[Sign::Said(Code::TokenMalformed, "jwk")],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "key-in-header",
+        title: "bring along in the header the key with which the token is to be verified",
+        from: &["JB-1", "lesson 47"],
+        by: Thief,
+        home: JWS,
+        guard: "a header has alg, kid, typ, x5t#S256, and nothing else",
+        but_for: KeyFromHeader,
+        signs: &[Sign::Said(Code::TokenMalformed, "jwk")],
+        change: |draft, _| {
             let key = forge::key()?;
             let jwk: Value = serde_json::from_str(&key.public_key().to_jwk()).unwrap_or_default();
             set(&mut draft.header, "jwk", jwk);
             draft.signing = Signing::By(key);
             Ok(())
-        }
-    ),
-    token!(
-        "critical-header",
-        "demand in crit that something be understood which nobody understands",
-        &["RFC 7515 section 4.1.11", "lesson 49"],
-        Service,
-        JWS,
-        "members that are not understood are refused",
-        SkipsUnknownHeaders,
-        &[Sign::Said(Code::TokenMalformed, "crit")],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "critical-header",
+        title: "demand in crit that something be understood which nobody understands",
+        from: &["RFC 7515 section 4.1.11", "lesson 49"],
+        by: Service,
+        home: JWS,
+        guard: "members that are not understood are refused",
+        but_for: SkipsUnknownHeaders,
+        signs: &[Sign::Said(Code::TokenMalformed, "crit")],
+        change: |draft, _| {
             set(&mut draft.header, "crit", json!(["exp"]));
             Ok(())
-        }
-    ),
-    token!(
-        "edited-token",
-        "change what a token says after it was signed",
-        &["JB-1", "T83"],
-        Proxy,
-        JWS,
-        "the signature covers header and claims",
-        UnverifiedSignature,
-        &[Sign::Code(Code::TokenSignature)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "edited-token",
+        title: "change what a token says after it was signed",
+        from: &["JB-1", "T83"],
+        by: Proxy,
+        home: JWS,
+        guard: "the signature covers header and claims",
+        but_for: UnverifiedSignature,
+        signs: &[Sign::Code(Code::TokenSignature)],
+        change: |draft, _| {
             let signature = forge::signature(&draft.token()?);
             draft.request.target = format!("{PATH}/1");
             set(&mut draft.claims, "htp", format!("{PATH}/1"));
             draft.signing = Signing::Bytes(signature);
             Ok(())
-        }
-    ),
-    token!(
-        "zero-signature",
-        "send a signature in which r and s are zero",
-        &["lesson 50", "CVE-2022-21449"],
-        Thief,
-        JWS,
-        "the library of cryptography refuses signatures out of range",
-        UnverifiedSignature,
-        &[Sign::Code(Code::TokenSignature)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "zero-signature",
+        title: "send a signature in which r and s are zero",
+        from: &["lesson 50", "CVE-2022-21449"],
+        by: Thief,
+        home: JWS,
+        guard: "the library of cryptography refuses signatures out of range",
+        but_for: UnverifiedSignature,
+        signs: &[Sign::Code(Code::TokenSignature)],
+        change: |draft, _| {
             draft.signing = Signing::Bytes(vec![0; 64]);
             Ok(())
-        }
-    ),
-    scene!(
-        "duplicate-claim",
-        "say iss twice, and hope that two readers take two of them",
-        &["JB-1", "idea 10"],
-        Service,
-        CLAIMS,
-        "an object with two members of one name is none",
-        LastMemberCounts,
-        &[Sign::Said(Code::TokenClaims, "twice")],
-        duplicate_claim
-    ),
-    token!(
-        "expiry-as-text",
-        "write the expiry as a text, which some readers take for absent",
-        &["lesson 5", "lesson 44", "CVE-2026-25537"],
-        Service,
-        CLAIMS,
-        "a claim of the wrong type is an error, never absent",
-        WrongTypeIsAbsent,
-        &[Sign::Said(Code::TokenClaims, "exp")],
-        |draft, _| {
+        },
+    },
+    scene! {
+        name: "duplicate-claim",
+        title: "say iss twice, and hope that two readers take two of them",
+        from: &["JB-1", "idea 10"],
+        by: Service,
+        home: CLAIMS,
+        guard: "an object with two members of one name is none",
+        but_for: LastMemberCounts,
+        signs: &[Sign::Said(Code::TokenClaims, "twice")],
+        run: duplicate_claim,
+    },
+    token! {
+        name: "expiry-as-text",
+        title: "write the expiry as a text, which some readers take for absent",
+        from: &["lesson 5", "lesson 44", "CVE-2026-25537"],
+        by: Service,
+        home: CLAIMS,
+        guard: "a claim of the wrong type is an error, never absent",
+        but_for: WrongTypeIsAbsent,
+        signs: &[Sign::Said(Code::TokenClaims, "exp")],
+        change: |draft, _| {
             let exp = time(draft, "exp").to_string();
             set(&mut draft.claims, "exp", exp);
             Ok(())
-        }
-    ),
-    token!(
-        "huge-token",
-        "send a token that is longer than any honest one",
-        &["lesson 48", "CVE-2025-30204"],
-        Service,
-        JWS,
-        "a token has at most 8 KiB, and longer ones are not read",
-        AnyLength,
-        &[Sign::Said(Code::TokenMalformed, "bytes")],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "huge-token",
+        title: "send a token that is longer than any honest one",
+        from: &["lesson 48", "CVE-2025-30204"],
+        by: Service,
+        home: JWS,
+        guard: "a token has at most 8 KiB, and longer ones are not read",
+        but_for: AnyLength,
+        signs: &[Sign::Said(Code::TokenMalformed, "bytes")],
+        change: |draft, _| {
             set(&mut draft.claims, "note", "x".repeat(TOKEN_BYTES_MAX));
             Ok(())
-        }
-    ),
-    scene!(
-        "user-token-as-service",
-        "present the access token of a user as if a service had signed it",
-        &["JB-1", "TX-2", "AT-1"],
-        Thief,
-        TOKEN,
-        "typ: each kind of token has its own, and a service is proven by its own kind alone",
-        AnyKind,
-        &[Sign::Code(Code::TokenKind)],
-        user_token_as_service
-    ),
-    token!(
-        "wrong-audience",
-        "pass on to one service the token that was made for another",
-        &["JB-1", "lesson 51", "lesson 57"],
-        Service,
-        TOKEN,
-        "aud is one name, and it must be the callee's own",
-        AnyAudience,
-        &[Sign::Code(Code::TokenAudience)],
-        |draft, target| {
+        },
+    },
+    scene! {
+        name: "user-token-as-service",
+        title: "present the access token of a user as if a service had signed it",
+        from: &["JB-1", "TX-2", "AT-1"],
+        by: Thief,
+        home: TOKEN,
+        guard: "typ: each kind of token has its own, and a service is proven by its own kind alone",
+        but_for: AnyKind,
+        signs: &[Sign::Code(Code::TokenKind)],
+        run: user_token_as_service,
+    },
+    token! {
+        name: "wrong-audience",
+        title: "pass on to one service the token that was made for another",
+        from: &["JB-1", "lesson 51", "lesson 57"],
+        by: Service,
+        home: TOKEN,
+        guard: "aud is one name, and it must be the callee's own",
+        but_for: AnyAudience,
+        signs: &[Sign::Code(Code::TokenAudience)],
+        change: |draft, target| {
             set(&mut draft.claims, "aud", target.id(OTHER)?.as_str());
             Ok(())
-        }
-    ),
-    token!(
-        "expired-token",
-        "use a token after it has expired",
-        &["T79", "JB-1"],
-        Thief,
-        TIMES,
-        "exp, without leniency at the end",
-        NeverExpires,
-        &[Sign::Code(Code::TokenExpired)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "expired-token",
+        title: "use a token after it has expired",
+        from: &["T79", "JB-1"],
+        by: Thief,
+        home: TIMES,
+        guard: "exp, without leniency at the end",
+        but_for: NeverExpires,
+        signs: &[Sign::Code(Code::TokenExpired)],
+        change: |draft, _| {
             moved(draft, -120);
             Ok(())
-        }
-    ),
-    token!(
-        "future-token",
-        "make a token today for next week",
-        &["D5", "idea 10"],
-        Service,
-        TIMES,
-        "iat may lie ahead by the difference of honest clocks, and no more",
-        FromTheFuture,
-        &[Sign::Code(Code::TokenNotYetValid)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "future-token",
+        title: "make a token today for next week",
+        from: &["D5", "idea 10"],
+        by: Service,
+        home: TIMES,
+        guard: "iat may lie ahead by the difference of honest clocks, and no more",
+        but_for: FromTheFuture,
+        signs: &[Sign::Code(Code::TokenNotYetValid)],
+        change: |draft, _| {
             moved(draft, 7 * 86_400);
             Ok(())
-        }
-    ),
-    token!(
-        "long-lived-token",
-        "make a token that lives a day",
-        &["D5", "D14"],
-        Service,
-        TIMES,
-        "a service token lives a minute at most, whoever signs it",
-        AnyLifetime,
-        &[Sign::Code(Code::TokenLifetime)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "long-lived-token",
+        title: "make a token that lives a day",
+        from: &["D5", "D14"],
+        by: Service,
+        home: TIMES,
+        guard: "a service token lives a minute at most, whoever signs it",
+        but_for: AnyLifetime,
+        signs: &[Sign::Code(Code::TokenLifetime)],
+        change: |draft, _| {
             let iat = time(draft, "iat");
             set(
                 &mut draft.claims,
@@ -325,108 +327,108 @@ pub(super) static ATTACKS: &[Attack] = &[
                 iat + 1440 * i64::try_from(SERVICE_TOKEN_LIFETIME_MAX.as_secs()).unwrap_or(60),
             );
             Ok(())
-        }
-    ),
-    scene!(
-        "replay",
-        "send a request a second time over the same connection",
-        &["D5", "DP-1", "idea 10"],
-        Proxy,
-        REPLAY,
-        "each proof is accepted once, and remembered until it expires",
-        NoMemory,
-        &[Sign::Code(Code::ProofReplayed)],
-        replay
-    ),
-    scene!(
-        "replay-elsewhere",
-        "send a copy of a request over another connection",
-        &["D5", "idea 10"],
-        Thief,
-        TOKEN,
-        "a proof names its TLS connection by the exporter, and dies with it",
-        AnyConnection,
-        &[Sign::Code(Code::ProofOfOtherConnection)],
-        replay_elsewhere
-    ),
-    token!(
-        "other-method",
-        "send the token of a GET with a DELETE",
-        &["D5", "WIM-3"],
-        Proxy,
-        TOKEN,
-        "htm: the token names the method",
-        AnyMethod,
-        &[Sign::Code(Code::ProofOfOtherRequest)],
-        |draft, _| {
+        },
+    },
+    scene! {
+        name: "replay",
+        title: "send a request a second time over the same connection",
+        from: &["D5", "DP-1", "idea 10"],
+        by: Proxy,
+        home: REPLAY,
+        guard: "each proof is accepted once, and remembered until it expires",
+        but_for: NoMemory,
+        signs: &[Sign::Code(Code::ProofReplayed)],
+        run: replay,
+    },
+    scene! {
+        name: "replay-elsewhere",
+        title: "send a copy of a request over another connection",
+        from: &["D5", "idea 10"],
+        by: Thief,
+        home: TOKEN,
+        guard: "a proof names its TLS connection by the exporter, and dies with it",
+        but_for: AnyConnection,
+        signs: &[Sign::Code(Code::ProofOfOtherConnection)],
+        run: replay_elsewhere,
+    },
+    token! {
+        name: "other-method",
+        title: "send the token of a GET with a DELETE",
+        from: &["D5", "WIM-3"],
+        by: Proxy,
+        home: TOKEN,
+        guard: "htm: the token names the method",
+        but_for: AnyMethod,
+        signs: &[Sign::Code(Code::ProofOfOtherRequest)],
+        change: |draft, _| {
             draft.request.method = "DELETE".into();
             Ok(())
-        }
-    ),
-    token!(
-        "other-path",
-        "send the token of one path with another",
-        &["D5", "DP-1"],
-        Proxy,
-        TOKEN,
-        "htp: the token names path and query",
-        AnyTarget,
-        &[Sign::Code(Code::ProofOfOtherRequest)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "other-path",
+        title: "send the token of one path with another",
+        from: &["D5", "DP-1"],
+        by: Proxy,
+        home: TOKEN,
+        guard: "htp: the token names path and query",
+        but_for: AnyTarget,
+        signs: &[Sign::Code(Code::ProofOfOtherRequest)],
+        change: |draft, _| {
             draft.request.target = format!("{PATH}/1");
             Ok(())
-        }
-    ),
-    token!(
-        "other-query",
-        "add a query to what was signed",
-        &["D5", "WIM-3"],
-        Proxy,
-        TOKEN,
-        "htp: the query is part of it",
-        AnyTarget,
-        &[Sign::Code(Code::ProofOfOtherRequest)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "other-query",
+        title: "add a query to what was signed",
+        from: &["D5", "WIM-3"],
+        by: Proxy,
+        home: TOKEN,
+        guard: "htp: the query is part of it",
+        but_for: AnyTarget,
+        signs: &[Sign::Code(Code::ProofOfOtherRequest)],
+        change: |draft, _| {
             draft.request.target = format!("{PATH}?all=true");
             Ok(())
-        }
-    ),
-    token!(
-        "body-swap",
-        "leave the token as it is, and send another body",
-        &["D5", "WIM-3", "idea 10"],
-        Proxy,
-        TOKEN,
-        "bdy: the digest of the body, compared before any handler runs",
-        AnyBody,
-        &[Sign::Code(Code::BodyChanged)],
-        |draft, _| {
+        },
+    },
+    token! {
+        name: "body-swap",
+        title: "leave the token as it is, and send another body",
+        from: &["D5", "WIM-3", "idea 10"],
+        by: Proxy,
+        home: TOKEN,
+        guard: "bdy: the digest of the body, compared before any handler runs",
+        but_for: AnyBody,
+        signs: &[Sign::Code(Code::BodyChanged)],
+        change: |draft, _| {
             draft.request.body = br#"{"price_cents":1}"#.to_vec();
             Ok(())
-        }
-    ),
-    scene!(
-        "two-authorizations",
-        "send two Authorization headers, the second one forged",
-        &["lesson 4", "lesson 5", "lesson 13"],
-        Proxy,
-        HEADERS,
-        "headers that decide who calls stand there once",
-        LastHeaderCounts,
-        &[Sign::Code(Code::HeaderAmbiguous)],
-        two_authorizations
-    ),
-    scene!(
-        "mixed-evidence",
-        "show a good certificate, and a worthless bearer token beside it",
-        &["lesson 16", "CVE-2021-21378"],
-        Service,
-        PRESENTED,
-        "evidence that no mode combines is refused: the worse of two must not hide behind the better",
-        BestEvidenceCounts,
-        &[Sign::Code(Code::EvidenceCombination)],
-        mixed_evidence
-    ),
+        },
+    },
+    scene! {
+        name: "two-authorizations",
+        title: "send two Authorization headers, the second one forged",
+        from: &["lesson 4", "lesson 5", "lesson 13"],
+        by: Proxy,
+        home: HEADERS,
+        guard: "headers that decide who calls stand there once",
+        but_for: LastHeaderCounts,
+        signs: &[Sign::Code(Code::HeaderAmbiguous)],
+        run: two_authorizations,
+    },
+    scene! {
+        name: "mixed-evidence",
+        title: "show a good certificate, and a worthless bearer token beside it",
+        from: &["lesson 16", "CVE-2021-21378"],
+        by: Service,
+        home: PRESENTED,
+        guard: "evidence that no mode combines is refused: the worse of two must not hide behind the better",
+        but_for: BestEvidenceCounts,
+        signs: &[Sign::Code(Code::EvidenceCombination)],
+        run: mixed_evidence,
+    },
 ];
 
 const HEADERS: &str = "rules/request/src/headers.rs";

@@ -190,6 +190,7 @@ impl Target {
     pub async fn bearer(&self, scope: &str) -> Result<(String, String), AttackError> {
         match &self.0 {
             Field::Live(live) => {
+                live.callee().await?;
                 let issued = live.bearer(scope).await?;
                 Ok((issued.id, issued.token.expose().to_owned()))
             }
@@ -217,7 +218,10 @@ impl Target {
     /// Nobody issues it.
     pub async fn macaroon(&self, callee: &str, caveats: &[&str]) -> Result<String, AttackError> {
         match &self.0 {
-            Field::Live(live) => Ok(live.macaroon(callee, caveats).await?.expose().to_owned()),
+            Field::Live(live) => {
+                live.callee().await?;
+                Ok(live.macaroon(callee, caveats).await?.expose().to_owned())
+            }
             Field::Weak(weak) => weak.macaroon(OWN, callee, caveats),
         }
     }

@@ -1,7 +1,7 @@
 //! The laboratory: what Countersign is measured against, and what nobody should run.
 //!
 //! [`experiment`] is the chapter that the thesis announces and does not have: every way to prove who is calling, run as
-//! a chain of real processes, measured and compared.
+//! a chain of real processes, measured and compared. [`report`] writes it.
 //!
 //! [`thesis`] is the mechanism of the thesis that this project grew out of, to the letter: its listings, its
 //! token and its Algorithm 5.1, weaknesses included. It exists so that two claims can be tested and not merely
@@ -14,5 +14,6 @@
 pub mod attack;
 pub mod experiment;
 pub mod relay;
+pub mod report;
 pub mod thesis;
 pub mod weak;

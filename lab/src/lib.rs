@@ -10,7 +10,10 @@
 //!
 //! [`attack`] attacks: a running deployment, the thesis's mechanism, and [`weak`], a listener that makes the mistakes on
 //! purpose, by which each attack shows that it could succeed.
+//!
+//! [`advise`] says which way fits an edge, and points with every reason to one of the attacks or of the figures.
 
+pub mod advise;
 pub mod attack;
 pub mod experiment;
 pub mod relay;

@@ -8,6 +8,7 @@ use crate::admin::Admin;
 use crate::error::CliError;
 use crate::output::Format;
 
+mod advise;
 mod attack;
 mod bench;
 pub mod ca;
@@ -111,6 +112,8 @@ enum Command {
     /// The flea market
     #[command(subcommand)]
     Demo(demo::DemoCommand),
+    /// Which way to prove who is calling fits an edge, why, and why the others do not
+    Advise(advise::AdviseArgs),
     /// Attack this deployment: what somebody with X can do, and which guard stops it; exit 1 where one does not
     Attack(attack::AttackArgs),
     /// What each way to prove who is calling costs: the thesis's missing chapter, measured here
@@ -163,6 +166,7 @@ impl Cli {
             Command::Ca(command) => ca::ca(&at, command).await,
             Command::Audit(command) => ledger::audit(&at, command).await,
             Command::Demo(command) => demo::demo(&at, command).await,
+            Command::Advise(args) => advise::advise(&at, args).await,
             Command::Attack(args) => attack::attack(&at, args).await,
         }
     }

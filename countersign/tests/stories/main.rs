@@ -10,6 +10,7 @@
 )]
 #![allow(unreachable_pub, reason = "nothing links a test")]
 
+mod advise;
 mod attack;
 mod bench;
 mod captured;

@@ -355,3 +355,29 @@ fn code_class(status: u16) -> &'static str {
         _ => "5xx",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLD: &str = include_str!("../../../docs/request.md");
+
+    /// The first cells of a Markdown table that begins with `head`.
+    fn rows<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
+        let lines = text.lines().map(|line| line.trim_start_matches("//! "));
+        let table = lines.skip_while(|line| !line.starts_with(head)).skip(2);
+        let rows = table.map_while(|line| line.strip_prefix("| "));
+        rows.filter_map(|row| row.split_once(" |")).map(|(first, _)| first).collect()
+    }
+
+    #[test]
+    fn the_request_is_told_in_the_stages_and_checks_that_it_goes_through() {
+        let stages = rows(include_str!("pipeline.rs"), "| stage |");
+        assert_eq!(stages.len(), 9, "{stages:?}");
+        assert_eq!(rows(TOLD, "| stage |"), stages);
+        let line: Vec<&str> =
+            TOLD.lines().find_map(|line| line.split_once("listener →")).unwrap().1.split('→').collect();
+        assert_eq!(line.iter().map(|stage| stage.trim()).collect::<Vec<_>>(), stages);
+        assert_eq!(rows(TOLD, "| check |"), Check::ALL.map(Check::name));
+    }
+}

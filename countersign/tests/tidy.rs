@@ -198,18 +198,34 @@ fn the_search_for_error_variants_finds_them() {
 
 #[test]
 fn every_row_of_the_requirements_table_names_a_test_that_exists() {
-    let table = fs::read_to_string(root().join("docs/requirements.md")).unwrap();
-    let tests = test_texts();
-    let mut wrong = Vec::new();
-    for line in table.lines().filter(|l| l.starts_with("| ")) {
-        for cell in line.split('`').skip(1).step_by(2) {
-            let name = cell.rsplit("::").next().unwrap_or(cell);
-            if cell.contains("::") && !tests.contains(&format!("fn {name}(")) {
-                wrong.push(cell.to_owned());
-            }
-        }
-    }
+    let wrong = tests_that_do_not_exist("docs/requirements.md");
     assert!(wrong.is_empty(), "docs/requirements.md names tests that do not exist: {wrong:#?}");
+}
+
+#[test]
+fn every_defect_of_the_sources_is_told_with_tests_that_exist() {
+    let told = fs::read_to_string(root().join("docs/seed-defects.md")).unwrap();
+    let rows: Vec<&str> = told.lines().filter(|line| line.starts_with("| D")).collect();
+    let names: Vec<&str> = rows.iter().filter_map(|row| row.split(" | ").next()).collect();
+    assert_eq!(names, (1..=16).map(|number| format!("| D{number}")).collect::<Vec<_>>());
+    assert!(rows.iter().all(|row| row.contains(".rs::")), "a defect without a test");
+    for document in ["docs/seed-defects.md", "docs/handshakes.md"] {
+        let wrong = tests_that_do_not_exist(document);
+        assert!(wrong.is_empty(), "{document} names tests that do not exist: {wrong:#?}");
+    }
+}
+
+/// Of the tests that the tables of a document name.
+fn tests_that_do_not_exist(document: &str) -> Vec<String> {
+    let table = fs::read_to_string(root().join(document)).unwrap();
+    let tests = test_texts();
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let missing = cells.filter(|cell| {
+        let name = cell.rsplit("::").next().unwrap_or(cell);
+        cell.contains("::") && !tests.contains(&format!("fn {name}("))
+    });
+    missing.map(str::to_owned).collect()
 }
 
 // ---------------------------------------------------------------------------------------------------------

@@ -11,11 +11,14 @@ use countersign_lab::experiment::design::{self, Plan, PlanError, Plant, Wishes};
 use countersign_lab::experiment::load::LoadError;
 use countersign_lab::experiment::sidecars::App;
 use countersign_lab::experiment::{self, Progress, RunError, statistics};
+use countersign_lab::report;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::At;
 use crate::error::CliError;
 use crate::output::{self, Format};
+
+mod code;
 
 /// `bench`
 #[derive(Debug, Args)]
@@ -74,19 +77,22 @@ pub async fn bench(at: &At, args: BenchArgs) -> Result<(), CliError> {
     })?;
     told_before(&plan);
     let run = experiment::run(&plan, &program, told_meanwhile);
-    let experiment = tokio::select! {
+    let mut experiment = tokio::select! {
         experiment = run => experiment.map_err(|e| not_run(&e))?,
         // What was started ends with this process.
         () = stopped() => return Err(CliError::failed("stopped", "", "")),
     };
-    experiment::write::write(&experiment, &args.out).map_err(|e| {
+    experiment.code = code::counts();
+    let written =
+        experiment::write::write(&experiment, &args.out).and_then(|()| report::write(&experiment, &args.out));
+    written.map_err(|e| {
         CliError::usage(format!("{} cannot be written", args.out.display()), e, "name another with --out")
     })?;
     match at.output {
         Format::Json | Format::Jsonl => output::json(&experiment, false)?,
         Format::Table => table(&experiment)?,
     }
-    output::note(format!("written to {}", args.out.display()));
+    output::note(format!("written to {}", args.out.join("report.html").display()));
     judge(&experiment)
 }
 

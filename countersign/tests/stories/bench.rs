@@ -79,6 +79,11 @@ fn a_run_leaves_every_trial_as_json_and_csv_with_what_the_callees_counted() {
     let csv = std::fs::read_to_string(lab.out().join("trials.csv")).unwrap();
     assert_eq!(csv.split_terminator("\r\n").count(), 5);
     assert!(csv.starts_with("block,position,arm,mode,signing,"));
+    // The chapter is made from nothing else.
+    let [page, markdown] =
+        ["report.html", "report.md"].map(|name| std::fs::read_to_string(lab.out().join(name)).unwrap());
+    assert!(page.starts_with("<!doctype html>") && page.contains("jwt RS256") && page.contains("trials.csv"));
+    assert!(markdown.contains("## Threats to validity") && markdown.contains("flea-market/src/run.rs"));
     // Nothing is left of the deployment that ran it: neither processes nor its master key.
     let keys = lab.0.path().join("home/.config/countersign");
     assert!(std::fs::read_dir(keys).map_or(true, |mut left| left.next().is_none()));

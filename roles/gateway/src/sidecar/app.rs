@@ -38,6 +38,15 @@ pub(crate) struct App {
     http2: Option<Arc<Http2Lines>>,
 }
 
+/// Tells a socket from another that took its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct SocketId {
+    device: u64,
+    inode: u64,
+    /// When owner, mode or name were changed last: numbers of inodes are given again.
+    changed: (i64, i64),
+}
+
 /// Where it listens.
 #[derive(Clone)]
 enum Place {
@@ -143,8 +152,8 @@ impl App {
         UpstreamError::AnswerTimedOut { upstream: APP.to_owned(), endpoint: self.place.to_string(), after_ms }
     }
 
-    /// Is the socket there, and is it the service's alone?
-    pub(super) fn check(&self) -> Result<(), AppError> {
+    /// Is the socket there, and is it the service's alone? If it is, which one.
+    pub(super) fn check(&self) -> Result<SocketId, AppError> {
         self.place.check()
     }
 
@@ -159,11 +168,11 @@ impl App {
         connection: Option<&Connection>,
         leaves_http: bool,
     ) -> Result<Response<Incoming>, SendError> {
-        // A connection that is kept was made while the socket was the service's alone; it must be so still.
-        self.check()?;
+        // A connection that is kept was made while this socket was there, and the service's alone; it must be so still.
+        let socket = self.check()?;
         let pool = match (caller, connection) {
-            (Some(caller), _) => pool_of(caller),
-            (None, Some(connection)) => pool_of(&connection.id),
+            (Some(caller), _) => pool_of(caller, socket),
+            (None, Some(connection)) => pool_of(&connection.id, socket),
             // Nobody knows whose it is, so nobody else's follows on it.
             (None, None) => {
                 request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -186,8 +195,8 @@ impl App {
     }
 }
 
-/// Is it a socket that our own user alone opens?
-pub(crate) fn check_socket(path: &Path) -> Result<(), AppError> {
+/// Is it a socket that our own user alone opens? If it is, which one.
+pub(crate) fn check_socket(path: &Path) -> Result<SocketId, AppError> {
     let said = || path.display().to_string();
     let found = std::fs::symlink_metadata(path).map_err(|_| AppError::NoSocket { path: said() })?;
     if !found.file_type().is_socket() {
@@ -200,12 +209,13 @@ pub(crate) fn check_socket(path: &Path) -> Result<(), AppError> {
     if uid != own {
         return Err(AppError::OtherOwner { path: said(), uid, own });
     }
-    Ok(())
+    let changed = (found.ctime(), found.ctime_nsec());
+    Ok(SocketId { device: found.dev(), inode: found.ino(), changed })
 }
 
-/// A name for a caller that fits into a URI.
-fn pool_of(id: &dyn fmt::Display) -> String {
-    let digest = sha256(id.to_string().as_bytes());
+/// A name for a caller's connections to a socket that fits into a URI.
+fn pool_of(id: &dyn fmt::Display, socket: SocketId) -> String {
+    let digest = sha256(format!("{id} {socket:?}").as_bytes());
     hex(digest.first_chunk::<16>().unwrap_or(&[0; 16]))
 }
 
@@ -219,10 +229,10 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    fn check(&self) -> Result<(), AppError> {
+    fn check(&self) -> Result<SocketId, AppError> {
         match self {
             Self::Unix(path) => check_socket(path),
-            Self::Tcp(_) => Ok(()),
+            Self::Tcp(_) => Ok(SocketId::default()),
         }
     }
 

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use app::AppError;
 pub use settings::{Settings, UnixAddress, UnixAddressError};
 
-pub(crate) use self::app::{App, check_socket};
+pub(crate) use self::app::{App, SocketId, check_socket};
 use self::inbound::{Inbound, ToApp};
 use self::outbound::FromApp;
 use crate::admin::{self, MetricsText, ReadyCheck};

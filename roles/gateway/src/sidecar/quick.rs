@@ -1,8 +1,9 @@
 //! The quick carrier of a sidecar: callers who prove themselves by their certificate alone, let in by the SDK's own door.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use countersign_http1::{BodyLength, RequestHead, encode};
 use countersign_identity::DecisionId;
@@ -12,7 +13,7 @@ use countersign_sdk::inbound::{Entered, QuickDoor, Recalled};
 use countersign_sdk::trace::{Hop, TRACEPARENT, TRACESTATE};
 use http::HeaderName;
 
-use super::app::App;
+use super::app::{App, SocketId};
 use super::headers::{CALLER, DECISION};
 use crate::engine::quick::{
     AnswerLimits, Call, Entropy, Errand, Journal, Made, Permitted, Quick, Said, StandingKey, Unrecorded, Way,
@@ -27,11 +28,27 @@ pub(super) struct InboundQuick {
     contexts: ContextKey,
     routes: RandomState,
     limits: AnswerLimits,
+    /// What was found where the service should listen, and when that was.
+    looked: Cell<Option<(Instant, Option<SocketId>)>>,
 }
 
 impl InboundQuick {
     pub(super) fn new(door: QuickDoor, app: App, contexts: ContextKey, limits: AnswerLimits) -> Self {
-        Self { door, app: Arc::new(app), contexts, routes: RandomState::new(), limits }
+        let (app, routes) = (Arc::new(app), RandomState::new());
+        Self { door, app, contexts, routes, limits, looked: Cell::new(None) }
+    }
+
+    /// The service's socket, if it is there and the service's alone: a connection that is kept must not outlive that. `None`
+    /// is for the full carrier, which looks every time, and says what is wrong.
+    fn socket(&self, now: Instant) -> Option<SocketId> {
+        if let Some((at, found)) = self.looked.get()
+            && now.saturating_duration_since(at) < LOOKS_EVERY
+        {
+            return found;
+        }
+        let found = self.app.check().ok();
+        self.looked.set(Some((now, found)));
+        found
     }
 
     /// The head as the service sees it: as the full carrier writes it.
@@ -78,6 +95,7 @@ impl Quick for InboundQuick {
         if head.upgrade.is_some() || head.expects_continue || head.canonical.header(&UPGRADE).is_some() {
             return None;
         }
+        let socket = self.socket(began)?;
         let connection = arrival.connection.as_ref()?;
         let decision = DecisionId::from_random(entropy.draw()?);
         let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
@@ -100,7 +118,7 @@ impl Quick for InboundQuick {
         let (connection, peer) = (connection.id, connection.address());
         let call = Call { decision, hop, user: None, connection, peer, began };
         Some(Errand {
-            way: Way::App { app: Arc::clone(&self.app), caller: entered.mark },
+            way: Way::App { app: Arc::clone(&self.app), socket, caller: entered.mark },
             unrecorded: Unrecorded::new(standing, call),
             permit: Permitted::ByDoor(entered.caller),
             limits: self.limits,
@@ -108,4 +126,6 @@ impl Quick for InboundQuick {
     }
 }
 
+/// As often as the sweep that asks whether peers are still believed.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
 static UPGRADE: HeaderName = http::header::UPGRADE;

@@ -22,6 +22,7 @@ mod refused_tokens;
 mod reload;
 mod rig;
 mod sidecar;
+mod sidecar_http1;
 mod smuggling;
 mod stale;
 mod structured_fields;

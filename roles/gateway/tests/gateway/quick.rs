@@ -13,7 +13,6 @@ use countersign_gateway::sidecar::{self, Sidecar};
 use countersign_gateway::{Gateway, UpstreamSettingsError};
 use countersign_identity::SpiffeId;
 use countersign_ledger::{Decision, Verdict};
-use countersign_sdk::tls::{Connector, Expected, HTTP_1_1};
 use countersign_sdk::workload::Workload;
 use futures::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::rig::backend::{Backend, Reply};
 use crate::rig::client::{get, head_and_body, read_answer, request};
 use crate::rig::{Rig, Running, eventually, settings};
+use crate::sidecar_http1::caller;
 use crate::upstreams::connect::refused;
 
 const ALL: &str = "@id(\"all\") permit (principal, action, resource);";
@@ -283,11 +283,7 @@ impl Behind {
 
     /// A caller who speaks HTTP/1.1, and its connection, on which it asked what the service answers.
     async fn asked(&self) -> (Workload, impl AsyncRead + Unpin + use<>) {
-        let ads = self.rig.workload(SpiffeId::service(&self.rig.td, "ads").unwrap()).await;
-        let users = Expected::exactly(SpiffeId::service(&self.rig.td, "users").unwrap());
-        let connector = Connector::new(Arc::clone(ads.trust()), users).speaking(&[HTTP_1_1]);
-        let tcp = TcpStream::connect(self.address).await.unwrap();
-        let (mut stream, _) = connector.connect(tcp).await.unwrap();
+        let (ads, mut stream) = caller(&self.rig, "ads", self.address).await;
         stream.write_all(head_and_body("GET", "/users/7", "users", &[], "").as_bytes()).await.unwrap();
         eventually(|| self.answered.load(Ordering::SeqCst) == 1).await;
         (ads, stream)

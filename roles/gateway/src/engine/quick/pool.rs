@@ -14,6 +14,7 @@ use tokio::io::AsyncRead as _;
 use tokio::time::Instant;
 
 use crate::engine::wire::{Outbox, Scratch, Wire, give_back};
+use crate::sidecar::SocketId;
 use crate::upstream::{Dialed, Endpoint, Proof, Seat, Wire as Bytes};
 
 /// One connection on which no request is in progress, or the one that is.
@@ -38,8 +39,8 @@ pub(crate) struct Pools(RefCell<HashMap<PoolKey, Idle>>);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum PoolKey {
     Endpoint(u32),
-    /// The one service behind, for one caller.
-    App([u8; 16]),
+    /// The one service behind, at this socket, for one caller.
+    App(SocketId, [u8; 16]),
 }
 
 /// Those of one key.

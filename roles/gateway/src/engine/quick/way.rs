@@ -10,7 +10,7 @@ use super::pool::{Line, PoolKey};
 use crate::engine::wire::Scratch;
 use crate::forward::{is_internal, is_internal_scheme};
 use crate::headers::{Shown, shown_to_callers, shown_to_clients};
-use crate::sidecar::App;
+use crate::sidecar::{App, SocketId};
 use crate::upstream::{Cluster, Endpoint, Lease, Outcome, UpstreamError};
 
 /// The way to whoever answers.
@@ -22,6 +22,8 @@ pub(crate) enum Way {
     /// Connections are kept apart by who is calling, as the full carrier keeps them.
     App {
         app: Arc<App>,
+        /// The one that was there, and the service's alone, when it was looked at last.
+        socket: SocketId,
         caller: [u8; 16],
     },
 }
@@ -31,7 +33,7 @@ impl Way {
     pub(crate) fn pool(&self) -> PoolKey {
         match self {
             Way::Upstream { lease, .. } => PoolKey::Endpoint(lease.endpoint().id()),
-            Way::App { caller, .. } => PoolKey::App(*caller),
+            Way::App { socket, caller, .. } => PoolKey::App(*socket, *caller),
         }
     }
 

@@ -17,6 +17,7 @@ struct Context {
     caller: Arc<identity::Caller>,
     permit: Permit,
     decision: DecisionId,
+    route: String,
     token: Option<InternalToken>,
     trace: TraceContext,
 }
@@ -25,12 +26,12 @@ impl Caller {
     pub(crate) fn new(
         caller: impl Into<Arc<identity::Caller>>,
         permit: Permit,
-        decision: DecisionId,
+        (decision, route): (DecisionId, String),
         token: Option<InternalToken>,
         trace: TraceContext,
     ) -> Self {
         let caller = caller.into();
-        Self(Arc::new(Context { caller, permit, decision, token, trace }))
+        Self(Arc::new(Context { caller, permit, decision, route, token, trace }))
     }
 
     /// What was permitted, and by which rules.
@@ -43,6 +44,12 @@ impl Caller {
     #[must_use]
     pub fn decision(&self) -> DecisionId {
         self.0.decision
+    }
+
+    /// The template of the route that was asked for, as policies and the ledger call it.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.0.route
     }
 
     /// Joins the hops of one call.

@@ -213,11 +213,12 @@ impl Door {
             .inspect_err(|denial| draft.failed("body", &denial.reason))?;
         let permit = self.decide(&asked, &caller, connection.as_ref(), &live, draft)?;
         let mut request = request;
+        let route = asked.route.clone();
         if asked.canonical.headers().contains_key(UPGRADE) {
             let what = (asked.canonical, asked.route);
             request.extensions_mut().insert(Tenure::new(self, what, connection, &caller, draft.clone()));
         }
-        let caller = Caller::new(caller, permit, draft.id(), token, trace);
+        let caller = Caller::new(caller, permit, (draft.id(), route), token, trace);
         Ok((request, Entry::Permitted(Box::new(caller))))
     }
 

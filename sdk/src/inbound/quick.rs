@@ -62,8 +62,6 @@ pub struct Entered {
     pub standing: Arc<identity::Caller>,
     /// Of the workload.
     pub mark: CallerMark,
-    /// The template of its route.
-    pub route: String,
     /// When it was judged.
     pub at: UnixTime,
 }
@@ -115,8 +113,8 @@ impl QuickDoor {
             path: head.path(),
         };
         let permit = self.decisions.borrow_mut().decide(live.policy().ok()?, &ask).ok()?;
-        let caller = Caller::new(Arc::clone(&standing), permit, call.0, None, call.1.into());
-        Some(Entered { caller, standing, mark, route, at: now })
+        let caller = Caller::new(Arc::clone(&standing), permit, (call.0, route), None, call.1.into());
+        Some(Entered { caller, standing, mark, at: now })
     }
 
     /// What the record says of such a request, but for what it was given at the last moment.
@@ -131,7 +129,7 @@ impl QuickDoor {
         let proven = recalled.as_ref()?;
         let mut draft = DecisionDraft::begin(&self.door.target, entered.caller.trace().hop());
         draft.came_over(connection);
-        draft.asks_for(head.method(), &entered.route);
+        draft.asks_for(head.method(), entered.caller.route());
         draft.checked(proven.checks.clone());
         draft.proven(proven.caller.workload().map(|workload| &workload.id), proven.mode);
         draft.comes_from(&proven.caller, proven.live.pseudonyms());

@@ -243,7 +243,7 @@ impl Inner {
         let asked = Asked {
             request,
             decision: caller.decision(),
-            route: "",
+            route: caller.route(),
             target: &self.target,
             client: connection.and_then(Connection::address).map(|address| address.ip()),
             scheme: if connection.is_some_and(|connection| connection.exporter.is_some()) {

@@ -100,14 +100,15 @@ impl Quick for InboundQuick {
         let decision = DecisionId::from_random(entropy.draw()?);
         let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
         let entered = self.door.enter(&head.canonical, bytes, connection, recalled, (decision, hop))?;
+        let route = entered.caller.route();
         let key = StandingKey {
-            route: usize::try_from(self.routes.hash_one(&entered.route)).unwrap_or_default(),
+            route: usize::try_from(self.routes.hash_one(route)).unwrap_or_default(),
             target: 0,
             method: number_of(head.canonical.method()),
             caller: Arc::as_ptr(&entered.standing).addr(),
         };
         let policies = entered.caller.permit().policies();
-        let standing = journal.standing(key, &entered.route, policies, || {
+        let standing = journal.standing(key, route, policies, || {
             let draft = self.door.draft(&head.canonical, connection, recalled, &entered)?;
             Some(Made {
                 said: Said::Door(Box::new(draft), self.door.recorder()),

@@ -453,7 +453,7 @@ async fn behind(filter: &Filter, more: &str) -> (Rig, Seen) {
     let workload = rig.workload(SpiffeId::service(&rig.td, "users").unwrap()).await;
     let settings: SidecarSettings = toml::from_str(&format!(
         "service = \"users\"\ninbound = \"127.0.0.1:0\"\napp = \"unix:{}\"\n\
-         [[filter]]\nname = \"opa\"\naddress = \"unix:{}\"\n{more}",
+         routes = [\"/users/{{id}}\"]\n[[filter]]\nname = \"opa\"\naddress = \"unix:{}\"\n{more}",
         app.display(),
         socket.display()
     ))
@@ -492,6 +492,8 @@ async fn a_sidecar_asks_its_filter_about_callers_that_the_door_let_in() {
     assert_eq!(call(&ads).await, 200);
     let asked = filter.asked().remove(0).attributes.unwrap();
     assert_eq!(asked.source.unwrap().principal, "spiffe://fleamarket.test/svc/ads");
+    assert_eq!(asked.context_extensions["countersign.target"], "users");
+    assert_eq!(asked.context_extensions["countersign.route"], "/users/{id}");
     let saw = seen.last();
     assert_eq!(header(&saw, "x-opa"), ["1"]);
     assert_eq!(header(&saw, "countersign-caller"), ["spiffe://fleamarket.test/svc/ads"]);

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use crate::rig::client::{bearer, get, request};
 use crate::rig::echo::{self, Seen, header};
 use crate::rig::{Rig, Running, settings};
+use crate::sidecar_http1::{ask, caller};
 
 const RULES: &str = "@id(\"signed-in\")\npermit (principal is User, action, resource);\n\
     @id(\"no-guests\")\nforbid (principal is User, action, resource)\n\
@@ -477,6 +478,18 @@ async fn ads(rig: &Rig) -> Workload {
     let ads = rig.workload(SpiffeId::service(&rig.td, "ads").unwrap()).await;
     crate::rig::eventually(|| ads.live().service("users").is_some()).await;
     ads
+}
+
+#[tokio::test]
+async fn a_sidecar_asks_its_filter_about_callers_in_http1_too() {
+    let filter = Filter::new(no(403, ""));
+    let (rig, seen) = behind(&filter, "").await;
+    let address = ads(&rig).await.live().service("users").unwrap().address.parse().unwrap();
+    let (_chat, mut stream) = caller(&rig, "chat", address).await;
+    for asked in 1..3 {
+        assert_eq!(ask(&mut stream, &[]).await.status, 403);
+        assert_eq!((filter.asked().len(), seen.count()), (asked, 0));
+    }
 }
 
 async fn call(ads: &Workload) -> u16 {

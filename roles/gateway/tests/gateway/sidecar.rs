@@ -17,6 +17,7 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
@@ -221,6 +222,67 @@ async fn a_context_that_this_sidecar_did_not_seal_is_refused_and_the_call_is_not
         assert_eq!(send(bad).await, 403, "{bad}");
     }
     assert_eq!(chat.count(), 1);
+}
+
+#[tokio::test]
+async fn of_two_contexts_neither_counts() {
+    let behind = Behind::new().await;
+    let chat = Seen::default();
+    let _chat = behind.rig.open_service("chat", echo::router(&["/chats"], &chat)).await;
+    let caller = behind.caller("ads").await.client("users");
+    body(caller.get("/users/7").send().await.unwrap()).await;
+    let good = header(&behind.seen.last(), "countersign-context").remove(0);
+    for second in [good.as_str(), "AAAA", ""] {
+        let head = format!(
+            "GET /chats HTTP/1.1\r\nHost: chat\r\nConnection: close\r\nCountersign-Context: {good}\r\nCountersign-Context: {second}\r\n\r\n"
+        );
+        let mut stream = UnixStream::connect(&behind.outbound).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert_eq!(chat.count(), 0);
+}
+
+/// What the mode of the socket keeps out by itself: it is opened to others here, while the sidecar runs.
+#[tokio::test]
+async fn another_uid_that_can_open_the_outbound_socket_is_refused_all_the_same() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let behind = Behind::new().await;
+    let chat = Seen::default();
+    let _chat = behind.rig.open_service("chat", echo::router(&["/chats"], &chat)).await;
+    let open =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    open(behind.rig.dir.path(), 0o711);
+    open(&behind.outbound, 0o666);
+    let socket = behind.outbound.to_str().unwrap();
+    let curl =
+        ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "http://chat/chats"];
+    let asked_as = async |whom: &[&str]| {
+        let words = [whom, &curl].concat();
+        let out = tokio::process::Command::new(words[0]).args(&words[1..]).output().await.unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    assert_eq!(asked_as(&["setpriv", "--reuid=65534", "--clear-groups"]).await, "403");
+    assert_eq!(chat.count(), 0);
+    assert_eq!(asked_as(&[]).await, "200");
+}
+
+#[tokio::test]
+async fn a_service_whose_socket_belongs_to_another_user_is_not_asked() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let behind = Behind::new().await;
+    let ads = behind.caller("ads").await.client("users");
+    std::os::unix::fs::chown(&behind.app, Some(65_534), None).unwrap();
+    assert_eq!(ads.get("/users/7").send().await.unwrap().status(), 502);
+    assert_eq!(behind.seen.count(), 0);
+    std::os::unix::fs::chown(&behind.app, Some(0), None).unwrap();
+    assert_eq!(ads.get("/users/7").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]

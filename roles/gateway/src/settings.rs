@@ -288,7 +288,7 @@ pub struct Limits {
     /// Longest pause in the bodies of an exchange: while one direction moves, the other may pause.
     pub body_idle_timeout_ms: u64,
     /// Bytes of a request body that a second of waiting for its client has to bring, beyond `body_rate_grace_ms`. gRPC is
-    /// exempt, whose streams may have little to say.
+    /// exempt, whose streams may have little to say, where client and target speak HTTP/2.
     pub body_rate_min_bytes_s: NonZeroU64,
     /// How long a client is waited for in sum before its rate counts.
     pub body_rate_grace_ms: u64,

@@ -119,13 +119,13 @@ where
     }
 }
 
-/// What stands between the door and the service and has a say of its own: a filter. It puts this into the extensions of
+/// What stands between the door and the service and has a say of its own: a filter, a proxy. It puts this into the extensions of
 /// the answer, and the record of the call has it. It can only narrow: nobody reaches it who was not let in.
 #[derive(Clone, Debug)]
 pub struct Afterword {
-    /// What was checked.
-    pub check: CheckRecord,
-    /// Why the service was not asked.
+    /// What was checked, in this order.
+    pub checks: Vec<CheckRecord>,
+    /// Why the service was not asked, or its answer not given.
     pub denial: Option<Denial>,
 }
 
@@ -142,9 +142,15 @@ impl PermittedCall<'_> {
     /// Notes what was checked after the door; a refusal is recorded as one.
     async fn heard(&mut self, word: Afterword, status: StatusCode) {
         let Some(mut draft) = self.draft.take() else { return };
-        draft.check(word.check);
+        for check in word.checks {
+            draft.check(check);
+        }
         match word.denial {
-            Some(denial) => self.door.record_refusal(draft, &denial, status, self.bytes).await,
+            Some(denial) => {
+                // A refusal in gRPC's form travels as a success.
+                let status = if status.is_success() { denial.status() } else { status };
+                self.door.record_refusal(draft, &denial, status, self.bytes).await;
+            }
             None => self.draft = Some(draft),
         }
     }

@@ -9,6 +9,7 @@ mod answer;
 mod question;
 pub(crate) mod settings;
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,15 @@ use countersign_identity::{IdError, ServiceName, ServiceNameError, SpiffeId};
 use countersign_policy::Permit;
 use countersign_request::Authority;
 use countersign_sdk::accept::{BrokenBody, RequestBody};
-use countersign_sdk::outbound::{CallLimits, Channel, Target};
+use countersign_sdk::outbound::{CallError, CallLimits, Channel, Target};
 use countersign_sdk::tls::{Connector, Expected, H2, TrustState};
 use countersign_wire::codes::Code;
 use countersign_wire::ext_authz::authorization_client::AuthorizationClient;
 use countersign_wire::ext_authz::{CheckRequest, CheckResponse};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
 
 use self::answer::Said;
 pub(crate) use self::answer::{Changes, Stopped};
@@ -46,7 +49,13 @@ struct Filter {
     /// Where it is, if it listens on a socket of the file system.
     socket: Option<PathBuf>,
     client: AuthorizationClient<Channel>,
+    /// Bodies that may be held at one time: as many as questions.
+    holding: Arc<Semaphore>,
 }
+
+/// The filters that were asked about a request.
+#[derive(Clone, Default)]
+pub(crate) struct Panel(Vec<Arc<Filter>>);
 
 /// Why filters do not load.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +127,8 @@ pub(crate) enum FilterError {
     Refused { filter: String, stopped: Box<Stopped> },
     #[error("filter {filter} gave no answer: {why}")]
     Unanswered { filter: String, why: String },
+    #[error("the filters of its route are others since it began: connect again, and they are asked")]
+    Others,
     #[error(
         "filter {filter} reads bodies, and the asking proxy keeps them: pass requests on to [[gateway.front]]"
     )]
@@ -131,7 +142,7 @@ pub(crate) enum FilterError {
 impl FilterError {
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::Refused { .. } => Code::FilterRefused,
+            Self::Refused { .. } | Self::Others => Code::FilterRefused,
             Self::Unanswered { .. } | Self::BodyElsewhere { .. } => Code::FilterUnanswered,
             Self::Unsayable { .. } => Code::HeaderAmbiguous,
             Self::Body(error) => error.code(),
@@ -196,24 +207,39 @@ impl Filters {
         asked: &Asked<'_>,
         body: Option<(&mut RequestBody, BodyLimits)>,
     ) -> Result<Consulted, FilterError> {
-        let is_meant = |filter: &&Arc<Filter>| {
-            named.is_none_or(|names| names.iter().any(|name| *name == filter.settings.name))
-        };
-        let meant: Vec<&Arc<Filter>> = self.all.iter().filter(is_meant).collect();
-        let shown =
+        let (Panel(meant), elsewhere) = (self.panel(named), body.is_none());
+        let held =
             match meant.iter().filter(|filter| filter.reads_bodies()).min_by_key(|filter| filter.body()) {
                 Some(filter) => Some(filter.hold(body).await?),
                 None => None,
             };
         let mut consulted = Consulted::default();
         for filter in meant {
-            let shown = shown.as_ref().filter(|_| filter.reads_bodies());
-            let (said, told) = filter.ask(asked.question(shown)?).await?;
+            let shown = held.as_ref().map(|held| &held.bytes).filter(|_| filter.reads_bodies());
+            let (said, told) = filter.ask(asked.question(shown, elsewhere)?).await?;
             consulted.told =
                 format!("{}{}{told}", consulted.told, if consulted.told.is_empty() { "" } else { "; " });
             consulted.changes.then(said);
         }
         Ok(consulted)
+    }
+
+    /// Those that `named` says, all without it.
+    pub(crate) fn panel(&self, named: Option<&[String]>) -> Panel {
+        let is_meant = |filter: &&Arc<Filter>| {
+            named.is_none_or(|names| names.iter().any(|name| *name == filter.settings.name))
+        };
+        Panel(self.all.iter().filter(is_meant).cloned().collect())
+    }
+}
+
+impl Panel {
+    /// Would the same be asked now, set up as they were?
+    pub(crate) fn is_still(&self, now: &Self) -> Result<(), FilterError> {
+        // A filter that stays as it was is kept when the configuration is read again.
+        let same = self.0.len() == now.0.len()
+            && self.0.iter().zip(&now.0).all(|(then, now)| Arc::ptr_eq(then, now));
+        if same { Ok(()) } else { Err(FilterError::Others) }
     }
 }
 
@@ -247,7 +273,8 @@ impl Filter {
         let limits = CallLimits { connect: whole, answer: whole, in_flight_max, ..CallLimits::default() };
         let client = AuthorizationClient::new(Channel::new(target, limits))
             .max_decoding_message_size(ANSWER_BYTES_MAX);
-        Ok(Self { settings: settings.clone(), may, socket, client })
+        let holding = Arc::new(Semaphore::new(in_flight_max.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { settings: settings.clone(), may, socket, client, holding })
     }
 
     const fn body(&self) -> u64 {
@@ -258,8 +285,9 @@ impl Filter {
         self.body() > 0
     }
 
-    /// Takes the body into memory and puts it back, trailers and all.
-    async fn hold(&self, body: Option<(&mut RequestBody, BodyLimits)>) -> Result<Bytes, FilterError> {
+    /// Takes the body into memory and puts it back, trailers and all. Where as many are held already as questions may be
+    /// open, not a byte is read.
+    async fn hold(&self, body: Option<(&mut RequestBody, BodyLimits)>) -> Result<Held, FilterError> {
         let Some((body, limits)) = body else {
             return Err(FilterError::BodyElsewhere { filter: self.settings.name.clone() });
         };
@@ -267,6 +295,13 @@ impl Filter {
         if body.size_hint().lower() > limits.bytes_max {
             return Err(BodyError::TooLong { bytes_max: limits.bytes_max }.into());
         }
+        if body.is_end_stream() {
+            return Ok(Held { bytes: Bytes::new(), _turn: None });
+        }
+        let turn = Arc::clone(&self.holding).try_acquire_owned().map_err(|_| {
+            let why = format!("questions_max = {} bodies are held for it", self.settings.questions_max);
+            self.unanswered(why)
+        })?;
         let came = std::mem::replace(body, RequestBody::from(Bytes::new()));
         let read = BoundedBody::new(came, limits, BodyFault::default()).collect().await?;
         let trailers = read.trailers().cloned();
@@ -276,18 +311,19 @@ impl Filter {
             Some(trailers) => {
                 let whole = Full::from(bytes.clone()).map_err(|never| match never {});
                 let end = std::future::ready(Some(Ok::<_, BrokenBody>(trailers)));
-                RequestBody::streamed(whole.with_trailers(end))
+                // Of no stated length: with one, HTTP/1.1 has no place for what comes after.
+                RequestBody::streamed(StreamBody::new(BodyStream::new(whole.with_trailers(end))))
             }
         };
-        Ok(bytes)
+        Ok(Held { bytes, _turn: Some(turn) })
     }
 
     /// One question, and what is told of its answer.
     async fn ask(&self, question: CheckRequest) -> Result<(Changes, String), FilterError> {
         let name = &self.settings.name;
         let answered = match self.call(question).await {
-            Ok(answer) => Said::of(answer, &self.may).map_err(str::to_owned),
-            Err(why) => Err(why),
+            Ok(answer) => Said::of(answer, &self.may).map_err(|why| Silence::Broken(why.to_owned())),
+            Err(silence) => Err(silence),
         };
         match answered {
             Ok(Said::Go(changes)) => {
@@ -303,29 +339,37 @@ impl Filter {
                 self.count("refused");
                 Err(FilterError::Refused { filter: name.clone(), stopped: Box::new(stopped) })
             }
-            Err(why) if self.settings.fail_open_insecure_when_the_filter_is_down => {
+            Err(Silence::Down(why)) if self.settings.fail_open_insecure_when_the_filter_is_down => {
                 self.count("failed_open");
                 tracing::warn!(filter = name, why, "a request goes on that a filter did not see");
                 Ok((Changes::default(), format!("{name} did not see it: {why}")))
             }
-            Err(why) => {
-                self.count("unanswered");
-                tracing::warn!(filter = name, why, "a filter gave no answer, so a request is refused");
-                Err(FilterError::Unanswered { filter: name.clone(), why })
-            }
+            Err(Silence::Down(why) | Silence::Broken(why)) => Err(self.unanswered(why)),
         }
     }
 
-    async fn call(&self, question: CheckRequest) -> Result<CheckResponse, String> {
+    fn unanswered(&self, why: String) -> FilterError {
+        self.count("unanswered");
+        let filter = self.settings.name.clone();
+        tracing::warn!(filter, why, "a filter gave no answer, so a request is refused");
+        FilterError::Unanswered { filter, why }
+    }
+
+    async fn call(&self, question: CheckRequest) -> Result<CheckResponse, Silence> {
         if let Some(path) = &self.socket {
             // A connection that is kept was made while the socket was ours; it must be so still.
-            check_socket(path).map_err(|error: AppError| error.to_string())?;
+            check_socket(path).map_err(|error| match error {
+                AppError::NoSocket { .. } => Silence::Down(error.to_string()),
+                _ => Silence::Broken(error.to_string()),
+            })?;
         }
         let (mut client, whole) = (self.client.clone(), Duration::from_millis(self.settings.timeout_ms));
         match tokio::time::timeout(whole, client.check(question)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(format!("{}: {}", status.code(), status.message())),
-            Err(_) => Err(format!("nothing within timeout_ms = {}", self.settings.timeout_ms)),
+            Ok(Err(status)) => Err(Silence::of(&status)),
+            Err(_) => {
+                Err(Silence::Broken(format!("nothing within timeout_ms = {}", self.settings.timeout_ms)))
+            }
         }
     }
 
@@ -333,6 +377,33 @@ impl Filter {
         metrics::counter!("countersign_filter_answers_total", "filter" => self.settings.name.clone(),
             "outcome" => outcome)
         .increment(1);
+    }
+}
+
+/// A body in memory, and the turn to have it there.
+struct Held {
+    bytes: Bytes,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a filter says nothing.
+#[derive(Debug)]
+enum Silence {
+    /// Nobody is there, or whoever is there says that the filter is not.
+    Down(String),
+    /// It is there, and too slow, too busy, or not to be understood. Whoever sends a request may have made it so.
+    Broken(String),
+}
+
+impl Silence {
+    fn of(status: &Status) -> Self {
+        let said = format!("{}: {}", status.code(), status.message());
+        let cause = status.source().and_then(|cause| cause.downcast_ref::<CallError>());
+        let is_down = match cause {
+            Some(cause) => matches!(cause, CallError::Unreachable { .. }),
+            None => status.code() == tonic::Code::Unavailable,
+        };
+        if is_down { Self::Down(said) } else { Self::Broken(said) }
     }
 }
 
@@ -354,6 +425,7 @@ mod tests {
         let each = [
             (FilterError::Refused { filter: filter(), stopped }, 403, "opa refused it with 403"),
             (unanswered, 503, "opa gave no answer: nobody is there"),
+            (FilterError::Others, 403, "connect again"),
             (FilterError::BodyElsewhere { filter: filter() }, 503, "[[gateway.front]]"),
             (FilterError::Unsayable { header: "x-odd".into() }, 400, "x-odd"),
             (FilterError::Body(BodyError::TooLong { bytes_max: 8 }), 413, "8 bytes"),

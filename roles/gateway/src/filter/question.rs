@@ -11,6 +11,7 @@ use countersign_wire::ext_authz::{Address, AttributeContext, CheckRequest, Socke
 use http::header::{self, HeaderMap};
 
 use super::FilterError;
+use crate::upgrade::{WEBSOCKET, asks_to_leave};
 
 /// A request that the policy permits.
 pub(crate) struct Asked<'a> {
@@ -30,11 +31,17 @@ pub(crate) struct Asked<'a> {
 impl Asked<'_> {
     /// The question of Envoy's external authorisation. Credentials do not go along: the filter learns who was proven,
     /// not how.
-    pub(super) fn question(&self, body: Option<&Bytes>) -> Result<CheckRequest, FilterError> {
+    ///
+    /// `elsewhere`: another proxy passes the request on, and does so by what it makes of `Connection` itself.
+    pub(super) fn question(
+        &self,
+        body: Option<&Bytes>,
+        elsewhere: bool,
+    ) -> Result<CheckRequest, FilterError> {
         let request = self.request;
         let (method, path) = (request.method().to_string(), request.path_and_query());
         let (host, scheme) = (request.authority().to_string(), self.scheme.to_owned());
-        let mut headers = headers(request.headers())?;
+        let mut headers = headers(request.headers(), elsewhere)?;
         let pseudo = [(":method", &method), (":path", &path), (":authority", &host), (":scheme", &scheme)];
         headers.extend(pseudo.map(|(name, value)| (name.to_owned(), value.clone())));
         let mut http = HttpRequest {
@@ -49,10 +56,9 @@ impl Asked<'_> {
         };
         if let Some(body) = body {
             http.size = i64::try_from(body.len()).unwrap_or(i64::MAX);
-            match std::str::from_utf8(body) {
-                Ok(text) => text.clone_into(&mut http.body),
-                Err(_) => http.raw_body = body.to_vec(),
-            }
+            // In both fields: whoever reads but one of them must not take a body for none.
+            http.body = String::from_utf8_lossy(body).into_owned();
+            http.raw_body = body.to_vec();
         }
         let address = self
             .client
@@ -78,6 +84,9 @@ impl Asked<'_> {
         say("decision", self.decision.to_string());
         say("route", self.route.to_owned());
         say("target", self.target.to_owned());
+        if asks_to_leave(self.request.headers()) {
+            say("upgrade", WEBSOCKET.to_owned());
+        }
         if let Some(User { id, name, roles, .. }) = self.user {
             say("user", id.clone());
             say("user_name", name.clone());
@@ -88,8 +97,12 @@ impl Asked<'_> {
 }
 
 /// Each name once, its values joined as Envoy joins them.
-fn headers(came: &HeaderMap) -> Result<HashMap<String, String>, FilterError> {
+fn headers(came: &HeaderMap, elsewhere: bool) -> Result<HashMap<String, String>, FilterError> {
     let mut shown = came.clone();
+    if elsewhere {
+        // What it lists may go on all the same, and nothing goes on that the filter did not see.
+        shown.remove(header::CONNECTION);
+    }
     strip_hop_by_hop(&mut shown);
     strip_identity_headers(&mut shown);
     shown.remove(header::AUTHORIZATION);
@@ -107,4 +120,25 @@ fn headers(came: &HeaderMap) -> Result<HashMap<String, String>, FilterError> {
         }
     }
     Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_connection_lists_is_hidden_only_where_it_goes_no_further() {
+        let mut came = HeaderMap::new();
+        for (name, value) in
+            [("connection", "x-attack"), ("x-attack", "1"), ("keep-alive", "1"), ("x-user", "a")]
+        {
+            came.insert(name, HeaderValue::from_static(value));
+        }
+        let shown = |elsewhere| headers(&came, elsewhere).unwrap();
+        assert!(shown(false).is_empty());
+        assert_eq!(shown(true), HashMap::from([("x-attack".to_owned(), "1".to_owned())]));
+    }
 }

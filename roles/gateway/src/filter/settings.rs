@@ -26,7 +26,7 @@ pub struct FilterSettings {
     /// From the question to its answer.
     #[serde(default = "timeout_ms")]
     pub timeout_ms: u64,
-    /// Questions at one time. More are not asked, as if it were down.
+    /// Questions at one time, and bodies that are held for them. One more is refused.
     #[serde(default = "questions_max")]
     pub questions_max: NonZeroU32,
     /// Shown of each request's body; a longer one is refused (413). 0: the filter does not see bodies.
@@ -35,7 +35,7 @@ pub struct FilterSettings {
     /// Headers of the request that it may set and remove; a name may end in `*`. None named: none.
     #[serde(default)]
     pub headers: Vec<String>,
-    /// Lets requests through unseen while the filter gives no answer.
+    /// Lets requests through unseen while nobody listens there, or whoever does says UNAVAILABLE.
     #[serde(default)]
     pub fail_open_insecure_when_the_filter_is_down: bool,
 }

@@ -3,6 +3,7 @@
 use countersign_request::CanonicalRequest;
 use countersign_sdk::accept::RequestBody;
 
+use super::onward::streams;
 use super::{Judged, Pipeline};
 use crate::filter::{Asked, Changes};
 use crate::listener::Arrival;
@@ -36,7 +37,8 @@ impl Pipeline {
             workload: through.map(|workload| &workload.id),
             user: user.map(|user| user.get()),
         };
-        let body = body.map(|body| (body, self.request_body_limits(request.headers())));
+        let body =
+            body.map(|body| (body, self.request_body_limits(streams(request, arrival, judged.target))));
         let consulted = self.filters.consult(&judged.permit, named, &asked, body).await?;
         trace.pass(Check::Filter, consulted.told);
         Ok(consulted.changes)

@@ -45,8 +45,7 @@ impl Pipeline {
         // A password is no business of a filter.
         trace.without(Check::Filter);
         let fault = BodyFault::default();
-        let limits =
-            BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits(request.headers()) };
+        let limits = BodyLimits { bytes_max: LOGIN_BYTES_MAX as u64, ..self.request_body_limits(false) };
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?;
         let body = Limited::new(body, LOGIN_BYTES_MAX).collect().await;
         let body = body.map_err(|_| Refusal::Body(fault.seen().unwrap_or(BodyError::BrokenOff)))?;

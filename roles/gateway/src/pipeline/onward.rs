@@ -7,7 +7,7 @@ use countersign_sdk::accept::RequestBody;
 use countersign_sdk::inbound::is_grpc;
 use countersign_sdk::outbound::InternalToken;
 use countersign_sdk::trace::TraceContext;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::Body;
 
 use super::Pipeline;
@@ -33,7 +33,8 @@ impl Pipeline {
         let Outgoing { request, target, body, changes, token, context, pace } = outgoing;
         let with_user = token.is_some();
         let rules = [&self.rules, &route.headers];
-        let (fault, limits) = (BodyFault::default(), self.request_body_limits(request.headers()));
+        let (fault, limits) =
+            (BodyFault::default(), self.request_body_limits(streams(request, arrival, target)));
         let body = forward::inbound_body(request.headers(), body, limits, &fault)?.paced(pace.clone());
         let path = match &route.rewrite {
             Some(rewrite) => rewrite.apply(request)?,
@@ -95,11 +96,12 @@ impl Pipeline {
         Ok(forward::outbound_answer(answer, rules, target.as_str(), (limits, pace)))
     }
 
-    pub(crate) fn request_body_limits(&self, headers: &HeaderMap) -> BodyLimits {
+    /// `streams`: it is a stream of gRPC, which may have little to say.
+    pub(super) fn request_body_limits(&self, streams: bool) -> BodyLimits {
         BodyLimits {
             bytes_max: self.limits.body_bytes_max,
             idle_timeout: self.limits.body_idle_timeout(),
-            slowest: (!is_grpc(headers)).then(|| self.limits.slowest_body()),
+            slowest: (!streams).then(|| self.limits.slowest_body()),
         }
     }
 
@@ -110,6 +112,11 @@ impl Pipeline {
             slowest: None,
         }
     }
+}
+
+/// Is it gRPC from end to end? Over HTTP/1.1 anybody can call a body so, and nobody streams it.
+pub(super) fn streams(request: &CanonicalRequest, arrival: &Arrival, target: &Target) -> bool {
+    is_grpc(request.headers()) && !arrival.is_http_1 && target.takes_streams()
 }
 
 /// What goes upstream, before it is put together.

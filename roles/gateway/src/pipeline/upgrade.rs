@@ -65,6 +65,7 @@ impl Pipeline {
             target: target.as_str().to_owned(),
             proof: self.proof_of(route, request, arrival)?,
             user_until: session.and_then(|session| session.caller.user()).map(|user| user.not_after),
+            filters: self.filters.panel(route.filters.as_deref()),
             trace: trace.clone(),
         };
         let token = session.map(|session| self.countersign_for_long(&permit, session)).transpose()?;
@@ -97,7 +98,7 @@ impl Pipeline {
             Some(rewrite) => rewrite.apply(request)?,
             None => request.path_and_query(),
         };
-        let limits = self.request_body_limits(request.headers());
+        let limits = self.request_body_limits(false);
         let nothing = BoundedBody::new(RequestBody::from(Bytes::new()), limits, BodyFault::default());
         let rules = [&self.rules, &from.route.headers];
         let outbound = forward::outbound_request(request, &path, &changes, rules, nothing)?;
@@ -139,7 +140,9 @@ impl Pipeline {
         if !route.upgrades || !route.lead.targets().any(|target| target.as_str() == held.target) {
             return Err(Refusal::Upgrade);
         }
+        self.guard.admit(arrival.address())?;
         self.guard.admit_to(&route.guard, arrival.address())?;
+        held.filters.is_still(&self.filters.panel(route.filters.as_deref()))?;
         let live = self.live()?;
         let session = match &held.proof {
             None => self.authenticate(route, request, arrival, &live, &mut Unheard)?,
@@ -188,7 +191,10 @@ impl Pipeline {
 
     /// A token of its own: the one that the session's requests share may be nearly over.
     fn countersign_for_long(&self, _permit: &Permit, session: &Session) -> Result<InternalToken, Refusal> {
-        let token = self.tokens.internal_for_long(session, &SystemRandom::new(), clock::now())?;
+        let now = clock::now();
+        // It may have ended since it was looked at, while filters were asked or limits counted.
+        session.still_lives(now).map_err(|ended| Refusal::Evidence(ended.into()))?;
+        let token = self.tokens.internal_for_long(session, &SystemRandom::new(), now)?;
         self.recorder.event(self.minted(&token, session)?);
         Ok(InternalToken::minted(token.token.expose().clone()))
     }

@@ -141,6 +141,14 @@ impl Target {
         }
     }
 
+    /// Does it speak HTTP/2? Services always do.
+    pub(crate) fn takes_streams(&self) -> bool {
+        match self {
+            Self::Service(_) => true,
+            Self::Upstream(cluster) => cluster.dialer().speaks_http2(),
+        }
+    }
+
     /// The name that the route says, and metrics and records after it.
     pub(crate) fn as_str(&self) -> &str {
         match self {

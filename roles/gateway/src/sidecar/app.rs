@@ -114,7 +114,7 @@ impl App {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .http1_max_buf_size(settings.answer_head.bytes_max().max(HYPER_BYTES_MIN))
             .build(Connector { place: place.clone() });
-        let http2 = settings.app_http2.then(Arc::default);
+        let http2 = settings.app_http2.then(|| Arc::new(Http2Lines::new(settings.answer_head.bytes_max())));
         Some(Self { place, client, http2 })
     }
 

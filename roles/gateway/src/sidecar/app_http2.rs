@@ -17,12 +17,12 @@ use super::app::{App, SendError};
 use crate::body::BoundedBody;
 
 /// Connections to the service, by who is calling.
-#[derive(Default)]
 pub(super) struct Http2Lines {
     lines: Mutex<HashMap<String, Line>>,
     made: AtomicU64,
-    /// Held while one is made, so that a crowd of first requests makes one.
-    connecting: Turn<()>,
+    head_bytes_max: u32,
+    /// Held while one is made for a caller, so that a crowd of its first requests makes one, and nobody else waits.
+    connecting: Mutex<HashMap<String, Weak<Turn<()>>>>,
 }
 
 struct Line {
@@ -68,13 +68,15 @@ impl App {
         if let Some(open) = lines.find(pool) {
             return Ok(open);
         }
-        let _turn = lines.connecting.lock().await;
+        let turn = lines.turn(pool);
+        let _turn = turn.lock().await;
         if let Some(open) = lines.find(pool) {
             return Ok(open);
         }
         let wire = self.dial().await.map_err(|error| SendError::Request(error.to_string()))?;
-        let (send, connection) =
-            Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(TokioIo::new(wire)).await?;
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_header_list_size(lines.head_bytes_max);
+        let (send, connection) = builder.handshake(TokioIo::new(wire)).await?;
         let number = lines.keep(pool, send.clone());
         let (kept, pool) = (Arc::downgrade(lines), pool.to_owned());
         tokio::spawn(async move {
@@ -96,6 +98,29 @@ impl App {
 }
 
 impl Http2Lines {
+    /// `head_bytes_max`: of an answer.
+    pub(super) fn new(head_bytes_max: usize) -> Self {
+        let head_bytes_max = u32::try_from(head_bytes_max).unwrap_or(u32::MAX);
+        Self {
+            lines: Mutex::default(),
+            made: AtomicU64::new(0),
+            connecting: Mutex::default(),
+            head_bytes_max,
+        }
+    }
+
+    /// The turn of this caller. There are as many as requests that connect now.
+    fn turn(&self, pool: &str) -> Arc<Turn<()>> {
+        let mut connecting = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = connecting.get(pool).and_then(Weak::upgrade) {
+            return turn;
+        }
+        connecting.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        connecting.insert(pool.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
     fn find(&self, pool: &str) -> Option<SendRequest<BoundedBody<RequestBody>>> {
         let mut lines = self.lock();
         let line = lines.get_mut(pool).filter(|line| !line.send.is_closed())?;
@@ -151,3 +176,21 @@ async fn unused(lines: &Weak<Http2Lines>, pool: &str, number: u64) {
 
 /// Connections that are kept for further requests.
 const CALLERS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_connect_without_waiting_for_each_other_and_each_in_turn() {
+        let lines = Http2Lines::new(8192);
+        let (one, same, other) = (lines.turn("one"), lines.turn("one"), lines.turn("other"));
+        assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
+        let held = one.try_lock();
+        assert!(held.is_ok() && same.try_lock().is_err() && other.try_lock().is_ok());
+        drop(held);
+        drop((one, same, other));
+        let _next = lines.turn("next");
+        assert_eq!(lines.connecting.lock().map(|turns| turns.len()).unwrap_or_default(), 1, "none is kept");
+    }
+}

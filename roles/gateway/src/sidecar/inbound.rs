@@ -20,6 +20,7 @@ use countersign_sdk::inbound::{
 use countersign_sdk::trace::Hop;
 use countersign_sdk::workload::Workload;
 use countersign_wire::codes::Code;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::BodyExt as _;
 use tower::{Layer as _, Service as _};
@@ -80,13 +81,14 @@ impl Answers for Inbound {
     }
 
     fn quick(&self) -> Option<Rc<dyn Quick>> {
-        let Inner { app, contexts, filters, .. } = &*self.to_app.0;
-        // Filters are asked, and HTTP/2 is spoken, by the full carrier alone.
+        let Inner { app, contexts, filters, total, .. } = &*self.to_app.0;
+        // Filters are asked, HTTP/2 is spoken, and the end of a whole exchange is watched by the full carrier alone.
         let quick = || {
             let contexts = ContextKey::clone(contexts);
             InboundQuick::new(self.guarded.quick(), app.clone(), contexts, self.limits)
         };
-        (filters.is_empty() && !app.speaks_http2()).then(|| Rc::new(quick()) as Rc<dyn Quick>)
+        let is_enough = filters.is_empty() && !app.speaks_http2() && total.is_none();
+        is_enough.then(|| Rc::new(quick()) as Rc<dyn Quick>)
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
@@ -157,33 +159,45 @@ impl Inner {
             return refused(&denial, new_decision_id(), false);
         };
         let to_grpc = is_grpc(request.headers());
-        match self.pass_on(request, &caller).await {
-            Ok(answer) => answer,
-            Err(denial) => {
-                tracing::warn!(decision = %caller.decision(), code = %denial.code, why = denial.reason, "the service behind was not reached");
-                refused(&denial, caller.decision(), to_grpc)
+        let mut checks = Vec::new();
+        let (mut answer, denial) = match self.pass_on(request, &caller, &mut checks).await {
+            Ok(answer) => (answer, None),
+            Err(NotPassed::Filtered(error)) => {
+                let denial = Denial::new(error.code(), error.to_string());
+                checks.push(checked(FILTER, CheckResult::Fail, denial.reason.clone()));
+                (stopped(&error, &denial, caller.decision(), to_grpc), Some(denial))
             }
+            Err(NotPassed::Denied(denial)) => {
+                tracing::warn!(decision = %caller.decision(), code = %denial.code, why = denial.reason, "the service behind was not reached");
+                checks.push(checked(UPSTREAM, CheckResult::Fail, denial.reason.clone()));
+                (refused(&denial, caller.decision(), to_grpc), Some(denial))
+            }
+        };
+        if !checks.is_empty() {
+            answer.extensions_mut().insert(Afterword { checks, denial });
         }
+        answer
     }
 
     async fn pass_on(
         &self,
         request: Request<RequestBody>,
         caller: &Caller,
-    ) -> Result<Response<EdgeBody>, Denial> {
+        checks: &mut Vec<CheckRecord>,
+    ) -> Result<Response<EdgeBody>, NotPassed> {
         let pace = Pace::of(&request, self.total);
         let (head, mut body) = request.into_parts();
         let canonical = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
             .map_err(|error| Denial::from(&error))?;
         let leaving = asks_to_leave(&head.headers).then(|| self.upgrades.admit_caller(&head)).transpose()?;
         let connection = head.extensions.get::<Connection>();
-        let consulted = match self.filter(&canonical, caller, connection, &mut body).await {
-            Ok(consulted) => consulted,
-            Err(error) => return Ok(stopped(&error, caller)),
-        };
+        let limits = self.body_limits(&head);
+        let consulted = self.filter(&canonical, caller, connection, (&mut body, limits)).await?;
+        if let Some(consulted) = &consulted {
+            checks.push(checked(FILTER, CheckResult::Pass, consulted.told.clone()));
+        }
         let fault = BodyFault::default();
-        let slowest = self.body.slowest.filter(|_| !is_grpc(canonical.headers()));
-        let body = BoundedBody::new(body, BodyLimits { slowest, ..self.body }, fault.clone());
+        let body = BoundedBody::new(body, limits, fault.clone());
         let mut outbound = Request::new(body.paced(pace.clone()));
         *outbound.method_mut() = canonical.method().clone();
         *outbound.uri_mut() = path(&canonical)?;
@@ -212,7 +226,8 @@ impl Inner {
             },
         };
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Denial::new(Code::UpstreamProtocol, "the service leaves HTTP, and nobody asked"));
+            let why = "the service leaves HTTP, and nobody asked";
+            return Err(Denial::new(Code::UpstreamProtocol, why).into());
         }
         let (mut head, body) = answer.into_parts();
         strip_hop_by_hop(&mut head.headers);
@@ -220,13 +235,14 @@ impl Inner {
         head.extensions.clear();
         let limits = BodyLimits { bytes_max: u64::MAX, slowest: None, ..self.body };
         let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace);
-        let mut answer = Response::from_parts(head, body.boxed_unsync());
-        if let Some(consulted) = consulted {
-            answer
-                .extensions_mut()
-                .insert(Afterword { check: filtered(CheckResult::Pass, consulted.told), denial: None });
-        }
-        Ok(answer)
+        Ok(Response::from_parts(head, body.boxed_unsync()))
+    }
+
+    /// A stream of gRPC may have little to say, where it is one from end to end: over HTTP/1.1 anybody could call a body
+    /// so, and the service would wait for it.
+    fn body_limits(&self, head: &Parts) -> BodyLimits {
+        let streams = is_grpc(&head.headers) && head.version == Version::HTTP_2 && self.app.speaks_http2();
+        BodyLimits { slowest: self.body.slowest.filter(|_| !streams), ..self.body }
     }
 
     /// The operator's own filters, about a call that the door let in.
@@ -235,7 +251,7 @@ impl Inner {
         request: &CanonicalRequest,
         caller: &Caller,
         connection: Option<&Connection>,
-        body: &mut RequestBody,
+        body: (&mut RequestBody, BodyLimits),
     ) -> Result<Option<Consulted>, FilterError> {
         if self.filters.is_empty() {
             return Ok(None);
@@ -254,7 +270,7 @@ impl Inner {
             workload: caller.workload().map(|workload| &workload.id),
             user: caller.user().map(|user| user.get()),
         };
-        self.filters.consult(caller.permit(), None, &asked, Some((body, self.body))).await.map(Some)
+        self.filters.consult(caller.permit(), None, &asked, Some(body)).await.map(Some)
     }
 
     fn headers(
@@ -284,21 +300,37 @@ impl Inner {
     }
 }
 
-/// What the caller gets where a filter says no, and what the record says of it.
-fn stopped(error: &FilterError, caller: &Caller) -> Response<EdgeBody> {
-    let denial = Denial::new(error.code(), error.to_string());
-    let ours = denial.response(caller.decision());
-    let mut answer = match error {
-        FilterError::Refused { stopped, .. } => stopped.response(ours, caller.decision()),
-        _ => ours.map(|body| body.map_err(|never| match never {}).boxed_unsync()),
-    };
-    let check = filtered(CheckResult::Fail, denial.reason.clone());
-    answer.extensions_mut().insert(Afterword { check, denial: Some(denial) });
-    answer
+/// Why the service is not asked, or its answer not given.
+#[derive(Debug)]
+enum NotPassed {
+    Filtered(FilterError),
+    Denied(Denial),
 }
 
-fn filtered(result: CheckResult, detail: String) -> CheckRecord {
-    CheckRecord { name: "filter".to_owned(), result, detail }
+impl From<FilterError> for NotPassed {
+    fn from(error: FilterError) -> Self {
+        Self::Filtered(error)
+    }
+}
+
+impl From<Denial> for NotPassed {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+/// What the caller gets where a filter says no: the filter's own page, where the caller could read one.
+fn stopped(error: &FilterError, denial: &Denial, decision: DecisionId, to_grpc: bool) -> Response<EdgeBody> {
+    match error {
+        FilterError::Refused { stopped, .. } if !to_grpc => {
+            stopped.response(denial.response(decision), decision)
+        }
+        _ => refused(denial, decision, to_grpc),
+    }
+}
+
+fn checked(name: &str, result: CheckResult, detail: String) -> CheckRecord {
+    CheckRecord { name: name.to_owned(), result, detail }
 }
 
 /// A body is the service's, with errors of ours, or a refusal, which has none.
@@ -325,3 +357,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 pub(super) fn refused(denial: &Denial, decision: DecisionId, to_grpc: bool) -> Response<EdgeBody> {
     denial.answer(decision, to_grpc).map(|body| body.map_err(|never| match never {}).boxed_unsync())
 }
+
+/// Names of checks behind the door, as in the records of a gateway.
+const FILTER: &str = "filter";
+const UPSTREAM: &str = "upstream";

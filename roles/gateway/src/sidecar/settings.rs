@@ -63,7 +63,8 @@ pub struct Settings {
     /// Longest pause in the bodies of an exchange: while one direction moves, the other may pause.
     #[serde(default = "body_idle_timeout_ms")]
     pub body_idle_timeout_ms: u64,
-    /// Bytes of a caller's body that a second of waiting for it has to bring, beyond `body_rate_grace_ms`. gRPC is exempt.
+    /// Bytes of a caller's body that a second of waiting for it has to bring, beyond `body_rate_grace_ms`. gRPC is exempt
+    /// where `app_http2` is set.
     #[serde(default = "body_rate_min_bytes_s")]
     pub body_rate_min_bytes_s: NonZeroU64,
     /// How long a caller's body is waited for in sum before its rate counts.

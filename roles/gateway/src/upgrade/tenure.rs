@@ -10,6 +10,7 @@ use countersign_sdk::inbound::{self, Denial};
 use countersign_token::DpopProof;
 use tokio::time::Instant;
 
+use crate::filter::Panel;
 use crate::listener::Arrival;
 use crate::record::Trace;
 use crate::reload::Current;
@@ -36,6 +37,8 @@ pub(crate) struct EdgeTenure {
     /// Of the token's key: it counted at the handshake, and is not asked for again.
     pub(crate) proof: Option<DpopProof>,
     pub(crate) user_until: Option<UnixTime>,
+    /// Who was asked at the handshake, and is not asked again.
+    pub(crate) filters: Panel,
     pub(crate) trace: Trace,
 }
 

@@ -1,5 +1,7 @@
 //! A filter of the operator's own: a real server of Envoy's external authorisation, asked by a gateway and by a sidecar.
 
+mod bodies;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -19,7 +21,7 @@ use countersign_wire::ext_authz::{
 };
 use tokio::net::TcpListener;
 
-use crate::rig::client::{bearer, get, request};
+use crate::rig::client::{bearer, get};
 use crate::rig::echo::{self, Seen, header};
 use crate::rig::{Rig, Running, settings};
 use crate::sidecar_http1::{ask, caller};
@@ -32,18 +34,24 @@ const EVERYBODY: &str = "@id(\"all\") permit (principal, action, resource);";
 
 /// What the filter was asked, and what it answers, after a while.
 #[derive(Clone)]
-struct Filter {
+pub(crate) struct Filter {
     asked: Arc<Mutex<Vec<CheckRequest>>>,
     answer: Arc<dyn Fn() -> CheckResponse + Send + Sync>,
     after: Duration,
+    /// It says this in place of an answer.
+    fails: Option<tonic::Code>,
 }
 
 impl Filter {
-    fn new(answer: impl Fn() -> CheckResponse + Send + Sync + 'static) -> Self {
-        Self { asked: Arc::default(), answer: Arc::new(answer), after: Duration::ZERO }
+    pub(crate) fn new(answer: impl Fn() -> CheckResponse + Send + Sync + 'static) -> Self {
+        Self { asked: Arc::default(), answer: Arc::new(answer), after: Duration::ZERO, fails: None }
     }
 
-    fn asked(&self) -> Vec<CheckRequest> {
+    pub(crate) fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
+    }
+
+    pub(crate) fn asked(&self) -> Vec<CheckRequest> {
         self.asked.lock().unwrap().clone()
     }
 
@@ -53,7 +61,7 @@ impl Filter {
     }
 
     /// Listens on a socket of this mode.
-    async fn on_socket(&self, rig: &Rig, mode: u32) -> PathBuf {
+    pub(crate) async fn on_socket(&self, rig: &Rig, mode: u32) -> PathBuf {
         let path = rig.dir.path().join("filter.sock");
         let listener = bind_unix(&path, 0o600).await.unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -73,7 +81,10 @@ impl Authorization for Filter {
     ) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
         self.asked.lock().unwrap().push(request.into_inner());
         tokio::time::sleep(self.after).await;
-        Ok(tonic::Response::new((self.answer)()))
+        match self.fails {
+            Some(code) => Err(tonic::Status::new(code, "as it was told")),
+            None => Ok(tonic::Response::new((self.answer)())),
+        }
     }
 }
 
@@ -86,7 +97,7 @@ fn verdict(code: i32, http: HttpResponse) -> CheckResponse {
     CheckResponse { status: Some(Status { code, message: String::new() }), http_response: Some(http) }
 }
 
-fn yes() -> CheckResponse {
+pub(crate) fn yes() -> CheckResponse {
     verdict(0, HttpResponse::OkResponse(OkHttpResponse::default()))
 }
 
@@ -97,7 +108,7 @@ fn sets(names: &'static [(&'static str, &'static str)]) -> impl Fn() -> CheckRes
     }
 }
 
-fn no(status: i32, body: &'static str) -> impl Fn() -> CheckResponse {
+pub(crate) fn no(status: i32, body: &'static str) -> impl Fn() -> CheckResponse {
     move || {
         let headers = vec![option("x-why", "too loud", 0), option("connection", "x", 0)];
         let status = Some(HttpStatus { code: status });
@@ -301,6 +312,31 @@ async fn a_filter_that_is_away_refuses_everything_and_lets_it_through_only_by_a_
 }
 
 #[tokio::test]
+async fn a_filter_that_is_there_and_gives_no_answer_is_not_passed_by_a_long_name() {
+    const OPEN: &str = "timeout_ms = 1500\nfail_open_insecure_when_the_filter_is_down = true\n";
+    let says = |code| Filter { fails: Some(code), ..Filter::new(yes) };
+    for (what, filter, status) in [
+        ("it says that it is down", says(tonic::Code::Unavailable), 200),
+        ("it is overloaded", says(tonic::Code::ResourceExhausted), 503),
+        ("it failed", says(tonic::Code::Internal), 503),
+        ("it cannot be understood", Filter::new(CheckResponse::default), 503),
+        ("it is too slow", Filter::new(yes).after(Duration::from_secs(60)), 503),
+    ] {
+        let edge = Edge::new(filter, OPEN).await;
+        assert_eq!(edge.get("alice", &[], &[]).await.status, status, "{what}");
+    }
+    let slow = Filter::new(yes).after(Duration::from_secs(2));
+    let edge = Edge::new(slow, &OPEN.replace("1500", "20000\nquestions_max = 1")).await;
+    let (_, second) = tokio::join!(edge.get("alice", &[], &[]), async {
+        while edge.filter.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        edge.get("bob", &[], &[]).await
+    });
+    assert_eq!(second.status, 503, "too many questions");
+}
+
+#[tokio::test]
 async fn no_more_questions_are_open_at_one_time_than_the_settings_say() {
     let slow = Filter { after: Duration::from_secs(3), ..Filter::new(yes) };
     let edge = Edge::new(slow, "questions_max = 1\ntimeout_ms = 20000\n").await;
@@ -344,28 +380,6 @@ async fn over_the_network_a_filter_is_the_workload_that_the_settings_expect() {
         assert_eq!(edge.get("alice", &[], &[]).await.status, status, "{expect}");
         assert_eq!((edge.filter.asked().len(), edge.seen.count()), (asked, asked));
     }
-}
-
-#[tokio::test]
-async fn a_filter_that_reads_bodies_sees_each_whole_and_the_service_gets_the_same() {
-    let edge = Edge::new(Filter::new(yes), "body_bytes_max = 8\n").await;
-    let token = bearer(&edge.rig.access_token("alice", &[]));
-    let post = async |body: &str| {
-        let headers = [("authorization", token.as_str()), ("content-type", "text/plain")];
-        request(edge.gateway.plain, "POST", "/ads/7", &headers, body).await.status
-    };
-    assert_eq!(post("12345678").await, 200);
-    assert_eq!(edge.seen.last()["body"], "12345678");
-    let http = edge.filter.asked().remove(0).attributes.unwrap().request.unwrap().http.unwrap();
-    assert_eq!((http.body.as_str(), http.size), ("12345678", 8));
-    // Nothing goes past it unseen.
-    assert_eq!(post("123456789").await, 413);
-    let head = format!(
-        "POST /ads/7 HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\nTransfer-Encoding: chunked\r\n\r\n\
-         5\r\n12345\r\n5\r\n67890\r\n0\r\n\r\n"
-    );
-    assert_eq!(crate::rig::client::raw(edge.gateway.plain, head).await.status, 413);
-    assert_eq!((edge.seen.count(), edge.filter.asked().len()), (1, 1));
 }
 
 #[tokio::test]
@@ -536,6 +550,17 @@ async fn a_filter_of_a_sidecar_refuses_and_the_ledger_says_so() {
     assert_eq!(call(&ads(&rig).await).await, 503);
     rig.decision(|decision| decision.code.as_deref() == Some("CS5011")).await;
     assert_eq!(seen.count(), 0);
+}
+
+#[tokio::test]
+async fn what_a_filter_of_a_sidecar_said_is_recorded_where_the_service_is_away_too() {
+    let (rig, _seen) = behind(&Filter::new(yes), "").await;
+    let ads = ads(&rig).await;
+    std::fs::remove_file(rig.dir.path().join("app.sock")).unwrap();
+    assert_eq!(call(&ads).await, 502);
+    let record = rig.decision(|decision| decision.code.as_deref() == Some("CS5001")).await;
+    assert_eq!(of_filter(&record).unwrap().0, CheckResult::Pass);
+    assert_eq!(record.checks.last().unwrap().name, "upstream", "{record:?}");
 }
 
 #[tokio::test]

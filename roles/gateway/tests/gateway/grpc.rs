@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
+use crate::filter::{Filter, no};
 use crate::rig::client::{bearer, request};
 use crate::rig::grpc::{Client, at, serve, serve_tcp, through, word, words};
 use crate::rig::pair::Pair;
@@ -171,4 +172,18 @@ async fn the_door_of_a_service_refuses_in_grpc_and_so_does_a_sidecar_that_cannot
     crate::rig::eventually(|| pair.users.live().snapshot().sequence == pair.rig.world.sequence()).await;
     std::fs::remove_file(pair.rig.dir.path().join("users.sock")).unwrap();
     refused(&client.once(word("a", 0, 0)).await.unwrap_err(), Code::Unavailable);
+    // It travels as a success, and is recorded as what it is.
+    let record = pair.rig.decision(|decision| decision.code.as_deref() == Some("CS5001")).await;
+    assert_eq!((record.verdict.as_str(), record.status), ("deny", 502), "{record:?}");
+}
+
+#[tokio::test]
+async fn a_filter_refuses_in_grpc_too() {
+    let (elsewhere, filter) = (Rig::new(), Filter::new(no(451, "not here")));
+    let socket = filter.on_socket(&elsewhere, 0o600).await;
+    let table = format!("[[filter]]\nname = \"opa\"\naddress = \"unix:{}\"\n", socket.display());
+    let pair = pair(&table, "").await;
+    refused(&through(&pair.out, "users").once(word("a", 0, 0)).await.unwrap_err(), Code::PermissionDenied);
+    let record = pair.rig.decision(|decision| decision.code.as_deref() == Some("CS4007")).await;
+    assert_eq!((record.verdict.as_str(), record.status), ("deny", 403), "{record:?}");
 }

@@ -17,11 +17,12 @@ use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener};
 
 use crate::rig::Rig;
+use crate::rig::backend::{Backend, Reply};
 use crate::rig::client::{read_answer, request};
 use crate::rig::pair::{EVERYBODY, Pair};
 
@@ -30,6 +31,9 @@ const PIECE: usize = 64 * 1024;
 /// Further than this, memory is not flat. Windows and buffers of both sidecars, both services and both connections.
 const GROWTH_KIB_MAX: u64 = 64 * 1024;
 const SIZE: &str = "COUNTERSIGN_TEST_LARGE_MIB";
+/// Bytes a second that a body must bring, and bytes that come more slowly.
+const SLOW: &str = "body_rate_min_bytes_s = 10000\nbody_rate_grace_ms = 400\n";
+const PAUSE: Duration = Duration::from_millis(30);
 
 #[test]
 fn a_quarter_of_a_gibibyte_passes_a_pair_of_sidecars_each_way_in_flat_memory() {
@@ -159,7 +163,26 @@ async fn edge(more: &str) -> (Rig, crate::rig::Running) {
     (rig, edge)
 }
 
-/// A body of `bytes`, one of them every few milliseconds; the status of the answer.
+/// DEADLINE_EXCEEDED, as a refusal in gRPC's form says it.
+const TOO_LATE: u16 = 4;
+
+/// As [`drip`], over HTTP/2.
+async fn drip_http2(address: std::net::SocketAddr, bytes: usize, pause: Duration, media_type: &str) -> u16 {
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let frames = futures::stream::unfold(0, move |sent| async move {
+        tokio::time::sleep(pause).await;
+        (sent < bytes).then(|| (Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"."))), sent + 1))
+    });
+    let request = Request::post("http://flea.test/ads").header("content-type", media_type);
+    let answer = sender.send_request(request.body(StreamBody::new(Box::pin(frames))).unwrap()).await.unwrap();
+    let status = answer.headers().get("grpc-status").map(|status| status.to_str().unwrap().parse().unwrap());
+    status.unwrap_or(answer.status().as_u16())
+}
+
+/// A body of `bytes`, one of them every few milliseconds; the status of the answer, in gRPC's form if it has that.
 async fn drip(address: std::net::SocketAddr, bytes: usize, pause: Duration, media_type: &str) -> u16 {
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -181,7 +204,7 @@ async fn drip(address: std::net::SocketAddr, bytes: usize, pause: Duration, medi
     let mut both = tokio::io::join(reading, tokio::io::sink());
     let answer = read_answer(&mut both).await;
     dripping.abort();
-    answer.status
+    answer.header("grpc-status").map_or(answer.status, |status| status.parse().unwrap())
 }
 
 #[tokio::test]
@@ -192,11 +215,41 @@ async fn a_body_that_moves_may_take_longer_than_the_wait_for_an_answer() {
 
 #[tokio::test]
 async fn a_client_that_never_pauses_and_drips_is_refused_unless_it_speaks_grpc() {
-    let slow = "body_rate_min_bytes_s = 10000\nbody_rate_grace_ms = 400\n";
-    let (_rig, edge) = edge(slow).await;
-    assert_eq!(drip(edge.plain, 100, Duration::from_millis(30), "text/plain").await, 408);
-    assert_eq!(drip(edge.plain, 30, Duration::from_millis(30), "application/grpc").await, 200);
+    let (rig, edge) = edge(SLOW).await;
+    assert_eq!(drip(edge.plain, 100, PAUSE, "text/plain").await, 408);
+    assert_eq!(drip_http2(edge.plain, 100, PAUSE, "text/plain").await, 408);
+    assert_eq!(drip_http2(edge.plain, 30, PAUSE, "application/grpc").await, 200);
     assert_eq!(request(edge.plain, "POST", "/ads", &[], "all at once").await.status, 200);
+    // What says that it is gRPC, and is not: the client, or the target, speaks HTTP/1.1.
+    assert_eq!(drip(edge.plain, 100, PAUSE, "application/grpc").await, TOO_LATE);
+    let backend = Backend::named("b").await;
+    let toml = format!(
+        "[[route]]\npath = \"/ads\"\nto = \"b\"\nuser = \"none\"\n\
+         [[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n[limits]\n{SLOW}",
+        backend.address
+    );
+    let edge = rig.gateway_of(edge.workload.clone(), &toml).await;
+    assert_eq!(drip_http2(edge.plain, 100, PAUSE, "application/grpc").await, TOO_LATE);
+}
+
+#[tokio::test]
+async fn a_caller_that_drips_and_says_that_it_speaks_grpc_does_not_bind_a_service_that_does_not() {
+    let (pair, listener) = Pair::new(SLOW, "").await;
+    serve(listener, 0);
+    let mut call = pair.call().await;
+    let head =
+        "POST /in HTTP/1.1\r\nHost: users\r\nContent-Type: application/grpc\r\nContent-Length: 100\r\n\r\n";
+    call.write_all(head.as_bytes()).await.unwrap();
+    let (reading, mut writing) = call.into_split();
+    let dripping = tokio::spawn(async move {
+        while writing.write_all(b".").await.is_ok() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+    let answer = read_answer(&mut tokio::io::join(reading, tokio::io::sink())).await;
+    dripping.abort();
+    // In gRPC's form: its code for what took too long.
+    assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("4")), "{answer:?}");
 }
 
 #[tokio::test]
@@ -204,6 +257,43 @@ async fn an_exchange_has_no_more_than_its_total_time() {
     let (_rig, edge) = edge("total_timeout_ms = 700\n").await;
     assert_eq!(drip(edge.plain, 100, Duration::from_millis(50), "text/plain").await, 504);
     assert_eq!(drip(edge.plain, 3, Duration::from_millis(20), "text/plain").await, 200);
+}
+
+const ENDLESS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+
+#[tokio::test]
+async fn an_answer_that_the_quick_carrier_could_bring_has_no_more_than_its_total_time() {
+    let rig = Rig::new();
+    rig.policy("gateway", EVERYBODY);
+    let backend = Backend::new(|_, _| Reply::Drip(ENDLESS.to_owned())).await;
+    let toml = format!(
+        "[[route]]\npath = \"/ads\"\nto = \"b\"\nuser = \"none\"\n\
+         [[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n[limits]\ntotal_timeout_ms = 700\n",
+        backend.address
+    );
+    let edge = rig.gateway(&toml).await;
+    let answer = request(edge.plain, "GET", "/ads", &[], "").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.len() < 1_000_000, "it was broken off");
+    // The same behind a sidecar.
+    let (pair, listener) = Pair::new("total_timeout_ms = 700\n", "").await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let mut sent = stream.write_all(ENDLESS.as_bytes()).await;
+        while sent.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            sent = stream.write_all(b".").await;
+        }
+    });
+    let mut call = pair.call().await;
+    call.write_all(b"GET /ads HTTP/1.1\r\nHost: users\r\n\r\n").await.unwrap();
+    let answer = read_answer(&mut call).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.len() < 1_000_000, "it was broken off");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use countersign_gateway::sidecar::{AppError, Settings, Sidecar, SidecarError};
 use countersign_identity::{Mode, SpiffeId};
 use countersign_keys::RandomError;
+use countersign_ledger::CheckResult;
 use countersign_sdk::inbound::InboundError;
 use countersign_sdk::workload::Workload;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -311,6 +312,13 @@ async fn a_service_that_is_not_there_is_a_bad_gateway_and_the_sidecar_is_not_rea
     let ads = behind.caller("ads").await.client("users");
     std::fs::remove_file(&behind.app).unwrap();
     assert_eq!(ads.get("/users/7").send().await.unwrap().status(), 502);
+    let record = behind.rig.decision(|decision| decision.target == "users").await;
+    let upstream = record.checks.last().unwrap();
+    assert_eq!(
+        (record.verdict.as_str(), record.code.as_deref(), record.status),
+        ("deny", Some("CS5001"), 502)
+    );
+    assert_eq!((upstream.name.as_str(), upstream.result), ("upstream", CheckResult::Fail), "{record:?}");
     let said = AppError::NoSocket { path: behind.app.display().to_string() };
     assert!(said.to_string().contains("does not listen there"));
     std::fs::write(&behind.app, "a file").unwrap();

@@ -2,8 +2,10 @@
 //! would be refused.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_gateway::{Gateway, Reloader};
 use countersign_identity::SpiffeId;
 use countersign_ledger::{CheckResult, Decision, Verdict};
 use countersign_sdk::clock;
@@ -11,8 +13,9 @@ use countersign_wire::snapshot::{RevokedUser, Snapshot};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener};
 
+use crate::filter::{Filter, yes};
 use crate::rig::backend::{Backend, Reply};
-use crate::rig::client::{Answer, bearer, get, read_answer};
+use crate::rig::client::{Answer, bearer, get, read_answer, request};
 use crate::rig::pair::{EVERYBODY, Pair};
 use crate::rig::{Rig, Running, settings};
 
@@ -156,16 +159,14 @@ async fn what_no_setting_names_is_refused_and_nothing_but_a_websocket_can_be_nam
         .await;
     assert_eq!(refused(get(edge.plain, "/chat", HANDSHAKE).await), "malformed_request");
     // Named, and no handshake of one.
-    for (name, value) in [
-        ("Upgrade", "h2c"),
-        ("Sec-WebSocket-Version", "8"),
-        ("Sec-WebSocket-Key", "short"),
-        ("Content-Length", "0x"),
-    ] {
+    for (name, value) in [("Upgrade", "h2c"), ("Sec-WebSocket-Version", "8"), ("Sec-WebSocket-Key", "short")]
+    {
         let headers: Vec<_> =
             HANDSHAKE.iter().copied().filter(|(known, _)| *known != name).chain([(name, value)]).collect();
         assert_eq!(get(edge.plain, "/chat", &headers).await.status, 400, "{name}: {value}");
     }
+    // Its length is stated, and it is five bytes long.
+    assert_eq!(request(edge.plain, "GET", "/chat", HANDSHAKE, "hello").await.status, 400);
     let bad = |text: &str| toml::from_str::<countersign_gateway::Settings>(text).unwrap_err().to_string();
     let said = bad("[[route]]\npath = \"/\"\nto = \"a\"\nupgrade = [\"h2c\"]");
     assert!(said.contains("websocket"), "{said}");
@@ -219,6 +220,73 @@ fn replace(snapshot: &mut Snapshot, target: &str, text: &str) {
     for file in snapshot.policies.files.iter_mut().filter(|file| file.name == target) {
         text.clone_into(&mut file.text);
     }
+}
+
+/// An edge that reads its settings again.
+async fn reloadable(pair: &Pair, more: &str) -> (SocketAddr, Reloader) {
+    let workload = pair.rig.workload(SpiffeId::gateway(&pair.rig.td, "edge").unwrap()).await;
+    let gateway = Gateway::bind(reloaded(more), workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    tokio::spawn(gateway.run(pair.rig.shutdown.clone()));
+    crate::rig::eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    (address, reloader)
+}
+
+fn reloaded(more: &str) -> countersign_gateway::Settings {
+    settings(&format!("listen = \"127.0.0.1:0\"\n{more}"))
+}
+
+#[tokio::test]
+async fn it_ends_when_a_reload_denies_its_network_and_not_when_one_changes_nothing() {
+    for denied in ["access.deny = [\"127.0.0.0/8\"]\n", ""] {
+        let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+        serve_echo(listener);
+        let (address, reloader) = reloadable(&pair, ROUTE).await;
+        let mut stream = connect(address, &[]).await;
+        reloader.apply(reloaded(ROUTE)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        echoes(&mut stream).await;
+        // Of the gateway, and of the route.
+        let of_route = if denied.is_empty() { "access.deny = [\"127.0.0.0/8\"]\n" } else { "" };
+        reloader.apply(reloaded(&format!("{denied}{ROUTE}{of_route}"))).await.unwrap();
+        ends(&mut stream).await;
+        assert_eq!(end_of(&pair.rig, "gateway").await.verdict, Verdict::Deny);
+    }
+}
+
+#[tokio::test]
+async fn a_filter_is_told_of_a_handshake_and_it_ends_when_others_are_to_be_asked() {
+    let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+    serve_echo(listener);
+    let filter = Filter::new(yes);
+    let socket = filter.on_socket(&pair.rig, 0o600).await;
+    let asking = |name: &str| {
+        format!("{ROUTE}[[filter]]\nname = \"{name}\"\naddress = \"unix:{}\"\n", socket.display())
+    };
+    let (address, reloader) = reloadable(&pair, &asking("opa")).await;
+    let mut stream = connect(address, &[]).await;
+    let context = filter.asked().remove(0).attributes.unwrap().context_extensions;
+    assert_eq!(context["countersign.upgrade"], "websocket");
+    reloader.apply(reloaded(&asking("opa"))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    echoes(&mut stream).await;
+    reloader.apply(reloaded(&asking("other"))).await.unwrap();
+    ends(&mut stream).await;
+    let end = end_of(&pair.rig, "gateway").await;
+    assert_eq!((end.verdict, end.code.as_deref()), (Verdict::Deny, Some("CS4007")), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_ends_while_a_filter_is_asked_leads_nowhere() {
+    let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+    serve_echo(listener);
+    let socket = Filter::new(yes).after(Duration::from_secs(3)).on_socket(&pair.rig, 0o600).await;
+    let filter =
+        format!("[[filter]]\nname = \"opa\"\naddress = \"unix:{}\"\ntimeout_ms = 20000\n", socket.display());
+    let edge = pair.rig.gateway(&format!("{ROUTE}{filter}")).await;
+    let token = bearer(&pair.rig.access_token_for("alice", &["buyer"], Duration::from_secs(2)));
+    let answer = get(edge.plain, "/chat", &[HANDSHAKE, &[("Authorization", &token)]].concat()).await;
+    assert_eq!(answer.status, 401, "{answer:?}");
 }
 
 #[tokio::test]
@@ -352,17 +420,32 @@ async fn an_upstream_may_take_it_or_answer_as_it_likes_and_never_leaves_http_una
                 Reply::Raw("HTTP/1.1 426 Upgrade Required\r\ncontent-length: 2\r\n\r\nno".to_owned())
             }
             (_, true, _) => Reply::Raw(SWITCHED.replace("websocket", "h2c")),
+            _ if request.starts_with("GET /long") => Reply::Raw(
+                SWITCHED.replace("\r\n\r\n", &format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(20_000))),
+            ),
+            _ if request.starts_with("GET /silent") => Reply::Silence,
+            _ if request.starts_with("GET /chat") => {
+                Reply::Raw(SWITCHED.replace("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\n"))
+            }
             _ => Reply::Raw(SWITCHED.to_owned()),
         }
     })
     .await;
     let toml = format!(
-        "[[route]]\npath = \"/*\"\nto = \"b\"\nuser = \"none\"\n{WEBSOCKET}[[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n",
+        "[[route]]\npath = \"/*\"\nto = \"b\"\nuser = \"none\"\n{WEBSOCKET}[[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n\
+         timeouts = {{ answer_ms = 1500 }}\nanswer_head = {{ bytes_max = 8192 }}\n",
         backend.address
     );
     let edge = rig.gateway(&toml).await;
-    let mut stream = connect(edge.plain, &[]).await;
+    let mut stream = TcpStream::connect(edge.plain).await.unwrap();
+    let head = shake(&mut stream, "flea.test", &[]).await;
+    assert!(head.starts_with("HTTP/1.1 101 ") && !head.to_lowercase().contains("content-length"), "{head}");
     stream.shutdown().await.unwrap();
+    assert_eq!(get(edge.plain, "/long", HANDSHAKE).await.status, 502, "a head past answer_head.bytes_max");
+    assert_eq!(get(edge.plain, "/silent", HANDSHAKE).await.status, 504);
+    let record = rig.decision(|decision| decision.status == 504).await;
+    let said = &record.checks.last().unwrap().detail;
+    assert!(said.contains(&backend.address.to_string()), "{record:?}");
     let refused = get(edge.plain, "/no", HANDSHAKE).await;
     assert_eq!((refused.status, refused.body.as_str()), (426, "no"));
     assert_eq!(get(edge.plain, "/else", HANDSHAKE).await.problem(502), "bad_gateway");

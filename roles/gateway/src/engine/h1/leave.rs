@@ -28,6 +28,10 @@ impl Client {
     ) -> Result<bool, End> {
         let (mut head, _) = answer.into_parts();
         dress_answer(&mut head.headers);
+        // What follows is no body (RFC 9110 section 8.6, RFC 9112 section 6.1), whatever was said from behind.
+        for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+            head.headers.remove(name);
+        }
         let mut writer = encode::response(self.out.bytes(), head.status);
         writer.fields(&head.headers);
         if !head.headers.contains_key(header::DATE) {

@@ -74,6 +74,8 @@ impl EdgeQuick {
             _ => 0,
         };
         plain
+            // Nobody here watches the end of a whole exchange.
+            && pipeline.limits.total_timeout().is_none()
             && pipeline.guard.is_idle()
             && length <= pipeline.limits.body_bytes_max
             && !pipeline.is_login(&head.canonical)

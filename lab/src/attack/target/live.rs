@@ -25,6 +25,7 @@ use countersign_wire::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
+    net::TcpStream,
     sync::{Mutex, OnceCell},
     time::Instant,
 };
@@ -74,6 +75,22 @@ pub struct Live {
     pub(super) callee: OnceCell<Callee>,
 }
 
+/// A service may be starting still. Whoever is not there blocks nothing.
+async fn listens(address: SocketAddr) -> Result<(), AttackError> {
+    let mut tries = 0;
+    loop {
+        match TcpStream::connect(address).await {
+            Ok(_) => return Ok(()),
+            Err(error) if tries >= TRIES => return Err(AttackError::equipment("a connection to ads", error)),
+            Err(_) => tries += 1,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(250);
+
 impl Settings {
     /// # Errors
     /// One of them is somewhere else.
@@ -96,6 +113,7 @@ impl Live {
         let victim = victim.and_then(|service| service.address.parse().ok());
         let victim = victim.ok_or(AttackError::Absent { what: "service called ads" })?;
         is_here(VICTIM, victim)?;
+        listens(victim).await?;
         Ok(Self { settings, victim, tokens: Mutex::default(), callee: OnceCell::new() })
     }
 

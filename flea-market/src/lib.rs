@@ -35,5 +35,5 @@ pub use input::JSON_BYTES_MAX;
 pub use neighbour::{Neighbour, NeighbourError};
 pub use place::{Degrees, Place};
 pub use policies::{EDGE_ROUTES, POLICIES, TRUST_DOMAIN, policies_for};
-pub use run::{BehindSidecar, RunError, Settings, router, run, run_behind_sidecar};
+pub use run::{BehindSidecar, Opened, RunError, Settings, open, router, run_behind_sidecar};
 pub use sidecar::Sidecar;

@@ -68,28 +68,39 @@ pub enum RunError {
     },
 }
 
-/// Serves one of the six services until `stop`, then drains.
+/// One of the six services with its database and its port open: whoever connects now is served. It may be called ready
+/// from here on, and not before.
+pub struct Opened {
+    name: String,
+    router: Router,
+    listener: TcpListener,
+    workload: Workload,
+}
+
+/// Opens the database and the port of one of the six services.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(
-    name: &str,
-    settings: Settings,
-    workload: Workload,
-    stop: CancellationToken,
-) -> Result<(), RunError> {
-    let service = router(name, &settings.database, &workload).await?;
+pub async fn open(name: &str, settings: Settings, workload: Workload) -> Result<Opened, RunError> {
+    let router = router(name, &settings.database, &workload).await?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .map_err(|error| RunError::Listen { address: settings.listen, why: error.to_string() })?;
     tracing::info!(service = name, listen = %settings.listen, "serving");
-    let guarded = service.layer(workload.require());
-    let late = workload.serve(listener, guarded).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if late > 0 {
-        tracing::warn!(service = name, late, "connections were cut because they did not finish in time");
+    Ok(Opened { name: name.to_owned(), router, listener, workload })
+}
+
+impl Opened {
+    /// Serves until `stop`, then drains.
+    pub async fn serve(self, stop: CancellationToken) {
+        let Self { name: service, router, listener, workload } = self;
+        let guarded = router.layer(workload.require());
+        let late = workload.serve(listener, guarded).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if late > 0 {
+            tracing::warn!(service, late, "connections were cut because they did not finish in time");
+        }
+        workload.close().await;
     }
-    workload.close().await;
-    Ok(())
 }
 
 /// Where a service without the SDK meets its sidecar.

@@ -284,13 +284,16 @@ pub async fn demo_service(args: DemoServiceArgs) -> Result<(), CliError> {
     let observing = telemetry::requests(&config)?;
     become_service(&socket, &args.name).await?;
     let workload = Workload::connect_to(&socket).await.map_err(|e| no_identity(&socket, &e))?;
-    let admin = tokio::spawn(admin_listener(settings.admin, workload.clone(), metrics, stop.clone()));
-    let run = countersign_flea_market::Settings { listen: settings.listen, database: settings.database };
-    let served = countersign_flea_market::run(&args.name, run, workload, stop.clone()).await;
+    let open = countersign_flea_market::Settings { listen: settings.listen, database: settings.database };
+    let opened = countersign_flea_market::open(&args.name, open, workload.clone()).await;
+    let opened = opened.map_err(|e| CliError::failed(&e, sources(&e), ""))?;
+    // Nobody calls it ready before it listens.
+    let admin = tokio::spawn(admin_listener(settings.admin, workload, metrics, stop.clone()));
+    opened.serve(stop.clone()).await;
     stop.cancel();
     let _ = admin.await;
     observing.close().await;
-    served.map_err(|e| CliError::failed(&e, sources(&e), ""))
+    Ok(())
 }
 
 /// Where a service of the flea market meets its sidecar: its own socket, and the one that takes its calls.

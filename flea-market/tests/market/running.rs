@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{Router, extract::Path, routing::get};
 use countersign_flea_market::{
-    Caller, Neighbour, NeighbourError, RunError, Settings, run, store::StoreError,
+    Caller, Neighbour, NeighbourError, RunError, Settings, open, store::StoreError,
 };
 use countersign_sdk::outbound::CallError;
 use http::StatusCode;
@@ -25,9 +25,11 @@ async fn rejects_a_name_a_database_and_a_port_that_are_not_its_own() {
     let start = async |name: &str, listen: &str, file: &str| {
         let database = format!("sqlite:{}", square.deployment.directory.path().join(file).display());
         let settings = Settings { listen: listen.parse().unwrap(), database };
+        let opened = open(name, settings, chat.clone()).await?;
         let stop = CancellationToken::new();
         stop.cancel();
-        run(name, settings, chat.clone(), stop).await
+        opened.serve(stop).await;
+        Ok(())
     };
     assert_eq!(start("chat", "127.0.0.1:0", "chat.db").await, Ok(()));
     let unknown = start("auctions", "127.0.0.1:0", "a.db").await;
@@ -80,4 +82,16 @@ async fn an_answer_that_is_late_long_or_strange_is_not_used() {
         let said = answer(gateway.client("ads").get(&format!("/ask/{what}"))).await;
         assert_eq!(said.text(), format!("{expected:?}"), "{what}");
     }
+}
+
+#[tokio::test]
+async fn whoever_connects_to_an_opened_service_is_not_refused() {
+    let square = Square::with(&[]).await;
+    let chat = square.workload("chat").await;
+    let listen = format!("127.0.0.1:{}", countersign_testkit::free_port()).parse().unwrap();
+    let database = format!("sqlite:{}", square.deployment.directory.path().join("chat.db").display());
+    let opened = open("chat", Settings { listen, database }, chat).await.unwrap();
+    assert!(tokio::net::TcpStream::connect(listen).await.is_ok(), "it listens before it serves");
+    drop(opened);
+    assert!(tokio::net::TcpStream::connect(listen).await.is_err(), "nobody else listened there");
 }

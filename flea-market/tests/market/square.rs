@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_flea_market::{Settings, TRUST_DOMAIN, policies_for, run};
+use countersign_flea_market::{Settings, TRUST_DOMAIN, open, policies_for};
 use countersign_sdk::{
     ServiceClient, Workload, clock,
     outbound::{InternalToken, OutboundRequest},
@@ -79,16 +79,10 @@ impl Square {
         let file = self.deployment.directory.path().join(format!("{service}.db"));
         let settings = Settings { listen, database: format!("sqlite:{}", file.display()) };
         let stop = CancellationToken::new();
-        let (name, stopped) = (service.to_owned(), stop.clone());
-        let running = tokio::spawn(async move { run(&name, settings, workload, stopped).await.unwrap() });
+        let opened = open(service, settings, workload).await.unwrap();
+        let running = tokio::spawn(opened.serve(stop.clone()));
         self.deployment.world.lock().unwrap().services.insert(service.to_owned(), listen);
         self.deployment.publish();
-        for _ in 0..100 {
-            if tokio::net::TcpStream::connect(listen).await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
         self.services.push((service.to_owned(), stop, running));
         self.everybody_knows().await;
     }

@@ -29,8 +29,8 @@ pub fn judge(factors: &Factors, counted: &Counted<'_>) -> Vec<Claim> {
         chain(factors, counted),
         at_each_edge(ClaimKind::Mode, counted, |edge| only(&edge.modes, factors.mode.verified_as().as_str())),
         at_each_edge(ClaimKind::Connections, counted, |edge| connections(factors, counted, edge)),
-        at_each_edge(ClaimKind::Handshakes, counted, |edge| handshakes(factors, counted, &edge.handshakes)),
-        at_each_edge(ClaimKind::Group, counted, |edge| group(factors.post_quantum, &edge.handshakes)),
+        at_each_edge(ClaimKind::Handshakes, counted, |edge| handshakes(factors, counted, edge)),
+        at_each_edge(ClaimKind::Group, counted, |edge| group(factors.post_quantum, &edge.handshakes_ever)),
     ];
     if counted.users_are_counted {
         let wanted = proof_of(factors.user);
@@ -104,13 +104,17 @@ const fn proof_of(user: CarriedUser) -> &'static str {
 
 /// Kept: those that a renewed certificate or a refused one would take. Fresh: one for each request.
 fn connections(factors: &Factors, counted: &Counted<'_>, edge: &EdgeUse) -> Result<String, String> {
-    let Handshakes { plain, .. } = edge.handshakes;
+    let (ever, plain) = (edge.handshakes_ever.connections(), edge.handshakes_ever.plain);
     let (began, requests) = (edge.handshakes.connections(), edge.requests());
-    let said = format!("{began} connections, {plain} of them plain, for {requests} requests");
+    let said =
+        format!("{began} connections for {requests} requests; {plain} plain of {ever} since the start");
+    if ever == 0 {
+        return Err(format!("{said}, there should be one at least"));
+    }
     if factors.mode.shakes_hands() && plain > 0 {
         return Err(format!("{said}, none should be plain"));
     }
-    if !factors.mode.shakes_hands() && plain < began {
+    if !factors.mode.shakes_hands() && plain < ever {
         return Err(format!("{said}, all should be plain"));
     }
     let in_progress = counted.in_progress_max;
@@ -125,9 +129,10 @@ fn connections(factors: &Factors, counted: &Counted<'_>, edge: &EdgeUse) -> Resu
 }
 
 /// Of fresh connections some are still being made when the load stops, and given up with the requests that wait for them.
-fn handshakes(factors: &Factors, counted: &Counted<'_>, seen: &Handshakes) -> Result<String, String> {
-    let [mutual, anonymous]: [u64; 2] = [&seen.mutual, &seen.anonymous].map(|groups| groups.values().sum());
-    let Handshakes { resumed, refused, .. } = *seen;
+fn handshakes(factors: &Factors, counted: &Counted<'_>, edge: &EdgeUse) -> Result<String, String> {
+    let Handshakes { mutual, anonymous, resumed, .. } = &edge.handshakes_ever;
+    let [mutual, anonymous]: [u64; 2] = [mutual, anonymous].map(|groups| groups.values().sum());
+    let refused = edge.handshakes.refused;
     let said = format!("{mutual} mutual, {anonymous} anonymous, {resumed} resumed, {refused} refused");
     let mode = factors.mode;
     let given_up_max = if factors.connections == Connections::Fresh { counted.in_progress_max } else { 0 };
@@ -136,7 +141,7 @@ fn handshakes(factors: &Factors, counted: &Counted<'_>, seen: &Handshakes) -> Re
         LabMode::Mtls | LabMode::MtlsJwt => anonymous,
         LabMode::Tls | LabMode::Bearer | LabMode::Macaroon | LabMode::Jwt | LabMode::Wimse => mutual,
     };
-    if unwanted + resumed == 0 && refused <= given_up_max {
+    if unwanted + *resumed == 0 && refused <= given_up_max {
         return Ok(said);
     }
     Err(format!("{said}, mode {mode}"))
@@ -148,7 +153,6 @@ fn group(post_quantum: bool, seen: &Handshakes) -> Result<String, String> {
         *groups.entry(group.clone()).or_default() += count;
     }
     let wanted = if post_quantum { POST_QUANTUM } else { CLASSICAL };
-    // Connections that are kept were made before the trial.
     if groups.is_empty() { Ok("no handshake".to_owned()) } else { only(&groups, wanted) }
 }
 
@@ -182,6 +186,7 @@ mod tests {
             modes: counts([(mode, 1000)]),
             users: counts([("none", 1000)]),
             handshakes: Handshakes::default(),
+            handshakes_ever: if mode == "mtls" { mutual(2) } else { anonymous(2) },
             bytes_sent_per_request: 100.0,
             bytes_received_per_request: 200.0,
         }
@@ -201,7 +206,7 @@ mod tests {
     }
 
     fn shaken(mode: &str, handshakes: Handshakes) -> EdgeUse {
-        EdgeUse { handshakes, ..edge(mode) }
+        EdgeUse { handshakes_ever: handshakes.clone(), handshakes, ..edge(mode) }
     }
 
     fn mutual(count: u64) -> Handshakes {
@@ -228,7 +233,8 @@ mod tests {
     #[test]
     fn rejects_a_mode_that_was_not_verified_by_every_callee_for_every_request() {
         let arm = factors(LabMode::Mtls);
-        assert_eq!(broken(&arm, &[edge("mtls"), edge("none")]), [ClaimKind::Mode]);
+        let unproven = EdgeUse { modes: counts([("none", 1000)]), ..edge("mtls") };
+        assert_eq!(broken(&arm, &[edge("mtls"), unproven]), [ClaimKind::Mode]);
         let mixed = EdgeUse { modes: counts([("mtls", 999), ("none", 1)]), ..edge("mtls") };
         assert_eq!(broken(&arm, &[mixed, edge("mtls")]), [ClaimKind::Mode]);
     }
@@ -249,8 +255,15 @@ mod tests {
     #[test]
     fn rejects_plain_connections_where_tls_was_claimed() {
         let one = Handshakes { plain: 1, ..Handshakes::default() };
-        let edges = [shaken("mtls", one), edge("mtls")];
+        let edges = [shaken("mtls", one.clone()), edge("mtls")];
         assert_eq!(broken(&factors(LabMode::Mtls), &edges), [ClaimKind::Connections]);
+        // Kept, and made before the trial.
+        let before = |handshakes_ever| EdgeUse { handshakes_ever, ..edge("none") };
+        let kept = factors(LabMode::Tls);
+        assert_eq!(broken(&kept, &[before(anonymous(1)), before(anonymous(1))]), []);
+        assert_eq!(broken(&kept, &[before(anonymous(1)), before(one)]), [ClaimKind::Connections]);
+        let none = before(Handshakes::default());
+        assert_eq!(broken(&kept, &[none.clone(), none]), [ClaimKind::Connections]);
         // Of requests that prove nothing, only this tells whether there was TLS.
         let plain = shaken("none", Handshakes { plain: 1000, ..Handshakes::default() });
         assert_eq!(broken(&fresh(LabMode::Tls), &[plain.clone(), plain]), [ClaimKind::Connections]);
@@ -266,10 +279,13 @@ mod tests {
         let refused = |refused| Handshakes { refused, ..mutual(1000) };
         assert_eq!(broken(&arm, &with(refused(5))), [ClaimKind::Handshakes]);
         assert_eq!(broken(&arm, &with(refused(4))), [], "as many as were in progress at the end");
-        let kept = [shaken("mtls", Handshakes { refused: 1, ..Handshakes::default() }), edge("mtls")];
+        let refused = Handshakes { refused: 1, ..Handshakes::default() };
+        let kept = [EdgeUse { handshakes: refused, ..edge("mtls") }, edge("mtls")];
         assert_eq!(broken(&factors(LabMode::Mtls), &kept), [ClaimKind::Handshakes]);
         let jwt = shaken("jwt", mutual(1000));
         assert_eq!(broken(&fresh(LabMode::Jwt), &[jwt.clone(), jwt]), [ClaimKind::Handshakes]);
+        let jwt = EdgeUse { handshakes_ever: mutual(1), ..edge("jwt") };
+        assert_eq!(broken(&factors(LabMode::Jwt), &[jwt.clone(), jwt]), [ClaimKind::Handshakes]);
         let tls = shaken("none", anonymous(1000));
         assert_eq!(
             broken(&fresh(LabMode::None), &[tls.clone(), tls]),

@@ -105,12 +105,15 @@ impl Counters {
             modes,
             users: self.by(relay::REQUESTS, "user"),
             handshakes: self.handshakes(),
+            handshakes_ever: Handshakes::default(),
             bytes_sent_per_request: direction("in"),
             bytes_received_per_request: direction("out"),
         }
     }
 
-    fn handshakes(&self) -> Handshakes {
+    /// Handshakes and connections.
+    #[must_use]
+    pub fn handshakes(&self) -> Handshakes {
         let mut seen = Handshakes::default();
         for (series, count) in self.named(HANDSHAKES) {
             let group = || label(series, "group").unwrap_or_default().to_owned();

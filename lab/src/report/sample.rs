@@ -143,13 +143,15 @@ fn edges(factors: &Factors, requests: u64, fresh: bool) -> Vec<EdgeUse> {
         CarriedUser::Same | CarriedUser::Nested => "internal_token",
         CarriedUser::PerHop => "hop_token",
     };
-    let mut handshakes = Handshakes::default();
+    let (mut handshakes, mut ever) = (Handshakes::default(), Handshakes::default());
     let group = if factors.post_quantum { "X25519MLKEM768" } else { "X25519" };
-    match factors.mode {
-        _ if !fresh => {}
-        LabMode::None => handshakes.plain = requests,
-        LabMode::Mtls | LabMode::MtlsJwt => _ = handshakes.mutual.insert(group.to_owned(), requests),
-        _ => _ = handshakes.anonymous.insert(group.to_owned(), requests),
+    for (seen, count) in [(&mut handshakes, if fresh { requests } else { 0 }), (&mut ever, requests)] {
+        match factors.mode {
+            _ if count == 0 => {}
+            LabMode::None => seen.plain = count,
+            LabMode::Mtls | LabMode::MtlsJwt => _ = seen.mutual.insert(group.to_owned(), count),
+            _ => _ = seen.anonymous.insert(group.to_owned(), count),
+        }
     }
     let of_handshake = if fresh { if factors.post_quantum { 3900.0 } else { 1600.0 } } else { 0.0 };
     let of_proof = if factors.signing.is_some() { 900.0 } else { 120.0 };
@@ -159,6 +161,7 @@ fn edges(factors: &Factors, requests: u64, fresh: bool) -> Vec<EdgeUse> {
         modes: [(factors.mode.verified_as().as_str().to_owned(), requests)].into(),
         users: [(user.to_owned(), requests)].into(),
         handshakes: handshakes.clone(),
+        handshakes_ever: ever.clone(),
         bytes_sent_per_request: 80.0 + of_proof + of_handshake,
         bytes_received_per_request: f64::from(factors.payload_bytes) + 60.0,
     };

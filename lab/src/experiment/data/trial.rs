@@ -54,7 +54,9 @@ impl Errors {
     }
 }
 
-/// Shares of all answers, in microseconds, from the first byte sent to the last byte read by the load generator.
+/// Shares of all answers, in microseconds, from the first byte sent to the last byte read by the load generator. `wrk`
+/// corrects them for coordinated omission: an answer that took longer than a connection's average counts several times, as
+/// for the requests that would have waited behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// Half of them were not slower.
@@ -91,8 +93,10 @@ pub struct EdgeUse {
     pub modes: BTreeMap<String, u64>,
     /// Requests by how the user was proven: `none`, `internal_token`, `hop_token`.
     pub users: BTreeMap<String, u64>,
-    /// Handshakes and connections.
+    /// Handshakes and connections that began in the trial.
     pub handshakes: Handshakes,
+    /// And since the callee began: of connections that are kept, this alone tells what they are.
+    pub handshakes_ever: Handshakes,
     /// Bytes from caller to callee for each request: of TCP's payload, so TLS and HTTP/2 with their handshakes are in
     /// it, and the headers of TCP and IP are not.
     pub bytes_sent_per_request: f64,

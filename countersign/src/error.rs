@@ -7,6 +7,7 @@
 //! | 2 | usage or configuration |
 //! | 3 | the authority cannot be reached |
 //! | 4 | denied |
+//! | 130 | interrupted |
 
 use std::fmt;
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ pub enum CliError {
     Unreachable(Explained),
     /// The authority answered, and said no (exit 4).
     Denied(Explained),
+    /// Somebody stopped it; what it had started has ended (exit 130, as for a program that SIGINT ends).
+    Interrupted(Explained),
 }
 
 /// The three lines under every error.
@@ -56,6 +59,11 @@ impl CliError {
         Self::Denied(Explained::new(what, why, try_next))
     }
 
+    /// Stopped from outside.
+    pub fn interrupted(what: impl fmt::Display, why: impl fmt::Display, try_next: impl fmt::Display) -> Self {
+        Self::Interrupted(Explained::new(what, why, try_next))
+    }
+
     /// The process's exit code for this error.
     pub fn code(&self) -> u8 {
         match self {
@@ -63,6 +71,7 @@ impl CliError {
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
             Self::Denied(_) => 4,
+            Self::Interrupted(_) => 130,
         }
     }
 
@@ -73,7 +82,11 @@ impl CliError {
 
     fn explained(&self) -> &Explained {
         match self {
-            Self::Failed(e) | Self::Usage(e) | Self::Unreachable(e) | Self::Denied(e) => e,
+            Self::Failed(e)
+            | Self::Usage(e)
+            | Self::Unreachable(e)
+            | Self::Denied(e)
+            | Self::Interrupted(e) => e,
         }
     }
 }
@@ -110,10 +123,12 @@ mod tests {
         assert_eq!(CliError::usage("a", "", "").code(), 2);
         assert_eq!(CliError::unreachable("a", "", "").code(), 3);
         assert_eq!(CliError::denied("a", "", "").code(), 4);
+        assert_eq!(CliError::interrupted("a", "", "").code(), 130);
         assert!(matches!(CliError::failed("a", "", ""), CliError::Failed(_)));
         assert!(matches!(CliError::usage("a", "", ""), CliError::Usage(_)));
         assert!(matches!(CliError::unreachable("a", "", ""), CliError::Unreachable(_)));
         assert!(matches!(CliError::denied("a", "", ""), CliError::Denied(_)));
+        assert!(matches!(CliError::interrupted("a", "", ""), CliError::Interrupted(_)));
     }
 
     #[test]

@@ -76,12 +76,8 @@ pub async fn bench(at: &At, args: BenchArgs) -> Result<(), CliError> {
         CliError::failed("this program does not know where it lies", e, "call it by its path")
     })?;
     told_before(&plan);
-    let run = experiment::run(&plan, &program, told_meanwhile);
-    let mut experiment = tokio::select! {
-        experiment = run => experiment.map_err(|e| not_run(&e))?,
-        // What was started ends with this process.
-        () = stopped() => return Err(CliError::failed("stopped", "", "")),
-    };
+    let run = experiment::run(&plan, &program, stopped(), told_meanwhile);
+    let mut experiment = run.await.map_err(|e| not_run(&e))?;
     experiment.code = code::counts();
     let written =
         experiment::write::write(&experiment, &args.out).and_then(|()| report::write(&experiment, &args.out));
@@ -157,6 +153,7 @@ fn not_run(error: &RunError) -> CliError {
         RunError::Load(LoadError::Absent) => {
             CliError::usage("the load generator is missing", error, "apt-get install wrk")
         }
+        RunError::Stopped => CliError::interrupted("the experiment is over", error, ""),
         other => CliError::failed("the experiment could not be run", other, "try again, or with --only"),
     }
 }
@@ -187,7 +184,7 @@ fn table(experiment: &Experiment) -> Result<(), CliError> {
                 ms(Metric::P50Us),
                 ms(Metric::P99Us),
                 format!("{:.0}", level(&arm.name, Metric::CpuUsPerRequest)),
-                format!("{:.0}", level(&arm.name, Metric::BytesPerRequest)),
+                counted(level(&arm.name, Metric::BytesPerRequest)),
                 ratio(&arm.name),
             ]
         }),
@@ -197,6 +194,11 @@ fn table(experiment: &Experiment) -> Result<(), CliError> {
         output::line(format!("{mark}: {}: {}", check.name, check.found));
     }
     Ok(())
+}
+
+/// Bytes: sidecars count none.
+fn counted(bytes: f64) -> String {
+    if bytes > 0.0 { format!("{bytes:.0}") } else { "-".to_owned() }
 }
 
 /// Figures whose claims do not hold are figures of something else.

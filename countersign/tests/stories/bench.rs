@@ -2,9 +2,12 @@
 //! they are there, and that they are refused where they are not what they say, is.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,11 +29,15 @@ impl Lab {
         self.0.path().join("out")
     }
 
-    fn bench(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.args(["bench", "--out"]).arg(self.out()).args(arguments).current_dir(self.0.path());
         command.env("HOME", self.0.path().join("home")).env_remove("XDG_CONFIG_HOME").stdin(Stdio::null());
-        command.output().unwrap()
+        command
+    }
+
+    fn bench(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     fn data(&self) -> Value {
@@ -153,6 +160,22 @@ fn services_of_ones_own_are_measured_behind_sidecars() {
     let out = lab.bench(&target);
     assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("loopback"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn a_run_that_somebody_stops_leaves_nothing_behind() {
+    if countersign_testkit::wrk().is_none() {
+        return;
+    }
+    let (lab, place) = (Lab::new(), tempfile::Builder::new().prefix("cs").tempdir().unwrap());
+    let mut command = lab.command(&["--only", KEPT, "--blocks", "9", "--seconds", "60"]);
+    let mut run = command.env("TMPDIR", place.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(run.stderr.take().unwrap()).lines();
+    assert!(said.by_ref().any(|line| line.unwrap().starts_with("trial 1 of")));
+    kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty() && !lab.out().exists(), "{left:?}");
 }
 
 #[test]

@@ -26,6 +26,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
+    net::UnixStream,
     process::{Child, Command},
     time::timeout,
 };
@@ -146,6 +147,18 @@ impl Deployment {
         &self.node
     }
 
+    /// The authority's process: whoever listens behind its socket.
+    ///
+    /// # Errors
+    /// Nobody does.
+    pub async fn authority_pid(&self) -> Result<u32, DeploymentError> {
+        let socket = UnixStream::connect(self.state_dir.join("admin.sock")).await;
+        let pid = socket.and_then(|socket| socket.peer_cred()).map(|peer| peer.pid());
+        let pid = pid.map_err(|source| system("cannot find the authority's process", source))?;
+        let unknown = || system("cannot find the authority's process", io::ErrorKind::NotFound.into());
+        pid.and_then(|pid| u32::try_from(pid).ok()).ok_or_else(unknown)
+    }
+
     /// Registers a service.
     ///
     /// # Errors
@@ -205,7 +218,8 @@ impl Deployment {
             std::fs::create_dir_all(&directory)
                 .map_err(|source| system("cannot make a directory", source))?;
             let out = directory.display().to_string();
-            self.command(&["cert", "issue", "--service", service, "--out", &out]).await?;
+            self.command(&["cert", "issue", "--service", service, "--ttl", LONGEST_RUN, "--out", &out])
+                .await?;
         }
         let subject = at("subject.json");
         let stated = serde_json::json!({ "sub": user }).to_string();
@@ -310,6 +324,8 @@ fn last_words(said: &str) -> String {
     lines.get(first..).unwrap_or_default().join("; ")
 }
 
+/// How long a long run may take.
+const LONGEST_RUN: &str = "24h";
 /// A subject by the word of whoever asks (draft-ietf-oauth-transaction-tokens).
 const STATED: &str = "urn:ietf:params:oauth:token-type:unsigned_json";
 /// What the transaction is for.

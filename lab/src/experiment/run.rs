@@ -13,7 +13,7 @@ use super::{
     chains::{self, Chain, ChainError, Kind},
     checks,
     claims::{self, Counted},
-    data::{Absent, Arm, EdgeUse, Experiment, FORMAT, ProcessUse, Profile, Trial, exact},
+    data::{Absent, Arm, CarriedUser, EdgeUse, Experiment, FORMAT, ProcessUse, Profile, Trial, exact},
     deployment::{Deployment, DeploymentError},
     design::Plan,
     load::{Generator, LoadError},
@@ -38,6 +38,9 @@ pub enum RunError {
     /// What was to be measured.
     #[error(transparent)]
     Meter(#[from] MeterError),
+    /// Somebody wanted it to stop.
+    #[error("stopped before its end; nothing was written")]
+    Stopped,
     /// A directory for what only this run needs.
     #[error("no directory can be made for the run: {0}")]
     Directory(#[from] std::io::Error),
@@ -71,33 +74,32 @@ pub enum Progress<'a> {
     },
 }
 
-/// Runs `plan` with `program` as everything that has to be started, and tells how far it is.
+/// Runs `plan` with `program` as everything that has to be started, and tells how far it is. When `stop` is over, everything
+/// that was started ends, and so does the run.
 ///
 /// # Errors
 /// See [`RunError`].
 pub async fn run(
     plan: &Plan,
     program: &Path,
+    stop: impl Future<Output = ()>,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Experiment, RunError> {
     let (began, clock_at_start) = (Instant::now(), clock::now());
     // Sockets lie below it, and their paths are short.
     let directory = tempfile::Builder::new().prefix("cs-lab-").tempdir()?;
     let generator = Generator::find(directory.path(), plan.connections).await?;
+    // Before the run itself is what keeps it busy.
+    let machine = this_machine();
     progress(Progress::Starting);
     let deployment = Deployment::start(program, directory.path()).await?;
-    let processes = chains::processes(plan);
-    progress(Progress::Chains { processes });
-    let chains = chains::start(plan, &deployment, program, directory.path()).await?;
-    let bench = Bench { plan, deployment: &deployment, chains: &chains, generator: &generator };
-    bench.renew_users().await?;
-    for arm in &plan.arms {
-        bench.chain_of(arm)?.until_it_answers(arm, ANSWERS).await?;
-    }
-    let machine = this_machine();
-    let trials = bench.trials(&mut progress).await?;
-    drop(chains);
+    let measured = tokio::select! {
+        measured = measure(plan, program, &deployment, (&generator, directory.path()), &mut progress) => measured,
+        () = stop => Err(RunError::Stopped),
+    };
+    // However it went: what it writes to must not be taken away from under it.
     deployment.end().await;
+    let trials = measured?;
     let started =
         OffsetDateTime::from_unix_timestamp(clock_at_start.secs()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let effects = statistics::effects(&plan.arms, &trials, &plan.design);
@@ -117,6 +119,25 @@ pub async fn run(
         effects,
         code: Vec::new(),
     })
+}
+
+/// The trials, with chains that end with them.
+async fn measure(
+    plan: &Plan,
+    program: &Path,
+    deployment: &Deployment,
+    (generator, directory): (&Generator, &Path),
+    progress: &mut impl FnMut(Progress<'_>),
+) -> Result<Vec<Trial>, RunError> {
+    progress(Progress::Chains { processes: chains::processes(plan) });
+    let chains = chains::start(plan, deployment, program, directory).await?;
+    let token_service = deployment.authority_pid().await?;
+    let bench = Bench { plan, deployment, chains: &chains, generator, token_service };
+    bench.renew_users().await?;
+    for arm in &plan.arms {
+        bench.chain_of(arm)?.until_it_answers(arm, ANSWERS).await?;
+    }
+    bench.trials(progress).await
 }
 
 /// What one would look for among the arms.
@@ -152,6 +173,8 @@ struct Bench<'a> {
     deployment: &'a Deployment,
     chains: &'a [Chain],
     generator: &'a Generator,
+    /// The authority's process, which gives out the tokens of users who are carried along hop by hop.
+    token_service: u32,
 }
 
 impl Bench<'_> {
@@ -182,9 +205,9 @@ impl Bench<'_> {
         if design.warm_up_ms > 0 {
             self.generator.run(&asked, Duration::from_millis(design.warm_up_ms)).await?;
         }
-        let before = Reading::before(chain, arm).await?;
+        let before = self.before(chain, arm).await?;
         let counts = self.generator.run(&asked, Duration::from_millis(design.trial_ms)).await?;
-        let after = Reading::after(chain, arm).await?;
+        let after = self.after(chain, arm).await?;
         let edges = after.edges_since(&before, chain);
         let counted = Counted {
             requests: counts.requests,
@@ -206,10 +229,32 @@ impl Bench<'_> {
             requests: counts.requests,
             errors: counts.errors,
             latency_us: counts.latency,
-            processes: after.processes_since(&before, chain, served)?,
+            processes: after.processes_since(&before, served)?,
             edges,
             claims,
         })
+    }
+
+    /// Counters first: to render them is work of the processes, and not the trial's.
+    async fn before(&self, chain: &Chain, arm: &Arm) -> Result<Reading, MeterError> {
+        let counters = settled(chain, arm).await?;
+        Ok(Reading { spent: self.spent(chain, arm)?, counters })
+    }
+
+    /// Counters last, likewise.
+    async fn after(&self, chain: &Chain, arm: &Arm) -> Result<Reading, MeterError> {
+        tokio::time::sleep(chain.counts_within()).await;
+        let spent = self.spent(chain, arm)?;
+        Ok(Reading { spent, counters: settled(chain, arm).await? })
+    }
+
+    /// CPU time so far: of the processes of an arm, and of the token service if it works for it.
+    fn spent(&self, chain: &Chain, arm: &Arm) -> Result<Vec<Spent>, MeterError> {
+        let asks_for_tokens = arm.factors.user == CarriedUser::PerHop;
+        let relays = used(chain, arm).map(|relay| (relay.service.to_string(), relay.pid));
+        let token_service = asks_for_tokens.then(|| (TOKEN_SERVICE.to_owned(), self.token_service));
+        let spent = relays.chain(token_service);
+        spent.map(|(service, pid)| Ok(Spent { service, pid, cpu_ns: meter::cpu_ns(pid)? })).collect()
     }
 
     async fn renew_users(&self) -> Result<(), RunError> {
@@ -227,44 +272,38 @@ impl Bench<'_> {
     }
 }
 
-/// What the processes of an arm have spent and counted so far, the head first.
-struct Reading(Vec<(u64, Counters)>);
+/// What was spent and counted so far.
+struct Reading {
+    /// By the processes of the arm, the head first, and then by whoever else worked for it.
+    spent: Vec<Spent>,
+    /// By its relays, the head first.
+    counters: Vec<Counters>,
+}
+
+/// CPU time of a process since it began.
+struct Spent {
+    service: String,
+    pid: u32,
+    cpu_ns: u64,
+}
 
 impl Reading {
-    /// Counters first: to render them is work of the processes, and not the trial's.
-    async fn before(chain: &Chain, arm: &Arm) -> Result<Self, MeterError> {
-        let counters = settled(chain, arm).await?;
-        Ok(Self(spent(chain, arm)?.into_iter().zip(counters).collect()))
-    }
-
-    /// Counters last, likewise.
-    async fn after(chain: &Chain, arm: &Arm) -> Result<Self, MeterError> {
-        tokio::time::sleep(chain.counts_within()).await;
-        let spent = spent(chain, arm)?;
-        Ok(Self(spent.into_iter().zip(settled(chain, arm).await?).collect()))
-    }
-
     fn edges_since(&self, before: &Self, chain: &Chain) -> Vec<EdgeUse> {
-        let callees = self.0.iter().zip(&before.0).zip(&chain.relays).skip(1);
-        let edges = callees.zip(&chain.relays).map(|((((_, now), (_, then)), callee), caller)| {
-            now.since(then).edge(caller.service.as_str(), callee.service.as_str())
+        let callees = self.counters.iter().zip(&before.counters).zip(&chain.relays).skip(1);
+        let edges = callees.zip(&chain.relays).map(|(((now, then), callee), caller)| {
+            let edge = now.since(then).edge(caller.service.as_str(), callee.service.as_str());
+            EdgeUse { handshakes_ever: now.handshakes(), ..edge }
         });
         edges.collect()
     }
 
-    fn processes_since(
-        &self,
-        before: &Self,
-        chain: &Chain,
-        requests: u64,
-    ) -> Result<Vec<ProcessUse>, MeterError> {
-        let processes = self.0.iter().zip(&before.0).zip(&chain.relays);
-        let spent = processes.map(|(((now, _), (then, _)), relay)| {
-            let cpu_us = exact(now.saturating_sub(*then)) / 1000.0;
+    fn processes_since(&self, before: &Self, requests: u64) -> Result<Vec<ProcessUse>, MeterError> {
+        let spent = self.spent.iter().zip(&before.spent).map(|(now, then)| {
+            let cpu_us = exact(now.cpu_ns.saturating_sub(then.cpu_ns)) / 1000.0;
             Ok(ProcessUse {
-                service: relay.service.to_string(),
+                service: now.service.clone(),
                 cpu_us_per_request: cpu_us / exact(requests),
-                pss_kib: meter::pss_kib(relay.pid)?,
+                pss_kib: meter::pss_kib(now.pid)?,
             })
         });
         spent.collect()
@@ -298,13 +337,11 @@ async fn counters(chain: &Chain, arm: &Arm) -> Result<Vec<Counters>, MeterError>
     Ok(read)
 }
 
-fn spent(chain: &Chain, arm: &Arm) -> Result<Vec<u64>, MeterError> {
-    used(chain, arm).map(|relay| meter::cpu_ns(relay.pid)).collect()
-}
-
 /// Longer than a callee knows nothing about proofs from before its start, and than a rule takes to reach it.
 const ANSWERS: Duration = Duration::from_secs(40);
 /// Internal tokens live for five minutes.
 const USERS_RENEWED_EVERY: Duration = Duration::from_secs(120);
+/// As what the authority's process is told of.
+const TOKEN_SERVICE: &str = "token service";
 /// How long what is in progress when the load stops is given at most.
 const SETTLED: Duration = Duration::from_secs(3);

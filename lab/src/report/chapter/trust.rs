@@ -6,7 +6,7 @@ use super::super::{
     numbers::Numbers,
     page::{Block, Section, Table},
 };
-use crate::experiment::data::{Metric, Role};
+use crate::experiment::data::{Arm, Metric, Role};
 
 pub(super) fn section(numbers: Numbers<'_>) -> Section {
     let mut blocks = vec![
@@ -28,7 +28,7 @@ pub(super) fn section(numbers: Numbers<'_>) -> Section {
             rows,
         )));
     }
-    blocks.extend(Block::findings(twins(numbers)));
+    blocks.extend(Block::findings(twins(numbers).chain(planted(numbers))));
     Section::new("trust", "May one believe it?", blocks)
 }
 
@@ -65,21 +65,34 @@ fn broken(numbers: Numbers<'_>) -> Option<Block> {
 }
 
 /// Arms that differ from their base in nothing but their name.
-fn twins(numbers: Numbers<'_>) -> Vec<String> {
-    let arms = numbers.experiment.arms.iter().filter(|arm| arm.role == Role::Twin);
-    let pairs = arms.filter_map(|arm| Some((arm, numbers.base_of(arm)?)));
-    pairs
-        .flat_map(|(twin, base)| {
-            [Metric::CpuUsPerRequest, Metric::P50Us].map(|metric| {
-                let sentence = numbers.sentence(
-                    metric,
-                    (twin, &format!("“{}”", twin.name)),
-                    (base, &format!("“{}”", base.name)),
-                );
-                format!("The same arm under two names, run by the same processes: {sentence}")
-            })
+fn twins(numbers: Numbers<'_>) -> impl Iterator<Item = String> {
+    let twins = beside(numbers, |role| role == Role::Twin);
+    twins.flat_map(move |(twin, base)| {
+        [Metric::CpuUsPerRequest, Metric::P50Us].map(|metric| {
+            let sentence = against(numbers, metric, twin, base);
+            format!("The same arm under two names, run by the same processes: {sentence}")
         })
-        .collect()
+    })
+}
+
+/// Arms in which somebody wanted a delay to be found.
+fn planted(numbers: Numbers<'_>) -> impl Iterator<Item = String> {
+    let planted = beside(numbers, |role| matches!(role, Role::Planted { .. }));
+    planted.map(move |(delayed, base)| {
+        let sentence = against(numbers, Metric::P50Us, delayed, base);
+        format!("A delay that was planted: {sentence}")
+    })
+}
+
+/// Arms of such a role, each with what it is held against.
+fn beside<'a>(numbers: Numbers<'a>, is_it: fn(Role) -> bool) -> impl Iterator<Item = (&'a Arm, &'a Arm)> {
+    let arms = numbers.experiment.arms.iter().filter(move |arm| is_it(arm.role));
+    arms.filter_map(move |arm| Some((arm, numbers.base_of(arm)?)))
+}
+
+fn against(numbers: Numbers<'_>, metric: Metric, arm: &Arm, base: &Arm) -> String {
+    let [name, base_name] = [arm, base].map(|arm| format!("“{}”", arm.name));
+    numbers.sentence(metric, (arm, &name), (base, &base_name))
 }
 
 const BROKEN_SHOWN: usize = 20;

@@ -72,20 +72,28 @@ impl BreakEven {
         use Verdict::{Less, More, NoDifference};
         let until = self.surely_until.unwrap_or(1);
         let from = self.surely_from.map_or_else(|| format!("more than {REQUESTS_MAX}"), |n| n.to_string());
-        let about = self.estimate.map_or_else(|| "some".to_owned(), |n| format!("about {}", n.ceil()));
+        let about = |n: fn(f64) -> f64| {
+            self.estimate.map_or_else(|| "some".to_owned(), |estimate| format!("about {}", n(estimate)))
+        };
         let between = format!("{confidence}: between {until} and {from}");
         match (self.fresh, self.kept) {
             (Less, Less) => {
-                format!("{way} is always cheaper than {base}, however many requests share a connection.")
+                format!(
+                    "{way} is cheaper than {base} with a new connection for each request and with kept ones ({confidence}), so however many requests share one."
+                )
             }
             (More, More) => {
-                format!("{way} is never cheaper than {base}, however many requests share a connection.")
+                format!(
+                    "{way} is dearer than {base} with a new connection for each request and with kept ones ({confidence}), so there is no number of requests on a connection from which it is cheaper."
+                )
             }
             (More, Less) => format!(
-                "{way} is cheaper than {base} from {about} requests on a connection on, and dearer with fewer ({between})."
+                "{way} is cheaper than {base} from {} requests on a connection on, and dearer with fewer ({between}).",
+                about(f64::ceil)
             ),
             (Less, More) => format!(
-                "{way} is cheaper than {base} up to {about} requests on a connection, and dearer with more ({between})."
+                "{way} is cheaper than {base} up to {} requests on a connection, and dearer with more ({between}).",
+                about(f64::floor)
             ),
             (NoDifference, Less) => format!(
                 "{way} is surely cheaper than {base} from {from} requests on a connection on ({confidence}); with fewer no difference was found."
@@ -110,12 +118,13 @@ impl BreakEven {
         use Verdict::{Less, More, NoDifference};
         let from = self.surely_from.map_or_else(|| format!("> {REQUESTS_MAX}"), |n| n.to_string());
         let until = self.surely_until.unwrap_or(1);
-        let about = self.estimate.map_or_else(String::new, |n| n.ceil().to_string());
+        let about =
+            |n: fn(f64) -> f64| self.estimate.map_or_else(String::new, |estimate| n(estimate).to_string());
         match (self.fresh, self.kept) {
             (Less, Less) => "always".to_owned(),
             (More, More) => "never".to_owned(),
-            (More, Less) => format!("from {about} on ({until} to {from})"),
-            (Less, More) => format!("up to {about} ({until} to {from})"),
+            (More, Less) => format!("from {} on ({until} to {from})", about(f64::ceil)),
+            (Less, More) => format!("up to {} ({until} to {from})", about(f64::floor)),
             (NoDifference, Less) => format!("surely from {from} on"),
             (Less, NoDifference) => format!("surely up to {until}"),
             (NoDifference | More, NoDifference) | (NoDifference, More) => "not found".to_owned(),

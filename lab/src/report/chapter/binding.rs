@@ -25,8 +25,8 @@ pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
     ));
     blocks.extend(held_against(
         numbers,
-        "The thesis signs with RSA. In mode jwt both sides of a choice show: RSA signs slowly and verifies fast, the two \
-         others the other way round or evenly.",
+        "The thesis signs with RSA. An algorithm is paid for twice: the caller signs each request, the callee verifies it, and the \
+         CPU time of a chain has both.",
         "Signature algorithms of mode jwt against ES256",
         &[Way::jwt(Signing::Rs256), Way::jwt(Signing::Ed25519)],
         Way::jwt(Signing::Es256),

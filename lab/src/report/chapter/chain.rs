@@ -6,6 +6,7 @@ use super::{
         format::duration,
         numbers::{Numbers, Way},
         page::{Block, Section, Table},
+        sentence::Verdict,
     },
     cpu, leveled, unless_empty,
 };
@@ -22,7 +23,7 @@ pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
     }
     let mut blocks = vec![
         Block::text(
-            "A request of a user rarely ends at the first service. What one edge costs, each edge costs again.",
+            "A request of a user rarely ends at the first service, and every edge behind it is authenticated again.",
         ),
         Block::Figure(figure(numbers, &chains)),
         Block::Table(table(numbers, &chains)),
@@ -65,14 +66,17 @@ fn each_edge(numbers: Numbers<'_>, way: Way, arms: &[&Arm]) -> Option<String> {
     let difference = numbers.compare(longest, shortest, Metric::CpuUsPerRequest)?.difference;
     let edges = f64::from(longest.factors.edges.checked_sub(shortest.factors.edges)?);
     let each = |value: f64| duration(value / edges);
-    Some(format!(
-        "Each further edge costs {} of CPU time with {} ({} to {}; {}).",
-        each(difference.estimate),
-        way.name(),
-        each(difference.low),
-        each(difference.high),
-        numbers.confidence()
-    ))
+    let evidence = format!("{} to {}; {}", each(difference.low), each(difference.high), numbers.confidence());
+    let (way, of) = (way.name(), each(difference.estimate));
+    Some(match Verdict::of_difference(&difference) {
+        Verdict::More => format!("Each further edge costs {of} of CPU time with {way} ({evidence})."),
+        Verdict::Less => {
+            format!("Longer chains needed less CPU time with {way}: {of} for each edge ({evidence}).")
+        }
+        Verdict::NoDifference => {
+            format!("No cost of a further edge was found with {way} ({of} of CPU time; {evidence}).")
+        }
+    })
 }
 
 fn figure(numbers: Numbers<'_>, chains: &[(Way, Vec<&Arm>)]) -> Figure {

@@ -112,7 +112,7 @@ fn curves(numbers: Numbers<'_>) -> Option<Block> {
 fn ends(series: &[Line]) -> String {
     let of = |line: &Line| {
         let ((_, first), (_, last)) = (line.points.first()?, line.points.last()?);
-        Some(format!("{} falls from {} to {} µs", line.name, number(first.estimate), number(last.estimate)))
+        Some(format!("{} goes from {} to {} µs", line.name, number(first.estimate), number(last.estimate)))
     };
     series.iter().filter_map(of).collect::<Vec<_>>().join(", ")
 }

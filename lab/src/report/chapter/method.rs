@@ -29,9 +29,11 @@ pub(super) fn section(numbers: Numbers<'_>) -> Section {
         numbers.confidence(),
         design.resamples
     );
-    let counted = "Requests in a second and latencies are what the load generator saw at the head of the chain. CPU time is that \
-                   of all threads of all processes of the chain, from the scheduler, divided by requests; neither the load \
-                   generator nor the authority is in it. Memory is the proportional set size of those processes at the end of a \
+    let counted = "Requests in a second are what the load generator saw at the head of the chain. Latencies are what it saw and then \
+                   corrected for coordinated omission, as it always does (see the threats to validity). CPU time is that \
+                   of all threads of all processes of the chain, from the scheduler, divided by requests; the load generator \
+                   is not in it, and the authority only where users are carried along hop by hop, because there it is the token \
+                   service that each hop asks. Memory is the proportional set size of those processes at the end of a \
                    trial. Bytes are counted at the sockets of the callees, so TLS, HTTP/2 and their handshakes are among them, and \
                    the headers of TCP and IP are not.";
     let paragraphs = [trials, fractional.to_owned(), compared, counted.to_owned()];

@@ -7,7 +7,7 @@ use super::{
         numbers::{Numbers, Way},
         page::{Block, Section, Table},
     },
-    cpu, leveled, ratio_cell, unless_empty,
+    NOT_COMPARED, cpu, leveled, ratio_cell, unless_empty,
     verdicts::over,
 };
 use crate::experiment::data::{Arm, Connections, LabMode, Metric};
@@ -42,6 +42,11 @@ fn of_service(numbers: Numbers<'_>, service: Option<&str>, place: usize) -> Vec<
 fn table(numbers: Numbers<'_>, arms: &[&Arm], connections: Connections) -> Table {
     let none = arms.iter().find(|arm| arm.factors.mode == LabMode::None);
     let level = |arm: &Arm, metric, per: f64| number(numbers.level(&arm.name, metric).mean / per);
+    // Sidecars count none.
+    let bytes = |arm: &Arm| match numbers.level(&arm.name, Metric::BytesPerRequest).mean {
+        bytes if bytes > 0.0 => number(bytes),
+        _ => NOT_COMPARED.to_owned(),
+    };
     Table::new(
         format!(
             "Ways {}: means over all blocks; CPU time and its ratio to none with their {}",
@@ -68,13 +73,14 @@ fn table(numbers: Numbers<'_>, arms: &[&Arm], connections: Connections) -> Table
                 level(arm, Metric::P95Us, 1000.0),
                 level(arm, Metric::P99Us, 1000.0),
                 level(arm, Metric::P999Us, 1000.0),
-                level(arm, Metric::BytesPerRequest, 1.0),
+                bytes(arm),
                 level(arm, Metric::PssKib, 1024.0),
                 leveled(numbers.level(&arm.name, Metric::CpuUsPerRequest)),
-                none.filter(|none| none.name != arm.name).map_or_else(
-                    || "1".to_owned(),
-                    |none| ratio_cell(numbers, arm, none, Metric::CpuUsPerRequest),
-                ),
+                match none {
+                    Some(none) if none.name == arm.name => "1".to_owned(),
+                    Some(none) => ratio_cell(numbers, arm, none, Metric::CpuUsPerRequest),
+                    None => NOT_COMPARED.to_owned(),
+                },
             ]
         }),
     )
@@ -149,7 +155,7 @@ fn waits_of(numbers: Numbers<'_>, service: Option<&str>, name: &'static str) -> 
         name,
         title: "How long answers took over kept connections".to_owned(),
         description: format!(
-            "Median and 99th percentile in milliseconds, with the {}. The load generator keeps every core busy, so most of it is waiting for one.",
+            "Median and 99th percentile in milliseconds, with the {}. Under this load part of it is waiting for a core.",
             numbers.confidence()
         ),
         plot: Plot::Intervals(Intervals {

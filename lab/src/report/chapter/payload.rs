@@ -25,7 +25,9 @@ pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
         .filter_map(|(way, arm)| Some((way, arm, same_payload(none, arm)?)))
         .collect();
     let mut blocks = vec![
-        Block::text("A proof costs the same for a short answer and a long one; encryption does not."),
+        Block::text(
+            "What proves the caller does not depend on how long the answer is; what encrypts the answer has all of it to do.",
+        ),
         Block::Figure(figure(numbers, &payloads)),
         Block::Table(table(numbers, &against)),
     ];

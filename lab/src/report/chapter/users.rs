@@ -20,7 +20,8 @@ pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
             "The thesis names three ways for services to know on whose behalf they are called: the gateway's token passed on \
              unchanged (“same”, figure 4.2), a new one from the token service for each hop of each request (“per-hop”, \
              figure 4.3), and the user's token inside the caller's own signed one (“nested”, section 4.2.2). It expects \
-             overhead of all, and most of the second. Each is held against the same chain without a user.",
+             overhead of all, and most of the second. Each is held against the same chain without a user. What the token service itself \
+             spends is counted with “per-hop”.",
         ),
         Block::Table(table(numbers, &arms)),
         Block::Figure(figure(numbers, &arms)),

@@ -36,10 +36,10 @@ fn pure_authentication(numbers: Numbers<'_>) -> Option<Vec<Block>> {
             "By these numbers, no: mtls needs more CPU time with either kind of connection."
         }
         (_, Some(Verdict::Less)) => {
-            "By these numbers, yes where connections are kept: mtls then needs less CPU time. With a new connection for each request it does not."
+            "By these numbers, yes where connections are kept: mtls then needs less CPU time. With a new connection for each request that was not found."
         }
         (Some(Verdict::Less), _) => {
-            "By these numbers, only where every request has a connection of its own: mtls then needs less CPU time. Over kept connections it does not."
+            "By these numbers, only where every request has a connection of its own: mtls then needs less CPU time. Over kept connections that was not found."
         }
         (Some(_), Some(_)) => {
             "By these numbers it is not: with neither kind of connection was mtls found to need less CPU time."

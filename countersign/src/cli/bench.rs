@@ -270,6 +270,12 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_was_stopped_is_no_failed_one() {
+        assert_eq!(not_run(&RunError::Stopped).code(), 130);
+        assert_eq!(not_run(&RunError::Load(LoadError::Absent)).code(), 2);
+    }
+
+    #[test]
     fn spans_of_time_are_seconds() {
         assert_eq!(seconds("0.3"), Ok(Duration::from_millis(300)));
         assert!(seconds("-1").is_err() && seconds("soon").is_err());

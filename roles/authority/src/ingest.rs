@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use countersign_identity::{IdKind, SpiffeId};
-use countersign_ledger::{BootId, Digest, Event, Record, WriterVerifier, chain::RecordError};
+use countersign_ledger::{BootId, Digest, Event, Record, Verdict, WriterVerifier, chain::RecordError};
 use countersign_sdk::clock;
 use countersign_store::{
     StoreError,
@@ -198,8 +198,9 @@ async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, Ing
 }
 
 /// Does the record tell of its writer's own doings? A compromised service may lie about itself, and about nobody
-/// else: certificates, logins and administration are told by us alone, a decision by who was called. An event of
-/// a newer release is taken by its hashes.
+/// else: certificates, logins and administration are told by us alone, a decision by who was called, or by the caller
+/// whose call was not made (its sidecar stopped it: the callee never heard of it). An event of a newer release is taken
+/// by its hashes.
 fn is_theirs(record: &Record) -> bool {
     let Ok(entry) = record.entry() else { return true };
     let kind = record.writer.kind();
@@ -220,7 +221,11 @@ fn is_theirs(record: &Record) -> bool {
         | Event::ClockSteppedBack { .. } => true,
         Event::LedgerAlarm { .. } => matches!(kind, IdKind::Agent(_)),
         Event::TokenMinted { .. } => matches!(kind, IdKind::Gateway(_)),
-        Event::Decision(decision) => was_called(&decision.target),
+        Event::Decision(decision) => {
+            let stopped_itself =
+                decision.verdict == Verdict::Deny && decision.source.as_deref() == Some(record.writer.as_str());
+            stopped_itself || was_called(&decision.target)
+        }
         Event::AllowedCalls(batch) => batch.edges().iter().all(|edge| was_called(&edge.target)),
         _ => false,
     }

@@ -253,6 +253,27 @@ async fn an_allowed_call_within_a_batch_is_explained_by_its_id() {
 }
 
 #[tokio::test]
+async fn a_call_that_its_caller_could_not_make_is_told_by_the_caller_and_only_as_a_refusal() {
+    let place = Place::new();
+    let authority = place.start().await;
+    let mut agent = authority.agent("local").await;
+    let Event::Decision(mut stopped) = denial(1) else { unreachable!() };
+    let mut records = Vec::new();
+    let mut pen = writer(ads());
+    for target in ["unknown", "users"] {
+        stopped.source = Some(ads().to_string());
+        stopped.target = target.to_owned();
+        stopped.id = DecisionId::from_random([records.len() as u8; 10]);
+        records.push(pen.append(&Event::Decision(stopped.clone()), clock::now()).unwrap());
+    }
+    records.push(pen.append(&denial(9), clock::now()).unwrap());
+    assert_eq!(report(&mut agent, on_the_wire(&records)).await.unwrap(), 3);
+    let stored = authority.get(&format!("/api/v1/audit/events?limit=100&writer={}", ads())).await;
+    assert_eq!(stored["items"].as_array().unwrap().len(), 3, "what a sidecar told is missing");
+    authority.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_that_was_cut_on_its_way_is_found_and_so_is_one_of_calls_of_others() {
     let place = Place::new();
     let authority = place.start().await;

@@ -22,7 +22,7 @@ pub(crate) const RECORDS_MAX: usize = 2000;
 pub(crate) const EDGES_MAX: usize = 2000;
 const LABEL_BYTES_MAX: usize = 256;
 
-/// Why a report is not taken. What came before the bad record is stored.
+/// Why a report is not taken. Chains that came before the bad one are stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum IngestError {
     /// Too much at once.
@@ -47,24 +47,6 @@ pub(crate) enum IngestError {
         /// What is wrong.
         why: String,
     },
-    /// A record does not follow from the one before it.
-    #[error("record {sequence} of {writer} does not fit its chain: {problem}")]
-    Broken {
-        /// Who wrote it.
-        writer: String,
-        /// Its place.
-        sequence: u64,
-        /// What is wrong.
-        problem: RecordError,
-    },
-    /// A record tells of what its writer has no part in.
-    #[error("record {sequence} of {writer} tells of what only others can know")]
-    NotTheirs {
-        /// Who wrote it.
-        writer: String,
-        /// Its place.
-        sequence: u64,
-    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,10 +59,20 @@ impl IngestError {
             Self::TooMany { .. } => Code::BodyTooLarge,
             Self::ForeignWriter { .. } => Code::EntryUnknown,
             Self::Unreadable { .. } => Code::BodyMalformed,
-            Self::Broken { .. } | Self::NotTheirs { .. } => Code::LedgerBroken,
             Self::Store(_) => Code::EvidenceUnwritable,
         }
     }
+}
+
+/// Why a record has no place in the log, and never will have: asking its writer for it again would change nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum LeaveOutError {
+    /// It does not follow from the one before it, or was damaged.
+    #[error("it does not fit its chain: {0}")]
+    Broken(#[from] RecordError),
+    /// It tells of what its writer has no part in.
+    #[error("it tells of what only others can know")]
+    NotTheirs,
 }
 
 /// Stores a report of `agent`. Returns the highest sequence that is durable now of the chain that came first.
@@ -154,7 +146,9 @@ async fn may_report(authority: &Authority, agent: &SpiffeId, writer: &SpiffeId) 
     }
 }
 
-/// Judges and stores one chain, gap by gap. Records that are stored already are passed over.
+/// Judges and stores one chain, gap by gap. Records that are stored already are passed over. One that can never be
+/// taken is left out, which is a gap like any other, and an alarm says why: its writer ships in order, and would wait
+/// behind it for ever.
 async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, IngestError> {
     let last = authority.db.last_of_writer(&chain.writer, chain.boot).await?;
     let mut verifier = match last {
@@ -164,37 +158,69 @@ async fn take_chain(authority: &Arc<Authority>, chain: Chain) -> Result<u64, Ing
         None => WriterVerifier::start(chain.writer, chain.boot),
     };
     let mut part = Part::default();
+    let mut left_out = LeftOut::default();
     for record in chain.records {
         if record.sequence <= verifier.sequence() {
             continue;
         }
-        if !is_theirs(&record) {
-            part.store(authority).await?;
-            let error =
-                IngestError::NotTheirs { writer: record.writer.to_string(), sequence: record.sequence };
-            authority.journal.note(Event::LedgerAlarm { finding: error.to_string() });
-            return Err(error);
+        match judge(&mut verifier, &record) {
+            Err(error) => left_out.add(&record, &error),
+            Ok(None) => part.records.push(record),
+            Ok(Some(gap)) => {
+                // One gap to a transaction: what is missing is told directly before what follows it.
+                std::mem::replace(&mut part, Part { gap: Some(gap), records: vec![record] })
+                    .store(authority)
+                    .await?;
+            }
         }
-        let expected = verifier.sequence().saturating_add(1);
-        if record.sequence > expected {
-            // One gap to a transaction: what is missing is told directly before what follows it.
-            std::mem::take(&mut part).store(authority).await?;
-            let missing_to = record.sequence.saturating_sub(1);
-            let (writer, boot) = (record.writer.clone(), record.boot);
-            verifier.accept_after_gap(&record, missing_to).map_err(|problem| broken(&record, problem))?;
-            tracing::warn!(%writer, %boot, missing_from = expected, missing_to, "records are missing");
-            metrics::counter!("countersign_ledger_gaps_total").increment(1);
-            part.gap = Some(Event::Gap { writer, boot, missing_from: expected, missing_to });
-        } else if let Err(problem) = verifier.accept(&record) {
-            part.store(authority).await?;
-            let error = broken(&record, problem);
-            authority.journal.note(Event::LedgerAlarm { finding: error.to_string() });
-            return Err(error);
-        }
-        part.records.push(record);
     }
     part.store(authority).await?;
-    Ok(verifier.sequence())
+    let settled = verifier.sequence().max(left_out.until);
+    left_out.alarm(authority).await?;
+    Ok(settled)
+}
+
+/// Does the record come next in its writer's chain? Returns the gap before it, if there is one.
+fn judge(verifier: &mut WriterVerifier, record: &Record) -> Result<Option<Event>, LeaveOutError> {
+    if !is_theirs(record) {
+        return Err(LeaveOutError::NotTheirs);
+    }
+    let missing_from = verifier.sequence().saturating_add(1);
+    if record.sequence <= missing_from {
+        return Ok(verifier.accept(record).map(|()| None)?);
+    }
+    let missing_to = record.sequence.saturating_sub(1);
+    verifier.accept_after_gap(record, missing_to)?;
+    let (writer, boot) = (record.writer.clone(), record.boot);
+    tracing::warn!(%writer, %boot, missing_from, missing_to, "records are missing");
+    metrics::counter!("countersign_ledger_gaps_total").increment(1);
+    Ok(Some(Event::Gap { writer, boot, missing_from, missing_to }))
+}
+
+/// Records of one report that were not taken: one alarm for all of them, so that nobody fills the ledger with alarms.
+#[derive(Default)]
+struct LeftOut {
+    first: Option<String>,
+    count: u64,
+    until: u64,
+}
+
+impl LeftOut {
+    fn add(&mut self, record: &Record, error: &LeaveOutError) {
+        let Record { writer, boot, sequence, .. } = record;
+        self.first.get_or_insert_with(|| format!("record {sequence} of {writer} (start {boot}): {error}"));
+        self.count += 1;
+        self.until = self.until.max(*sequence);
+    }
+
+    /// On disk before the writer is told that it need not keep them.
+    async fn alarm(self, authority: &Authority) -> Result<(), StoreError> {
+        let Some(first) = self.first else { return Ok(()) };
+        let more = self.count - 1;
+        let finding = format!("{}: left out {first}; and {more} more of this report", Code::LedgerBroken);
+        tracing::error!(finding, "records have no place in the ledger");
+        authority.journal.record(vec![Event::LedgerAlarm { finding }]).await
+    }
 }
 
 /// Does the record tell of its writer's own doings? A compromised service may lie about itself, and about nobody
@@ -222,17 +248,13 @@ fn is_theirs(record: &Record) -> bool {
         Event::LedgerAlarm { .. } => matches!(kind, IdKind::Agent(_)),
         Event::TokenMinted { .. } => matches!(kind, IdKind::Gateway(_)),
         Event::Decision(decision) => {
-            let stopped_itself =
-                decision.verdict == Verdict::Deny && decision.source.as_deref() == Some(record.writer.as_str());
+            let stopped_itself = decision.verdict == Verdict::Deny
+                && decision.source.as_deref() == Some(record.writer.as_str());
             stopped_itself || was_called(&decision.target)
         }
         Event::AllowedCalls(batch) => batch.edges().iter().all(|edge| was_called(&edge.target)),
         _ => false,
     }
-}
-
-fn broken(record: &Record, problem: RecordError) -> IngestError {
-    IngestError::Broken { writer: record.writer.to_string(), sequence: record.sequence, problem }
 }
 
 /// What goes into the log together.
@@ -302,6 +324,7 @@ fn edge(count: EdgeCount) -> Edge {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -311,14 +334,24 @@ mod tests {
             (IngestError::TooMany { got: 2, max: 1 }, Code::BodyTooLarge),
             (IngestError::ForeignWriter { writer: writer() }, Code::EntryUnknown),
             (IngestError::Unreadable { writer: writer(), why: String::new() }, Code::BodyMalformed),
-            (
-                IngestError::Broken { writer: writer(), sequence: 1, problem: RecordError::BrokenChain },
-                Code::LedgerBroken,
-            ),
-            (IngestError::NotTheirs { writer: writer(), sequence: 1 }, Code::LedgerBroken),
             (IngestError::Store(StoreError::Busy), Code::EvidenceUnwritable),
         ] {
             assert_eq!(error.code(), code, "{error}");
         }
+    }
+    #[test]
+    fn only_the_next_record_of_a_chain_that_tells_of_its_writer_is_taken() {
+        let ads: SpiffeId = "spiffe://fleamarket.test/svc/ads".parse().unwrap();
+        let boot = BootId::from_random([7; 16]);
+        let mut writer = countersign_ledger::Writer::start(ads.clone(), boot);
+        let mut written = |event: Event| writer.append(&event, clock::now()).unwrap();
+        let own = written(Event::ClockSteppedBack { by_ms: 1 });
+        let foreign = written(Event::LedgerAlarm { finding: "boo".to_owned() });
+        let mut damaged = own.clone();
+        damaged.bytes.push(b' ');
+        let mut verifier = WriterVerifier::start(ads, boot);
+        assert_eq!(judge(&mut verifier, &damaged), Err(LeaveOutError::Broken(RecordError::BrokenChain)));
+        assert_eq!(judge(&mut verifier, &foreign), Err(LeaveOutError::NotTheirs));
+        assert_eq!((verifier.sequence(), judge(&mut verifier, &own)), (0, Ok(None)));
     }
 }

@@ -50,6 +50,7 @@ struct Named {
     gateway_tls: SocketAddr,
     gateway: Option<SocketAddr>,
     authority: SocketAddr,
+    nodes: Option<SocketAddr>,
     passwords: PathBuf,
 }
 
@@ -138,9 +139,17 @@ fn of_ready(ready: &Ready) -> Result<Settings, CliError> {
         gateway_tls: address(&ready.gateway_tls)?,
         gateway: Some(address(&ready.gateway)?),
         authority: address(&ready.authority)?,
+        nodes: listens_for_nodes(&ready.state_dir),
         passwords: ready.state_dir.join("users"),
         state_dir: Some(ready.state_dir.clone()),
     })
+}
+
+/// Where agents reach the authority, as the deployment's own configuration says.
+fn listens_for_nodes(state_dir: &std::path::Path) -> Option<SocketAddr> {
+    let text = read_input(&state_dir.join("countersign.toml"), TARGET_BYTES_MAX).ok()?;
+    let config: toml::Table = String::from_utf8(text).ok()?.parse().ok()?;
+    config.get("authority")?.get("node_listen")?.as_str()?.parse().ok()
 }
 
 fn named(file: &std::path::Path) -> Result<Settings, CliError> {
@@ -160,6 +169,7 @@ fn named(file: &std::path::Path) -> Result<Settings, CliError> {
         gateway_tls: named.gateway_tls,
         gateway: named.gateway,
         authority: named.authority,
+        nodes: named.nodes,
         passwords: named.passwords,
         state_dir: None,
     })

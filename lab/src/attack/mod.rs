@@ -14,10 +14,17 @@
 //! assert_eq!(stolen, Some("sdk/src/authenticate/service_token.rs"));
 //! ```
 
+mod accounts;
+mod administration;
 mod credentials;
+mod edge;
+mod floods;
 mod forge;
+pub(crate) mod grpc;
 mod hands;
 mod handshakes;
+mod ledger;
+mod nodes;
 mod observation;
 mod run;
 mod service_tokens;
@@ -25,6 +32,7 @@ pub mod specimen;
 mod target;
 mod user_tokens;
 mod wire;
+mod workloads;
 
 use std::pin::Pin;
 
@@ -157,8 +165,19 @@ impl AttackError {
 
 /// Every attack, in the order in which they are told.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
-    let families: [&'static [Attack]; 4] =
-        [handshakes::ATTACKS, service_tokens::ATTACKS, user_tokens::ATTACKS, credentials::ATTACKS];
+    let families: [&'static [Attack]; 11] = [
+        handshakes::ATTACKS,
+        service_tokens::ATTACKS,
+        user_tokens::ATTACKS,
+        credentials::ATTACKS,
+        edge::ATTACKS,
+        floods::ATTACKS,
+        accounts::ATTACKS,
+        workloads::ATTACKS,
+        nodes::ATTACKS,
+        administration::ATTACKS,
+        ledger::ATTACKS,
+    ];
     families.into_iter().flatten()
 }
 

@@ -1,11 +1,20 @@
 //! What is attacked: a live deployment, or the listener with one mistake. To an attack they look the same.
 
 mod callee;
+mod elsewhere;
 mod live;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_sdk::clock;
 pub use live::{ForeignTarget, Live, Settings};
 
 use super::{
@@ -239,12 +248,20 @@ impl Target {
         connected(dial.connect().await, VICTIM)
     }
 
-    /// Connects to the edge over TLS.
+    /// How to connect to the edge over TLS: each time from an address of this machine that nobody else uses. What is
+    /// counted there is counted per address, and of what one address does again within a minute not all is recorded.
+    #[must_use]
+    pub fn dial_edge(&self) -> Dial {
+        let edge = self.edge();
+        Dial { from: edge.is_ipv4().then(|| IpAddr::V4(fresh_address())), ..Dial::to(edge) }
+    }
+
+    /// Connects to the edge over TLS, from an address of its own.
     ///
     /// # Errors
     /// There is no connection.
     pub async fn connect_to_edge(&self) -> Result<Connection, AttackError> {
-        connected(Dial::to(self.edge()).connect().await, "the edge")
+        connected(self.dial_edge().connect().await, "the edge")
     }
 
     /// Sends a request at the victim over a connection that shows `shown`, and looks at what came of it.
@@ -319,6 +336,14 @@ impl Target {
             }
         }
     }
+}
+
+/// An address out of 127.64.0.0/10 that this run has not used yet, nor one that began up to three days ago.
+fn fresh_address() -> Ipv4Addr {
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    let begin = || AtomicU32::new((clock::now().secs().unsigned_abs() as u32).wrapping_mul(16));
+    let number = NEXT.get_or_init(begin).fetch_add(1, Ordering::Relaxed) & 0x3f_ffff;
+    Ipv4Addr::from_bits(0x7f40_0000 | number)
 }
 
 fn connected(connection: Result<Connection, Broken>, what: &str) -> Result<Connection, AttackError> {

@@ -198,7 +198,7 @@ fn at_the_edge<'a>(
 }
 
 /// A connection to the edge on which a good token was believed.
-async fn at_edge(target: &Target) -> Result<(Connection, String), AttackError> {
+pub(super) async fn at_edge(target: &Target) -> Result<(Connection, String), AttackError> {
     let (mut connection, token) = (target.connect_to_edge().await?, target.user_token("alice").await?);
     let honest = connection.send(&bearing(&token)).await;
     let honest = target.observed("", honest).await;
@@ -209,7 +209,7 @@ async fn at_edge(target: &Target) -> Result<(Connection, String), AttackError> {
     }
 }
 
-fn bearing(token: &str) -> Request {
+pub(super) fn bearing(token: &str) -> Request {
     Request::get(PATH).with("Authorization", format!("Bearer {token}"))
 }
 

@@ -1,6 +1,11 @@
 //! The attacker's own TLS and HTTP: it sends what no honest client would, and reads every way to be refused.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use countersign_wire::problem::Problem;
 use rustls::{
@@ -16,7 +21,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
@@ -32,6 +37,10 @@ pub struct Dial {
     pub versions: &'static [&'static SupportedProtocolVersion],
     /// Which host is named in the handshake.
     pub server_name: Option<String>,
+    /// From which address of this machine; the system's choice where none is said.
+    pub from: Option<IpAddr>,
+    /// What is to be spoken (ALPN): `http/1.1` or `h2`.
+    pub speaks: &'static [u8],
 }
 
 /// A connection on which anything may be sent.
@@ -43,7 +52,7 @@ pub struct Connection {
     pub exporter: Option<[u8; 32]>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for T {}
 
 /// A request, to be written as it is said: nothing is corrected.
@@ -88,7 +97,7 @@ impl Dial {
     /// TLS 1.3 to `address`, showing nothing.
     #[must_use]
     pub fn to(address: SocketAddr) -> Self {
-        Self { address, shows: None, versions: TLS_1_3, server_name: None }
+        Self { address, shows: None, versions: TLS_1_3, server_name: None, from: None, speaks: HTTP_1 }
     }
 
     /// Shows this.
@@ -104,8 +113,7 @@ impl Dial {
     /// How it ended.
     pub async fn connect(&self) -> Result<Connection, Broken> {
         let broken = |how: String| Broken { alert: None, how, local: None };
-        let tcp =
-            within(TcpStream::connect(self.address)).await.map_err(|error| broken(error.to_string()))?;
+        let tcp = within(self.reach()).await.map_err(|error| broken(error.to_string()))?;
         let local = tcp.local_addr().ok();
         let _ = tcp.set_nodelay(true);
         let config = self.config().map_err(|error| broken(error.to_string()))?;
@@ -117,6 +125,16 @@ impl Dial {
         let tls = within(tls).await.map_err(|error| ended(&error, local))?;
         let exporter = tls.get_ref().1.export_keying_material([0; 32], EXPORTER, Some(&[])).ok();
         Ok(Connection { io: Box::new(tls), local, exporter })
+    }
+
+    async fn reach(&self) -> io::Result<TcpStream> {
+        let Some(from) = self.from else { return TcpStream::connect(self.address).await };
+        let socket = match from {
+            IpAddr::V4(_) => TcpSocket::new_v4()?,
+            IpAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.bind(SocketAddr::new(from, 0))?;
+        socket.connect(self.address).await
     }
 
     /// Connects without TLS.
@@ -140,7 +158,7 @@ impl Dial {
             Some(shown) => builder.with_client_cert_resolver(Arc::new(Always(Arc::clone(shown)))),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![self.speaks.to_vec()];
         config.resumption = Resumption::disabled();
         Ok(config)
     }
@@ -188,6 +206,34 @@ impl Connection {
     pub async fn read(&mut self) -> Exchanged {
         let local = self.local;
         within(self.read_reply()).await.map_err(|error| ended(&error, local))
+    }
+
+    /// Sends these very bytes and waits for nothing.
+    ///
+    /// # Errors
+    /// How the connection ended instead.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        let written = within(async {
+            self.io.write_all(bytes).await?;
+            self.io.flush().await
+        });
+        written.await.map_err(|error| ended(&error, self.local))
+    }
+
+    /// Whatever comes next; nothing where the other side has ended the connection.
+    ///
+    /// # Errors
+    /// How the connection ended instead.
+    pub async fn read_some(&mut self) -> Result<Vec<u8>, Broken> {
+        let mut chunk = vec![0; 16 * 1024];
+        let read = within(self.io.read(&mut chunk)).await.map_err(|error| ended(&error, self.local))?;
+        chunk.truncate(read);
+        Ok(chunk)
+    }
+
+    /// What lies below, for whoever speaks something else.
+    pub(super) fn into_io(self) -> Box<dyn Stream> {
+        self.io
     }
 
     async fn read_reply(&mut self) -> io::Result<Reply> {
@@ -382,9 +428,10 @@ impl ResolvesClientCert for Always {
 }
 
 const TLS_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+const HTTP_1: &[u8] = b"http/1.1";
 /// RFC 9266 section 2.
 const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
-const ANSWER_WAIT: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 

@@ -84,7 +84,7 @@ impl Weak {
     }
 
     /// Judged anew with each request, unless an open connection is for ever.
-    fn peer_now(&self, asked: &Asked<'_>) -> Result<Option<String>, Denial> {
+    pub(super) fn peer_now(&self, asked: &Asked<'_>) -> Result<Option<String>, Denial> {
         match asked.peer {
             Some((_, name)) if self.makes(Weakness::ConnectionForEver) => Ok(Some(name.to_owned())),
             Some((chain, _)) => Ok(Some(self.peer(chain).map_err(EvidenceError::Peer)?)),
@@ -92,7 +92,7 @@ impl Weak {
         }
     }
 
-    fn presented<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Denial> {
+    pub(super) fn presented<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Denial> {
         let mut values = asked.headers.get_all(http::header::AUTHORIZATION).iter();
         let (first, rest) = (values.next(), values.next_back());
         let value = match (first, rest) {
@@ -199,7 +199,7 @@ impl Weak {
         }
     }
 
-    fn access_token(&self, token: &str, asked: &Asked<'_>) -> Result<String, Denial> {
+    pub(super) fn access_token(&self, token: &str, asked: &Asked<'_>) -> Result<String, Denial> {
         if self.makes(Weakness::AnyKind)
             && let Some(chain) = asked.headers.get(SIGNING_CHAIN).and_then(|value| value.to_str().ok())
         {

@@ -20,8 +20,12 @@ use countersign_wire::{
 };
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
     SignatureScheme,
@@ -37,7 +41,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{NoListener, Weak, Weakness, door::Asked};
+use super::{
+    NoListener, Weak, Weakness,
+    door::Asked,
+    edge::{self, Met},
+    nodes,
+};
 use crate::attack::Kind;
 
 /// What listens on a port.
@@ -49,6 +58,10 @@ pub(super) enum Role {
     Edge,
     /// For whoever holds a bearer token or a macaroon.
     Callee,
+    /// The authority's API.
+    Authority,
+    /// The authority's API for nodes.
+    Nodes,
 }
 
 /// What is known of a connection.
@@ -70,6 +83,7 @@ pub(super) async fn serve(listener: TcpListener, role: Role, weak: WeakRef<Weak>
         };
         let (Ok((tcp, address)), Some(weak)) = (accepted, weak.upgrade()) else { continue };
         let stop = stop.clone();
+        let _ = tcp.set_nodelay(true);
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -89,7 +103,7 @@ async fn connection(tcp: TcpStream, address: SocketAddr, role: Role, weak: &Arc<
         weak.tells_of_connection(address, refused.code, refused.reason);
         return;
     }
-    let judge = Arc::new(Judge { weak: Arc::clone(weak), found: Mutex::default() });
+    let judge = Arc::new(Judge { weak: Arc::clone(weak), role, found: Mutex::default() });
     let Ok(config) = server_config(weak, role, &judge) else { return };
     match TlsAcceptor::from(Arc::new(config)).accept(tcp).await {
         Ok(tls) => {
@@ -103,7 +117,17 @@ async fn connection(tcp: TcpStream, address: SocketAddr, role: Role, weak: &Arc<
                 exporter: connection.export_keying_material([0; 32], EXPORTER, Some(&[])).ok(),
                 peer: chain.zip(name),
             };
-            requests(tls, known, role, weak).await;
+            let speaks_h2 = connection.alpn_protocol() == Some(H2);
+            let server_name = connection.server_name().map(str::to_owned);
+            let met = Met { server_name, address: address.ip() };
+            match role {
+                Role::Edge if speaks_h2 => frames(tls, weak).await,
+                Role::Edge => edge::requests(tls, &met, weak).await,
+                Role::Nodes => {
+                    nodes::requests(tls, known.peer.map(|(_, name)| name), Arc::clone(weak)).await;
+                }
+                Role::Service | Role::Callee | Role::Authority => requests(tls, known, role, weak).await,
+            }
         }
         Err(error) => {
             let found = judge.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -127,6 +151,24 @@ where
     let _ = http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
 }
 
+/// Requests over HTTP/2, which are all alike: what counts is how many frames are taken.
+async fn frames<IO>(io: IO, weak: &Weak)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(async |_: Request<Incoming>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("an answer")))
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    if weak.makes(Weakness::AnyFrames) {
+        builder
+            .max_pending_accept_reset_streams(usize::MAX)
+            .max_local_error_reset_streams(None)
+            .max_header_list_size(16 * 1024 * 1024);
+    }
+    let _ = builder.serve_connection(TokioIo::new(io), service).await;
+}
+
 async fn answer(request: Request<Incoming>, known: &Known, role: Role, weak: &Weak) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
@@ -143,6 +185,7 @@ async fn answer(request: Request<Incoming>, known: &Known, role: Role, weak: &We
         Role::Service => weak.caller(&asked),
         Role::Edge => weak.user(&asked),
         Role::Callee => weak.holder(&asked),
+        Role::Authority | Role::Nodes => weak.administrator(&asked),
     };
     match caller {
         Ok(caller) => Response::new(Full::from(format!("you are {caller}"))),
@@ -170,15 +213,24 @@ fn server_config(weak: &Weak, role: Role, judge: &Arc<Judge>) -> Result<ServerCo
         .with_protocol_versions(versions)
         .map_err(|error| failed(&error))?;
     let builder = match role {
-        Role::Service => builder.with_client_cert_verifier(Arc::clone(judge) as Arc<dyn ClientCertVerifier>),
+        Role::Service | Role::Authority | Role::Nodes => {
+            builder.with_client_cert_verifier(Arc::clone(judge) as Arc<dyn ClientCertVerifier>)
+        }
         Role::Edge | Role::Callee => builder.with_no_client_auth(),
     };
-    builder.with_single_cert(me.chain, key).map_err(|error| failed(&error))
+    let mut config = builder.with_single_cert(me.chain, key).map_err(|error| failed(&error))?;
+    config.alpn_protocols = match role {
+        Role::Edge => vec![H2.to_vec(), b"http/1.1".to_vec()],
+        Role::Nodes => vec![H2.to_vec()],
+        Role::Service | Role::Callee | Role::Authority => Vec::new(),
+    };
+    Ok(config)
 }
 
 /// Judges the client certificate of one connection.
 struct Judge {
     weak: Arc<Weak>,
+    role: Role,
     found: Mutex<Option<Result<String, Denial>>>,
 }
 
@@ -199,7 +251,7 @@ impl Judge {
 
 impl ClientCertVerifier for Judge {
     fn client_auth_mandatory(&self) -> bool {
-        !self.weak.makes(Weakness::NoCertificateDemanded)
+        self.role == Role::Service && !self.weak.makes(Weakness::NoCertificateDemanded)
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -261,6 +313,7 @@ impl fmt::Debug for Judge {
     }
 }
 
+const H2: &[u8] = b"h2";
 /// RFC 9266 section 2.
 const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
 /// First byte of a TLS record that begins a handshake.

@@ -5,11 +5,17 @@
 //! It has a CA of its own, listens on loopback ports that the system chose, and ends when it is dropped. Nothing that a
 //! service links can name it.
 
+mod accounts;
+mod administration;
 mod door;
+mod edge;
 mod holder;
+mod house;
 mod listener;
+mod nodes;
 mod pki;
 mod token;
+mod workloads;
 
 use std::{
     collections::HashMap,
@@ -122,6 +128,67 @@ pub enum Weakness {
     MacUnchecked,
     /// A macaroon counts wherever it is shown.
     MacaroonAnywhere,
+    /// `X_User` and `X.User` are read as `X-User`, as CGI does.
+    AliasesCount,
+    /// `Connection` may delete any header, also those that a proxy sets itself.
+    ConnectionDeletes,
+    /// A header says by which method the request is meant.
+    MethodByHeader,
+    /// Of two statements about the length of a body, one counts.
+    EitherLength,
+    /// Header lines are read as kindly as they can be.
+    KindLines,
+    /// Heads of any length are read.
+    AnyHead,
+    /// A path is repaired before rules look at it.
+    PathRepaired,
+    /// Of two hosts, one counts.
+    EitherHost,
+    /// Once connected, any host may be asked for.
+    AnyHost,
+    /// A connection may become a tunnel.
+    Tunnels,
+    /// Every origin may read the answers.
+    AnyOrigin,
+    /// HTTP/2 frames are taken as they come, however many.
+    AnyFrames,
+
+    /// A password may be guessed as often as one likes.
+    AnyNumberOfLogins,
+    /// The address of a client is what a header says.
+    AddressByHeader,
+    /// An account is never closed.
+    NoLockout,
+    /// The answer tells whether there is such an account.
+    UnknownUserIsTold,
+    /// So does the time that it takes.
+    UnknownUserIsQuick,
+    /// An access token is good until it expires, whatever has become of it.
+    AccessTokensForEver,
+    /// Whoever is known is an administrator.
+    EverybodyAdministers,
+    /// A private address is proof enough for an administrator.
+    LoopbackAdministers,
+
+    /// A token for joining is good until it expires.
+    JoinsForEver,
+    /// Any certificate of the deployment may speak for a node.
+    AnyServiceIsAnAgent,
+    /// A node gets a certificate for whichever name it asks for.
+    AgentNamesAnybody,
+    /// The names in a certificate request end up in the certificate.
+    RequestNamesItself,
+    /// Whoever reaches the socket is meant to.
+    NoWorkloadHeader,
+    /// Whoever reaches the socket is a service.
+    AnyProcess,
+    /// Whoever reaches the socket may launch.
+    AnybodyLaunches,
+
+    /// The ledger is a list of events.
+    LedgerIsAList,
+    /// The head of the ledger is kept beside it, and nowhere else.
+    HeadBesideTheLedger,
 }
 
 /// A service that accepts mutual TLS, with tokens beside it, and an edge for users, both in one process.
@@ -137,6 +204,7 @@ pub struct Weak {
     service: SocketAddr,
     edge: SocketAddr,
     callee: SocketAddr,
+    house: house::House,
     _stop: DropGuard,
 }
 
@@ -177,6 +245,7 @@ impl Weak {
         let address = |bound: &tokio::net::TcpListener| {
             bound.local_addr().map_err(|error| NoListener::new("a port", error))
         };
+        let (house, doors) = house::House::open().await?;
         let stop = CancellationToken::new();
         let weak = Arc::new(Self {
             weaknesses: weaknesses.to_vec(),
@@ -189,6 +258,7 @@ impl Weak {
             edge: address(&edge)?,
             callee: address(&callee)?,
             holders: holder::Holders::new()?,
+            house,
             _stop: stop.clone().drop_guard(),
         });
         let roles = [listener::Role::Service, listener::Role::Edge, listener::Role::Callee];
@@ -196,6 +266,7 @@ impl Weak {
             // The listener must not keep alive whose end stops it.
             tokio::spawn(listener::serve(listener, role, Arc::downgrade(&weak), stop.clone()));
         }
+        doors.serve(&weak, &stop);
         Ok(weak)
     }
 

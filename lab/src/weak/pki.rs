@@ -68,6 +68,20 @@ impl Authority {
         Ok(Held { id: id.clone(), chain, key, serial: issued.serial_hex })
     }
 
+    /// A chain for the key of a request, in this name.
+    pub(super) fn chain_for(
+        &self,
+        csr: &Csr,
+        id: &SpiffeId,
+    ) -> Result<Vec<CertificateDer<'static>>, AttackError> {
+        let failed = |why: &dyn std::fmt::Display| AttackError::equipment("a certificate", why);
+        let life = LeafTtl::new(HOUR).map_err(|error| failed(&error))?;
+        let serial = serial().map_err(|error| failed(&error))?;
+        let issued = issue_workload(&self.issuing, csr, id, life, clock::now(), serial);
+        let issued = issued.map_err(|error| failed(&error))?;
+        Ok(vec![issued.der, self.issuing.certificate().clone()])
+    }
+
     pub(super) fn revoke(&self, held: &Held) -> Result<(), AttackError> {
         let serial = u128::from_str_radix(&held.serial, 16)
             .map_err(|error| AttackError::equipment("a serial number", error))?;
@@ -160,4 +174,5 @@ fn serial() -> Result<[u8; 16], countersign_keys::RandomError> {
     Ok(serial)
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);

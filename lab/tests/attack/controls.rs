@@ -51,6 +51,7 @@ async fn a_deployment_that_is_not_there_or_not_here_is_not_attacked() {
         gateway_tls: address.parse().unwrap(),
         gateway: None,
         authority: "127.0.0.1:1".parse().unwrap(),
+        nodes: None,
         passwords: dir.path().into(),
         state_dir: None,
     };

@@ -48,6 +48,8 @@ pub struct Settings {
     pub gateway: Option<SocketAddr>,
     /// The authority's API.
     pub authority: SocketAddr,
+    /// The authority's API for nodes, where it is known.
+    pub nodes: Option<SocketAddr>,
     /// Where `NAME.password` of each user lies.
     pub passwords: PathBuf,
     /// Where its state lies, if it is known.
@@ -95,9 +97,10 @@ impl Settings {
     /// # Errors
     /// One of them is somewhere else.
     fn are_here(&self) -> Result<(), ForeignTarget> {
-        let edge_in_the_clear = self.gateway.map(|address| ("the edge", address));
+        let others = [("the edge", self.gateway), ("the api for nodes", self.nodes)];
+        let others = others.into_iter().filter_map(|(what, address)| Some((what, address?)));
         let parts = [("the edge", self.gateway_tls), ("the authority", self.authority)];
-        parts.into_iter().chain(edge_in_the_clear).try_for_each(|(what, address)| is_here(what, address))
+        parts.into_iter().chain(others).try_for_each(|(what, address)| is_here(what, address))
     }
 }
 
@@ -197,11 +200,15 @@ impl Live {
         Ok(token.expose().to_owned())
     }
 
+    pub(super) fn password(&self, user: &str) -> Result<String, AttackError> {
+        let file = self.settings.passwords.join(format!("{user}.password"));
+        let password = std::fs::read_to_string(file).map_err(|e| AttackError::equipment("a password", e))?;
+        Ok(password.lines().next().unwrap_or_default().to_owned())
+    }
+
     async fn log_in(&self, user: &str) -> Result<SecretText, AttackError> {
         let failed = |why: &dyn std::fmt::Display| AttackError::equipment("an access token", why);
-        let file = self.settings.passwords.join(format!("{user}.password"));
-        let password = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
-        let password = SecretText::new(password.lines().next().unwrap_or_default().to_owned());
+        let password = SecretText::new(self.password(user)?);
         let login = serde_json::to_vec(&Login { name: user.to_owned(), password }).map_err(|e| failed(&e))?;
         let request = Request::get("/api/v1/login").by("POST").carrying(JSON, login);
         let reply = self.ask_authority(&request).await?;
@@ -310,7 +317,7 @@ fn is_here(what: &str, address: SocketAddr) -> Result<(), ForeignTarget> {
 const JSON: &str = "application/json";
 const KNOWN_WITHIN: Duration = Duration::from_secs(4);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const REVOKED_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const REVOKED_WITHIN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -325,6 +332,7 @@ mod tests {
             gateway_tls: gateway_tls.parse().unwrap(),
             gateway: None,
             authority: authority.parse().unwrap(),
+            nodes: None,
             passwords: "/s/users".into(),
             state_dir: None,
         }

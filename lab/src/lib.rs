@@ -8,12 +8,15 @@
 //! made: that the literal form fails in the ways listed there, and that the form which runs here does not.
 //! Nothing that a service links can name it.
 //!
-//! [`attack`] attacks: a running deployment, the thesis's mechanism, and [`weak`], a listener that makes the mistakes on
+//! [`article`] is another mechanism that people take from the shelf, as its listings have it.
+//!
+//! [`attack`] attacks: a running deployment, these two mechanisms, and [`weak`], a listener that makes the mistakes on
 //! purpose, by which each attack shows that it could succeed.
 //!
 //! [`advise`] says which way fits an edge, and points with every reason to one of the attacks or of the figures.
 
 pub mod advise;
+pub mod article;
 pub mod attack;
 pub mod experiment;
 pub mod relay;

@@ -36,6 +36,8 @@ pub struct AttackArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
+    /// Two services written after an article: a shared secret, 24 hours, and a log
+    Article,
     /// The thesis's Algorithm 5.1, to the letter
     Thesis,
 }
@@ -218,6 +220,7 @@ fn told(at: &At, report: &Report) -> Result<(), CliError> {
 
 async fn examine(at: &At, kind: Kind) -> Result<(), CliError> {
     let specimen = match kind {
+        Kind::Article => Specimen::Article,
         Kind::Thesis => Specimen::Thesis,
     };
     let unbuilt = |e| CliError::failed("the specimen cannot be built", e, "");

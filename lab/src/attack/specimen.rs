@@ -3,6 +3,7 @@
 //! A specimen has no ledger and no codes. What shows that it stopped an attack is that the honest request before it was
 //! served and the attack was refused by the specimen's own verdict; what shows a fault is that the attack was served.
 
+mod article;
 mod thesis;
 
 use serde::Serialize;
@@ -13,6 +14,8 @@ use super::{AttackError, Verdict, doc, wire::Broken};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Specimen {
+    /// Two services written after an article on authentication between microservices ([`crate::article`]).
+    Article,
     /// Algorithm 5.1 of the thesis, to the letter ([`crate::thesis`]).
     Thesis,
 }
@@ -52,6 +55,7 @@ pub struct Tried {
 /// It could not be built.
 pub async fn examine(specimen: Specimen) -> Result<Examination, AttackError> {
     let tried = match specimen {
+        Specimen::Article => article::examine().await?,
         Specimen::Thesis => thesis::examine().await?,
     };
     let faults = tried.iter().filter(|tried| matches!(tried.verdict, Verdict::Succeeded { .. })).count();

@@ -157,7 +157,9 @@ pub(super) async fn hop(
         return relay.pass_on((left, bytes, connections), |client| client.on_behalf_of(&caller)).await;
     }
     if !relay.delay.is_zero() {
-        tokio::time::sleep(relay.delay).await;
+        // The runtime's timers count whole milliseconds, and what is found shall be what was planted.
+        let delay = relay.delay;
+        let _ = tokio::task::spawn_blocking(move || std::thread::sleep(delay)).await;
     }
     if bytes > PAYLOAD_BYTES_MAX {
         return told(StatusCode::BAD_REQUEST, "no answer is that long");

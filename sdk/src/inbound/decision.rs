@@ -2,7 +2,7 @@
 
 use std::{
     mem::take,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -182,6 +182,16 @@ impl DecisionDraft {
         let mut same = self.clone();
         same.record.id = new_decision_id();
         same
+    }
+
+    /// Is it about somebody who proved nothing: no workload, no user?
+    pub(super) const fn is_of_a_stranger(&self) -> bool {
+        self.record.source.is_none() && !self.has_user
+    }
+
+    /// Where it came from; a Unix socket has no address.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.connection.and_then(|(_, address)| address).map(|address| address.ip())
     }
 
     /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use countersign_ledger::{CheckRecord, CheckResult};
+use countersign_ledger::{CheckRecord, CheckResult, Verdict};
 use countersign_policy::{Ask, Explainer, Permit, decide};
 use countersign_request::{CanonicalRequest, strip_identity_headers};
 use countersign_wire::codes::Code;
@@ -315,7 +315,7 @@ impl Door {
         }
     }
 
-    /// Records a refusal durably, then answers. A disk that says no does not let anybody in.
+    /// Records a refusal, then answers. A disk that says no does not let anybody in.
     async fn refuse(&self, draft: DecisionDraft, denial: &Denial, to_grpc: bool) -> Response<Full<Bytes>> {
         let response = denial.answer(draft.id(), to_grpc);
         let bytes = response.body().size_hint().exact();
@@ -323,7 +323,9 @@ impl Door {
         response
     }
 
-    async fn record_refusal(
+    /// On disk before the caller hears of it. Strangers whom nothing let in are counted per address and minute beyond the
+    /// first few, so that they cannot fill the disk.
+    pub(super) async fn record_refusal(
         &self,
         mut draft: DecisionDraft,
         denial: &Denial,
@@ -333,6 +335,7 @@ impl Door {
         draft.denied(denial);
         draft.answered(status);
         tracing::info!(decision = %draft.id(), code = %denial.code, route = draft.record().route, "request refused");
+        let was_let_in = draft.record().verdict == Verdict::Allow;
         measure(&draft);
         self.spool.edges().count(draft.edge());
         if let Some(exchange) = draft.exchange("") {
@@ -340,6 +343,10 @@ impl Door {
         }
         if let Err(error) = self.spool.record_durably(draft.into_event()).await {
             tracing::error!(%error, "a refusal could not be recorded");
+        }
+        if draft.is_of_a_stranger() && !was_let_in {
+            let decision = draft.record().clone();
+            return self.spool.record_refused_stranger(draft.address(), decision, denial.code);
         }
     }
 }

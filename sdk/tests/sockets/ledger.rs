@@ -6,13 +6,17 @@ use std::{
     time::Duration,
 };
 
-use countersign_identity::UnixTime;
-use countersign_ledger::{Event, Record, Verdict, WriterVerifier};
+use countersign_identity::{Mode, UnixTime};
+use countersign_ledger::{Decision, Event, Record, Verdict, WriterVerifier};
 use countersign_sdk::spool::{EDGES_MAX, EdgeCall, Ship, Spool, SpoolError, SpoolLimits};
 use countersign_wire::agent::ReportRequest;
 use tokio_util::sync::CancellationToken;
 
-use crate::deployment::{Deployment, counting, get_request, read, text};
+use crate::{
+    callers::eventually,
+    deployment::{Deployment, counting, get_request, read, text},
+    modes::callee,
+};
 
 const TICK: Duration = Duration::from_millis(700);
 
@@ -347,6 +351,29 @@ async fn refused_strangers_cannot_fill_the_disk() {
 
 #[test]
 fn counters_are_bounded_too() {
+#[tokio::test]
+async fn refused_strangers_cannot_fill_the_disk_where_no_handshake_stops_them() {
+    for floor in [[Mode::Jwt, Mode::Mtls], [Mode::None, Mode::Mtls]] {
+        let deployment = Deployment::new();
+        let users = callee(&deployment, &floor).await;
+        let stranger = deployment.bare_client(None, "users", users.address);
+        for _ in 0..100 {
+            assert!(stranger.send(get_request("/who")).await.unwrap().status().is_client_error());
+        }
+        // Whoever proved something is recorded each time, and after them in order.
+        let media = deployment.bare_client(Some(&deployment.leaf("media")), "users", users.address);
+        for _ in 0..40 {
+            assert_eq!(media.send(get_request("/who")).await.unwrap().status(), 403);
+        }
+        let of_media = |decision: &Decision| decision.source.is_some();
+        eventually(|| deployment.decisions().iter().filter(|decision| of_media(decision)).count() == 40)
+            .await;
+        let of_strangers = deployment.decisions().iter().filter(|decision| !of_media(decision)).count();
+        // One minute may end while this runs.
+        assert!((31..=62).contains(&of_strangers), "{of_strangers} with {floor:?}");
+    }
+}
+
     let directory = countersign_testkit::temp_dir();
     let spool = open(directory.path(), SpoolLimits::default());
     for n in 0..EDGES_MAX * 2 {

@@ -25,6 +25,7 @@ use tower_service::Service;
 use super::{
     Connection, Limits, Progress,
     admit::Admitted,
+    head_guard::HeadGuard,
     life::{Activity, Life, Running},
     request_body::{Aside, Linger, RequestBody},
     rewound::Rewound,
@@ -57,7 +58,9 @@ where
     let activity = Arc::new(Activity::new());
     let builder = builder(limits, http2);
     let service = Attended { service, connection, activity: Arc::clone(&activity) };
-    let io = TokioIo::new(Worded::new(Rewound::new(stream, read)));
+    let guarded =
+        HeadGuard::new(Rewound::new(stream, read), limits.header_read, Arc::clone(&activity), http2);
+    let io = TokioIo::new(Worded::new(guarded));
     let mut http = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
     let [mut trust, mut floors] = belief.changes();
     let mut life = Life::new(limits, &activity, &belief);
@@ -94,7 +97,8 @@ fn builder(limits: &Limits, h2: Option<bool>) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read)
+        // The time of a head is the HeadGuard's.
+        .header_read_timeout(None)
         .max_headers(limits.headers_max)
         .max_buf_size(
             usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX).max(HTTP1_BUFFER_BYTES_MIN),

@@ -132,24 +132,41 @@ impl<'a> Life<'a> {
 pub(super) struct Activity {
     start: Instant,
     running: AtomicUsize,
+    begun: AtomicU64,
     last_ended_ms: AtomicU64,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self { start: Instant::now(), running: AtomicUsize::new(0), last_ended_ms: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            running: AtomicUsize::new(0),
+            begun: AtomicU64::new(0),
+            last_ended_ms: AtomicU64::new(0),
+        }
     }
 
     /// Now, if something is running.
     fn idle_since(&self) -> Instant {
-        if self.running.load(Ordering::Relaxed) > 0 {
+        if self.is_running() {
             return Instant::now();
         }
         self.start + Duration::from_millis(self.last_ended_ms.load(Ordering::Relaxed))
     }
 
+    /// Is a request in progress?
+    pub(super) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many requests have reached the service.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     pub(super) fn begin(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
     }
 }

@@ -11,7 +11,7 @@ pub struct Limits {
     /// From the first byte to the end of the TLS handshake.
     #[serde(rename = "handshake_ms", deserialize_with = "millis")]
     pub handshake: Duration,
-    /// From the start of a request to the end of its headers.
+    /// From the first byte of a request, of the first one from the start of its connection, to the end of its headers.
     #[serde(rename = "header_read_ms", deserialize_with = "millis")]
     pub header_read: Duration,
     /// Without a request in progress.

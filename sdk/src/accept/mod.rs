@@ -8,6 +8,7 @@
 mod admit;
 mod connection;
 mod drive;
+mod head_guard;
 mod life;
 mod limits;
 mod listen;

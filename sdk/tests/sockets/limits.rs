@@ -104,6 +104,28 @@ async fn a_connection_with_a_request_in_progress_is_not_idle() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_waits_longer_for_its_next_request_than_for_the_rest_of_one() {
+    let (listener, address) = listen().await;
+    let hour = Duration::from_hours(1);
+    let _stop = plain(listener, Limits { header_read: SHORT, idle: hour, ..Limits::default() });
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"None") {
+            answer
+                .push(stream.read_u8().await.expect("an idle connection is ended like one with a slow head"));
+        }
+        tokio::time::sleep(SHORT * 4).await;
+    }
+    // The next head has begun: what trickles in now is ended, on a kept connection too.
+    stream.write_all(b"GET / HTTP/1.1\r\nX-Slow: ").await.unwrap();
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "a slow head keeps its connection");
+}
+
+#[tokio::test]
 async fn an_old_connection_is_drained() {
     let (listener, address) = listen().await;
     let limits = Limits { connection_age: SHORT, drain: SHORT, ..Limits::default() };

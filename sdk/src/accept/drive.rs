@@ -60,7 +60,7 @@ where
     let service = Attended { service, connection, activity: Arc::clone(&activity) };
     let guarded =
         HeadGuard::new(Rewound::new(stream, read), limits.header_read, Arc::clone(&activity), http2);
-    let io = TokioIo::new(Worded::new(guarded));
+    let io = TokioIo::new(Worded::new(guarded, Arc::clone(&activity), http2));
     let mut http = pin!(builder.serve_connection(io, TowerToHyperService::new(service)));
     let [mut trust, mut floors] = belief.changes();
     let mut life = Life::new(limits, &activity, &belief);

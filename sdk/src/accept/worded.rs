@@ -2,11 +2,13 @@
 //!
 //! A head that cannot be parsed is answered by hyper itself, with a bare status and no body, before any
 //! service sees it. RFC 9457 is promised for every error of every listener, so such an answer gets the body
-//! that belongs to its status on its way out.
+//! that belongs to its status on its way out. Once a request of the connection has reached the service, answers are the
+//! application's, and nobody can tell from its bytes whose a bare one is: from then on nothing is changed.
 
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -16,16 +18,26 @@ use countersign_wire::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::life::Activity;
+
 /// A byte stream of HTTP/1 answers, in which none is an error without words.
 pub(super) struct Worded<IO> {
     io: IO,
     /// What was said instead of a bare answer, as far as it is not written yet.
     unwritten: Vec<u8>,
+    activity: Arc<Activity>,
+    http2: Option<bool>,
 }
 
 impl<IO> Worded<IO> {
-    pub(super) const fn new(io: IO) -> Self {
-        Self { io, unwritten: Vec::new() }
+    /// `http2`: what is known of the protocol before its first byte.
+    pub(super) const fn new(io: IO, activity: Arc<Activity>, http2: Option<bool>) -> Self {
+        Self { io, unwritten: Vec::new(), activity, http2 }
+    }
+
+    /// Can it be the library that answers?
+    fn may_be_bare(&self) -> bool {
+        self.http2 != Some(true) && self.activity.begun() == 0
     }
 }
 
@@ -55,7 +67,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Worded<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Worded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.write_rest(cx))?;
-        let Some(worded) = in_words(buf) else { return Pin::new(&mut self.io).poll_write(cx, buf) };
+        let worded = if self.may_be_bare() { in_words(buf) } else { None };
+        let Some(worded) = worded else { return Pin::new(&mut self.io).poll_write(cx, buf) };
         self.unwritten = worded;
         // Taken over as a whole; what does not fit now goes out with the next write or flush.
         match self.write_rest(cx) {
@@ -69,7 +82,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Worded<IO> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let [only] = bufs {
+        if self.may_be_bare()
+            && let [only] = bufs
+        {
             return self.poll_write(cx, only);
         }
         ready!(self.write_rest(cx))?;
@@ -165,7 +180,7 @@ mod tests {
     async fn words_that_do_not_fit_at_once_follow() {
         let (near, mut far) = tokio::io::duplex(16);
         let writing = tokio::spawn(async move {
-            let mut stream = Worded::new(near);
+            let mut stream = Worded::new(near, Arc::new(Activity::new()), None);
             stream.write_all(BARE.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         });

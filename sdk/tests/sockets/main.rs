@@ -22,3 +22,4 @@ mod sts;
 mod user_context;
 mod users_at_the_door;
 mod warm;
+mod words;

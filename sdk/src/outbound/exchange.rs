@@ -161,7 +161,7 @@ impl Desk {
             if head.status == StatusCode::OK {
                 return HopToken::read(&body);
             }
-            let error = refusal(&body);
+            let error = refusal(head.status, &body)?;
             // A fresh nonce is asked for once; a service that wants another and another wants none.
             match dpop_nonce(&head.headers) {
                 Some(wanted) if error == USE_DPOP_NONCE && nonce.is_none() => nonce = Some(wanted),
@@ -260,10 +260,15 @@ async fn read(answer: Response<Incoming>) -> Result<(http::response::Parts, Vec<
     Ok((head, body.to_vec()))
 }
 
-fn refusal(body: &[u8]) -> String {
-    let answer: Option<ErrorAnswer> = serde_json::from_slice(body).ok();
-    let error = answer.map_or_else(|| "no reason given".to_owned(), |answer| answer.error);
-    error.chars().filter(char::is_ascii_graphic).take(64).collect()
+/// Why it said no. A service that is down, or a proxy before it, has said nothing about the user.
+fn refusal(status: StatusCode, body: &[u8]) -> Result<String, ExchangeError> {
+    let unusable = |why| ExchangeError::Answer { why };
+    if ![StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+        return Err(unusable("its status is neither 200 nor that of a refusal"));
+    }
+    let answer: ErrorAnswer = serde_json::from_slice(body)
+        .map_err(|_| unusable("its refusal is not the json of RFC 6749 section 5.2"))?;
+    Ok(answer.error.chars().filter(char::is_ascii_graphic).take(64).collect())
 }
 
 fn dpop_nonce(headers: &HeaderMap) -> Option<String> {

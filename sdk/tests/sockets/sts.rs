@@ -58,6 +58,8 @@ pub(crate) enum Behaviour {
     WantsNonce,
     WantsHugeNonce,
     SaysNonsense,
+    IsDown,
+    SaysNoWithoutAReason,
     IsSilent,
 }
 
@@ -149,6 +151,10 @@ async fn exchange(
             let body = r#"{"error":"invalid_target","error_description":"no rule in sts.cedar"}"#;
             (StatusCode::BAD_REQUEST, body).into_response()
         }
+        Behaviour::IsDown => {
+            (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"temporarily_unavailable"}"#).into_response()
+        }
+        Behaviour::SaysNoWithoutAReason => (StatusCode::FORBIDDEN, "<html>").into_response(),
         Behaviour::SaysNonsense => "not json".into_response(),
         Behaviour::IsSilent => {
             tokio::time::sleep(Duration::from_secs(30)).await;

@@ -182,11 +182,12 @@ async fn without_an_answer_of_the_token_service_the_call_is_refused() {
     let source = ExchangeError::Refused { error: "invalid_target".into() };
     assert_eq!((&denied, denied.code()), (&CallError::UserContext { source }, Code::UserRefused));
 
-    let nonsense = refused(Behaviour::SaysNonsense).await;
-    assert!(
-        matches!(nonsense, CallError::UserContext { source: ExchangeError::Answer { .. } }),
-        "{nonsense}"
-    );
+    for no_verdict in [Behaviour::SaysNonsense, Behaviour::IsDown, Behaviour::SaysNoWithoutAReason] {
+        let refused = refused(no_verdict).await;
+        let is_no_verdict =
+            matches!(refused, CallError::UserContext { source: ExchangeError::Answer { .. } });
+        assert!(is_no_verdict && refused.code() == Code::UserNotExchanged, "{no_verdict:?}: {refused}");
+    }
 
     let began = std::time::Instant::now();
     let silent = refused(Behaviour::IsSilent).await;

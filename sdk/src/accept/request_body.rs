@@ -7,7 +7,7 @@
 
 use std::{
     fmt,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::Progress;
@@ -57,9 +57,18 @@ impl Drop for Linger {
     fn drop(&mut self) {
         let rest = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Some(rest), Ok(runtime)) = (rest, tokio::runtime::Handle::try_current()) {
-            let drained = Limited::new(rest, DRAIN_BYTES_MAX).collect();
-            runtime.spawn(tokio::time::timeout(DRAIN_TIME_MAX, drained));
+            runtime.spawn(tokio::time::timeout(DRAIN_TIME_MAX, drain(rest)));
         }
+    }
+}
+
+/// Reads to the end, or as far as it is worth it, and keeps nothing of it.
+async fn drain<B: Body<Data = Bytes>>(rest: B) {
+    let (mut rest, mut left) = (pin!(rest), DRAIN_BYTES_MAX);
+    while let Some(Ok(frame)) = rest.frame().await {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        let Some(still) = left.checked_sub(bytes) else { return };
+        left = still;
     }
 }
 
@@ -161,3 +170,42 @@ impl fmt::Debug for Source {
 /// A longer rest is not worth its bandwidth: the stream is reset.
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// A kilobyte that is counted as long as somebody keeps it.
+    struct Kept(Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Kept {
+        fn as_ref(&self) -> &[u8] {
+            &[0; 1024]
+        }
+    }
+
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_is_not_kept_while_it_is_read_to_its_end() {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let (given, kept) = (AtomicUsize::new(0), Arc::clone(&now));
+        let pieces = std::iter::repeat_with(|| {
+            given.fetch_add(1, Ordering::Relaxed);
+            most.fetch_max(kept.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            Ok::<_, BrokenBody>(Frame::data(Bytes::from_owner(Kept(Arc::clone(&kept)))))
+        });
+        drain(StreamBody::new(futures::stream::iter(pieces))).await;
+        assert_eq!((most.into_inner(), now.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!(given.into_inner(), DRAIN_BYTES_MAX / 1024 + 1, "the limit is another one");
+    }
+}

@@ -20,7 +20,11 @@ mod writer;
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32, mpsc::RecvTimeoutError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc::RecvTimeoutError,
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -120,6 +124,8 @@ struct Shared {
     limits: SpoolLimits,
     waiting: Sharded<Vec<(Event, UnixTime)>>,
     urgent: Mutex<Option<std::sync::mpsc::SyncSender<Errand>>>,
+    /// Nobody writes any more.
+    closed: AtomicBool,
     rings: Mutex<Vec<FarEnd>>,
     edge_numbers: AtomicU32,
     edges: Edges,
@@ -181,6 +187,7 @@ impl Spool {
             limits,
             waiting: Sharded::default(),
             urgent: Mutex::new(Some(urgent)),
+            closed: AtomicBool::new(false),
             rings: Mutex::default(),
             edge_numbers: AtomicU32::new(0),
             edges: Edges::default(),
@@ -206,12 +213,15 @@ impl Spool {
     /// call with the index of its edge.
     ///
     /// # Errors
-    /// The ring is full, or has no number for the edge: the call is neither recorded nor counted.
+    /// The ring is full, has no number for the edge, or is emptied no more: the call is neither recorded nor counted.
     pub fn record_call(
         &self,
         facts: &EdgeFacts,
         row: impl FnOnce(EdgeIndex) -> CallRow,
     ) -> Result<(), RingError> {
+        if self.is_closed() {
+            return Err(RingError::Full);
+        }
         self.rings.with(|ring| {
             let ring = ring.get_or_insert_with(|| self.ring());
             let edge = ring.edge_index(facts).ok_or(RingError::UnknownEdge)?;
@@ -219,11 +229,15 @@ impl Spool {
         })
     }
 
+    fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
+    }
+
     /// Records an event with the next batch, within a second. Never waits.
     pub fn record(&self, event: Event) {
         let now = clock::now();
         let kept = self.shared.waiting.with(|waiting| {
-            let room = waiting.len() < self.shared.limits.waiting_max;
+            let room = !self.is_closed() && waiting.len() < self.shared.limits.waiting_max;
             if room {
                 waiting.push((event, now));
             }
@@ -308,6 +322,7 @@ impl Spool {
     /// Writes what is waiting and ends the writing thread. Records after this are refused. Blocks until everything is on
     /// the disk, but no longer than two seconds: a disk that takes nothing does not keep a process from ending.
     pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
         lock(&self.shared.urgent).take();
         let Some(scribing) = lock(&self.thread).take() else { return };
         if scribing.ended.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
@@ -323,6 +338,10 @@ impl Spool {
 impl Drop for Spool {
     fn drop(&mut self) {
         self.close();
+        let late: u64 = self.shared.dropped.take_all().map(|dropped| dropped.count).sum();
+        if late > 0 {
+            tracing::error!(late, "events came after their spool was closed: they are lost");
+        }
     }
 }
 

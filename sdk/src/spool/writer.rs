@@ -82,12 +82,25 @@ impl Scribe {
                 Ok(first) => self.run_errands(first, inbox),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    lock(&self.shared.strangers).close();
-                    self.write_waiting();
-                    lock(&self.shared.files).ended();
+                    self.end();
                     return;
                 }
             }
+        }
+    }
+
+    /// Writes what is left. Where the disk does not take all of it, the sign of life stays: a successor tells that
+    /// something is missing.
+    fn end(&mut self) {
+        lock(&self.shared.strangers).close();
+        self.write_waiting();
+        if self.dropped.count > 0 {
+            self.write_waiting();
+        }
+        if self.own.is_empty() && self.dropped.count == 0 {
+            lock(&self.shared.files).ended();
+        } else {
+            tracing::error!(dropped = self.dropped.count, "the last ledger records could not be written");
         }
     }
 
@@ -272,7 +285,10 @@ mod tests {
         },
     };
     use countersign_ledger::Stage;
-    use std::sync::{Mutex, atomic::AtomicU32};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32},
+    };
 
     fn scribe(directory: &std::path::Path, limits: SpoolLimits, when_full: WhenFull) -> Scribe {
         Scribe {
@@ -280,6 +296,7 @@ mod tests {
                 limits,
                 waiting: Sharded::default(),
                 urgent: Mutex::new(None),
+                closed: AtomicBool::new(false),
                 rings: Mutex::default(),
                 edge_numbers: AtomicU32::new(0),
                 edges: Edges::default(),
@@ -319,6 +336,24 @@ mod tests {
         drop(sender);
         writing.join().unwrap();
         assert_eq!(waits, 0, "an allowed call waits behind refusals");
+    }
+
+    #[test]
+    fn a_spool_that_could_not_write_its_last_records_leaves_its_sign_of_life_behind() {
+        for (bytes_max, is_left) in [(0, true), (SpoolLimits::default().bytes_max, false)] {
+            let directory = countersign_testkit::temp_dir();
+            let limits = SpoolLimits { bytes_max, ..SpoolLimits::default() };
+            let mut scribe = scribe(directory.path(), limits, WhenFull::Refuse);
+            let boot = scribe.writer.boot();
+            lock(&scribe.shared.files).began(boot).unwrap();
+            let event = (Event::ClockSteppedBack { by_ms: 7 }, clock::now());
+            scribe.shared.waiting.with(|waiting| waiting.push(event));
+            let (sender, inbox) = std::sync::mpsc::sync_channel(1);
+            drop(sender);
+            scribe.run(&inbox);
+            let sign = directory.path().join(format!("{boot}.alive"));
+            assert_eq!(sign.exists(), is_left, "with room for {bytes_max} bytes");
+        }
     }
 
     #[test]

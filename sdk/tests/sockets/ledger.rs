@@ -310,6 +310,8 @@ async fn files_are_for_their_owner_alone_and_a_closed_spool_takes_nothing() {
     spool.close();
     assert_eq!(spool.record_durably(event(3)).await, Err(SpoolError::Closed));
     assert!(on_disk(&directory).contains("\"by_ms\":2"), "what was waiting is lost");
+    spool.record(event(4));
+    assert_eq!(spool.waiting(), 0, "an event waits for a thread that has ended");
     assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
     let file = std::fs::metadata(&spooled(&directory)[0]).unwrap();
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
@@ -349,8 +351,6 @@ async fn refused_strangers_cannot_fill_the_disk() {
     assert!((31..=62).contains(&recorded) && recorded < 60, "{recorded}");
 }
 
-#[test]
-fn counters_are_bounded_too() {
 #[tokio::test]
 async fn refused_strangers_cannot_fill_the_disk_where_no_handshake_stops_them() {
     for floor in [[Mode::Jwt, Mode::Mtls], [Mode::None, Mode::Mtls]] {
@@ -374,6 +374,8 @@ async fn refused_strangers_cannot_fill_the_disk_where_no_handshake_stops_them() 
     }
 }
 
+#[test]
+fn counters_are_bounded_too() {
     let directory = countersign_testkit::temp_dir();
     let spool = open(directory.path(), SpoolLimits::default());
     for n in 0..EDGES_MAX * 2 {

@@ -207,8 +207,12 @@ impl Channel {
                     return Ok(answer);
                 }
                 Err(mut error) => {
-                    self.forget(&open);
-                    match error.take_message() {
+                    let unsent = error.take_message();
+                    // A stream that was reset says nothing about the others on its connection.
+                    if unsent.is_some() || open.send.is_closed() {
+                        self.forget(&open);
+                    }
+                    match unsent {
                         Some(unsent) if again => request = unsent,
                         _ => return Err(self.broken(error.error())),
                     }

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, routing::get};
 use countersign_sdk::{
     Workload,
-    outbound::{CallError, CallLimits, EdgeTarget, EdgeUrlError},
+    outbound::{CallError, CallLimits, Channel, EdgeTarget, EdgeUrlError, Target},
     tls::HandshakeError,
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 
-use crate::deployment::{Deployment, Served, counting, text};
+use crate::deployment::{Deployment, Served, counting, get_request, text};
 
 async fn users(deployment: &Arc<Deployment>) -> Served {
     deployment.permit("users", &["ads"]);
@@ -144,6 +144,34 @@ async fn a_service_that_moved_is_called_at_its_new_address() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(ads.client("users").get("/users/7").send().await.unwrap().status(), 200);
     assert_eq!(reached.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_costs_no_other_call_its_connection() {
+    let deployment = Deployment::new();
+    let path = deployment.directory.path().join("resets.sock");
+    let listener = countersign_sdk::accept::bind_unix(&path, 0o600).await.unwrap();
+    let connection = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let answer = |request: http::Request<hyper::body::Incoming>| async move {
+            match request.uri().path() {
+                "/broken" => Err("no"),
+                _ => Ok(http::Response::new(http_body_util::Empty::<bytes::Bytes>::new())),
+            }
+        };
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let server = hyper::server::conn::http2::Builder::new(executor);
+        let _ = server.serve_connection(io, hyper::service::service_fn(answer)).await;
+    });
+    let channel = Channel::new(Target::Unix(path), CallLimits::default());
+    for _ in 0..3 {
+        let broken = channel.send(get_request("/broken")).await.unwrap_err();
+        assert!(matches!(broken, CallError::Broken { .. }), "{broken}");
+        assert_eq!(channel.send(get_request("/")).await.unwrap().status(), 200);
+    }
+    assert_eq!(channel.connections(), 1);
+    connection.abort();
 }
 
 #[tokio::test]

@@ -109,12 +109,15 @@ where
                 return Ok(door.signed(refusal, wanted.as_ref()).await);
             };
             let mut answer = answer?;
+            let word = answer.extensions_mut().remove::<Afterword>();
+            // Signed before it is recorded: an answer that breaks off meanwhile has another status.
+            let answer = door.signed(answer.map(Either::Left), wanted.as_ref()).await;
             call.bytes = answer.body().size_hint().exact();
-            if let Some(word) = answer.extensions_mut().remove::<Afterword>() {
+            if let Some(word) = word {
                 call.heard(word, answer.status()).await;
             }
             call.answered(answer.status());
-            Ok(door.signed(answer.map(Either::Left), wanted.as_ref()).await)
+            Ok(answer)
         })
     }
 }
@@ -332,21 +335,21 @@ impl Door {
         status: StatusCode,
         bytes: Option<u64>,
     ) {
+        let was_let_in = draft.record().verdict == Verdict::Allow;
         draft.denied(denial);
         draft.answered(status);
         tracing::info!(decision = %draft.id(), code = %denial.code, route = draft.record().route, "request refused");
-        let was_let_in = draft.record().verdict == Verdict::Allow;
         measure(&draft);
         self.spool.edges().count(draft.edge());
         if let Some(exchange) = draft.exchange("") {
             exchange.ended(bytes);
         }
-        if let Err(error) = self.spool.record_durably(draft.into_event()).await {
-            tracing::error!(%error, "a refusal could not be recorded");
-        }
         if draft.is_of_a_stranger() && !was_let_in {
             let decision = draft.record().clone();
             return self.spool.record_refused_stranger(draft.address(), decision, denial.code);
+        }
+        if let Err(error) = self.spool.record_durably(draft.into_event()).await {
+            tracing::error!(%error, "a refusal could not be recorded");
         }
     }
 }

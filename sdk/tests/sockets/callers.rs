@@ -12,6 +12,7 @@ use axum::{Router, extract::Request};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::{Mode, WimseProof};
 use countersign_keys::AgreementKey;
+use countersign_ledger::Verdict;
 use countersign_request::QueryError;
 use countersign_sdk::{
     Workload, clock,
@@ -500,6 +501,35 @@ async fn a_signed_answer_that_is_too_long_to_be_held_is_refused() {
     settled(&deployment, &[&ads, &_users.workload]).await;
     let refused = ads.client("users").get("/users/7").send().await.unwrap_err();
     assert_eq!(refused, CallError::Answer { service: "users".into(), source: AnswerError::Body });
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_before_it_is_signed_has_one_status_for_caller_and_ledger() {
+    let deployment = Deployment::new();
+    deployment.permit("users", &["ads"]);
+    deployment.register("ads");
+    deployment.speak(&["users"], Mode::ALL, Mode::Mtls);
+    deployment.modes("ads", |modes| (modes.sends, modes.wimse) = (Mode::Wimse, WimseProof::HttpSignature));
+    let breaks_off = || async {
+        axum::body::Body::from_stream(futures::stream::iter([Err::<bytes::Bytes, _>(std::io::Error::other(
+            "gone",
+        ))]))
+    };
+    let users = deployment.serve("users", Router::new().fallback(breaks_off)).await;
+    let ads = deployment.workload("ads").await;
+    settled(&deployment, &[&ads, &users.workload]).await;
+    let mut status = ads.client("users").get("/users/7").send().await.unwrap().status();
+    // Such proofs are bound to no connection, so a callee that has just started refuses them at first.
+    for _ in 0..100 {
+        if status == 500 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        status = ads.client("users").get("/users/7").send().await.unwrap().status();
+    }
+    assert_eq!(status, 500);
+    let recorded = deployment.reported(|decision| decision.verdict == Verdict::Allow).await.unwrap();
+    assert_eq!(recorded.status, 500);
 }
 
 #[tokio::test]

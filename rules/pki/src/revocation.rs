@@ -214,6 +214,14 @@ impl Crl {
         self.reason(serial).is_some()
     }
 
+    /// Whether `certificate` is on the list: serial numbers are unique below one issuer only. The signature of the list is
+    /// not looked at.
+    pub fn revokes(&self, certificate: &CertificateDer<'_>) -> bool {
+        x509::parse(certificate).is_some_and(|certificate| {
+            certificate.issuer().as_raw() == self.issuer_name() && self.is_revoked(certificate.raw_serial())
+        })
+    }
+
     /// Why the certificate with this serial number (big-endian, leading zeros or not) is revoked, if it is.
     pub fn reason(&self, serial: &[u8]) -> Option<RevocationReason> {
         let wanted = x509::magnitude(serial);

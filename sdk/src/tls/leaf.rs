@@ -10,8 +10,6 @@ pub(super) struct Leaf {
     pub(super) id: Option<SpiffeId>,
     /// DNS names, in lower case: `flea.test`, `*.flea.test`.
     pub(super) dns_names: Vec<String>,
-    /// As it stands in the certificate.
-    pub(super) serial: Vec<u8>,
     pub(super) serial_hex: String,
     pub(super) not_before: UnixTime,
     pub(super) not_after: UnixTime,
@@ -24,7 +22,6 @@ impl Leaf {
         Some(Self {
             id: first_spiffe_id(&certificate),
             dns_names: dns_names(&certificate),
-            serial: certificate.raw_serial().to_vec(),
             serial_hex: countersign_pki::serial_hex(certificate.raw_serial()),
             not_before: UnixTime::from_secs(validity.not_before.timestamp()),
             not_after: UnixTime::from_secs(validity.not_after.timestamp()),

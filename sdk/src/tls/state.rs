@@ -29,7 +29,6 @@ pub struct Identity {
     certified: Arc<CertifiedKey>,
     id: Option<SpiffeId>,
     dns_names: Vec<String>,
-    serial: Vec<u8>,
     serial_hex: String,
     not_before: UnixTime,
     not_after: UnixTime,
@@ -93,7 +92,6 @@ impl Identity {
             certified: Arc::new(certified),
             id: facts.id,
             dns_names: facts.dns_names,
-            serial: facts.serial,
             serial_hex: facts.serial_hex,
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -192,7 +190,8 @@ impl Trust {
             return false;
         };
         let bundle = self.bundles.of(id.trust_domain());
-        bundle.is_some_and(|bundle| bundle.crls().iter().any(|crl| crl.is_revoked(&identity.serial)))
+        let Some((bundle, leaf)) = bundle.zip(identity.chain().first()) else { return false };
+        bundle.crls().iter().any(|crl| crl.revokes(leaf))
     }
 
     /// Every identity that it may show, the preferred one first.

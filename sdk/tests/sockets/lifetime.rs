@@ -8,9 +8,15 @@ use std::{
 
 use axum::{Router, body::Body, routing::get};
 use bytes::Bytes;
+use countersign_pki::{
+    Bundle, BundleSet, Crl, CrlPolicy, RevocationReason,
+    issue::Issuer,
+    revocation::{RevokedEntry, make_crl},
+};
 use countersign_sdk::{
     clock,
     outbound::{CallError, Channel},
+    tls::TrustState,
     workload::NotReady,
 };
 use http_body_util::BodyExt;
@@ -96,6 +102,29 @@ async fn a_caller_leaves_a_callee_that_was_revoked() {
     let refused = client.get("/now").send().await.unwrap_err();
     assert!(matches!(refused, CallError::Handshake { .. }), "{refused}");
     assert_eq!(users.workload.ready(), Err(NotReady::CertificateRevoked));
+}
+
+#[test]
+fn only_the_list_of_our_own_issuer_revokes_us() {
+    let deployment = Deployment::new();
+    let leaf = deployment.leaf("ads");
+    let now = clock::now();
+    let entry = RevokedEntry {
+        serial: u128::from_str_radix(&leaf.serial_hex, 16).unwrap().to_be_bytes().to_vec(),
+        at: now,
+        reason: RevocationReason::KeyCompromise,
+        not_after: now.saturating_add(HOUR),
+    };
+    let is_revoked_by = |issuer: &Issuer| {
+        let list = make_crl(issuer, 1, std::slice::from_ref(&entry), now, now.saturating_add(HOUR)).unwrap();
+        let roots = vec![deployment.root.certificate().clone()];
+        let bundle = Bundle::new(deployment.td.clone(), roots, vec![Crl::read(&list).unwrap()]).unwrap();
+        let trust = TrustState::new(BundleSet::from_iter([bundle]), CrlPolicy::Require);
+        trust.set_identity(leaf.identity());
+        trust.load().own_certificate_is_revoked()
+    };
+    assert!(is_revoked_by(&deployment.issuing));
+    assert!(!is_revoked_by(&deployment.root), "another issuer's serial number is another certificate");
 }
 
 #[tokio::test]

@@ -192,6 +192,21 @@ async fn a_unix_socket_tells_who_is_at_the_other_end() {
     bind_unix(&path, 0o600).await.unwrap();
 }
 
+#[tokio::test]
+async fn what_is_no_socket_is_not_taken_away_for_one() {
+    let directory = countersign_testkit::temp_dir();
+    let path = directory.path().join("notes.txt");
+    std::fs::write(&path, "dear diary").unwrap();
+    assert_eq!(bind_unix(&path, 0o600).await.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "dear diary");
+    bind_unix(&directory.path().join("admin.sock"), 0o600).await.unwrap();
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        2,
+        "something is left beside the socket"
+    );
+}
+
 #[test]
 fn every_limit_has_a_name_and_a_default_and_an_unknown_one_is_an_error() {
     let limits: Limits = serde_json::from_str(r#"{"handshake_ms": 250, "streams_max": 7}"#).unwrap();

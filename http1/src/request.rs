@@ -91,6 +91,10 @@ impl RequestDecoder {
         buffer: &'b [u8],
         slots: &'a mut Slots<'b>,
     ) -> Result<Option<RequestHead<'a>>, RequestHeadError> {
+        // Half of the empty line that may come first: where the head begins is not known yet.
+        if buffer == b"\r" {
+            return Ok(None);
+        }
         let (skipped, bytes) = without_empty_line(buffer);
         let Some(length) = self.end.find(bytes, self.limits.head_bytes_max)? else { return Ok(None) };
         let bytes = bytes.get(..length).unwrap_or(bytes);
@@ -189,5 +193,61 @@ impl<'a> Connection<'a> {
             expects_continue: expects_continue && is_new,
             upgrade: upgrade.filter(|_| upgrades && is_new),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+    use countersign_request::Head as _;
+
+    use super::*;
+
+    /// What comes of a head that arrives in these pieces, and how many bytes it took.
+    fn decoded(pieces: &[&[u8]]) -> Result<Option<(String, usize)>, RequestHeadError> {
+        let whole = pieces.concat();
+        let mut decoder = RequestDecoder::new(Limits { head_bytes_max: 48, ..Limits::default() });
+        let mut there = 0;
+        for piece in pieces {
+            there += piece.len();
+            let mut slots = Slots::default();
+            if let Some(head) = decoder.decode(&whole[..there], &mut slots)? {
+                return Ok(Some((format!("{} {}", head.canonical.method(), head.target), head.bytes)));
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_head_means_the_same_wherever_its_bytes_are_cut() {
+        let heads: [&[u8]; 12] = [
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\nnext",
+            b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\r\n\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\r\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"\rGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n\n",
+            b"GET / HTTP/1.1\r\n Host: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: long enough to be beyond the limit\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ];
+        for head in heads {
+            let at_once = decoded(&[head]);
+            for cut in 0..head.len() {
+                let (first, second) = head.split_at(cut);
+                assert_eq!(
+                    decoded(&[first, second]),
+                    at_once,
+                    "{:?} cut at {cut}",
+                    head.escape_ascii().to_string()
+                );
+            }
+            let bytes: Vec<&[u8]> = head.chunks(1).collect();
+            assert_eq!(decoded(&bytes), at_once, "{:?} byte by byte", head.escape_ascii().to_string());
+        }
+        assert_eq!(decoded(&[b"\r\n\nGET /"]), Err(HeadBytesError::BareLineFeed.into()));
     }
 }

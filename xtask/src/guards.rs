@@ -26,6 +26,36 @@ struct Guard {
 
 const GUARDS: &[Guard] = &[
     Guard {
+        attack: "stranger",
+        file: "sdk/src/tls/server.rs",
+        line: "self.auth == ClientAuth::Required",
+        instead: "false && self.auth == ClientAuth::Required",
+    },
+    Guard {
+        attack: "token-in-url",
+        file: "rules/request/src/query.rs",
+        line: "if pairs(raw).any(carries_token) {",
+        instead: "if false && pairs(raw).any(carries_token) {",
+    },
+    Guard {
+        attack: "other-algorithm",
+        file: "rules/token/src/jws.rs",
+        line: "if self.alg != key.algorithm() {",
+        instead: "if false && self.alg != key.algorithm() {",
+    },
+    Guard {
+        attack: "kid-injection",
+        file: "rules/token/src/jws.rs",
+        line: "if !named {",
+        instead: "if false && !named {",
+    },
+    Guard {
+        attack: "unissued-bearer",
+        file: "rules/token/src/bearer.rs",
+        line: "let fits = known == hash;",
+        instead: "let fits = true || known == hash;",
+    },
+    Guard {
         attack: "stolen-token",
         file: "sdk/src/authenticate/service_token.rs",
         line: "&& workload.id != token.issuer",
@@ -105,6 +135,10 @@ const GUARDS: &[Guard] = &[
     },
 ];
 
+/// Behind these guards another one stands: without them the attack is still refused, and the run must say that nothing
+/// shows any more that its own guard did it.
+const WITH_A_SECOND_WALL: [&str; 2] = ["stranger", "token-in-url"];
+
 /// Takes out all of them one by one, or those against these attacks; `together` in one build, which is quicker and shows
 /// less: then one missing guard could help an attack that another one was to stop.
 pub(crate) fn attack_without_guards(only: &[String], together: bool) -> ExitCode {
@@ -117,7 +151,7 @@ pub(crate) fn attack_without_guards(only: &[String], together: bool) -> ExitCode
     match each(&rounds) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(theatre) => {
-            say(&format!("{theatre} attacks were not noticed to succeed without their guard"));
+            say(&format!("{theatre} attacks were not noticed to pass without their guard"));
             ExitCode::from(1)
         }
         Err(why) => {
@@ -140,7 +174,7 @@ fn each(rounds: &[&[&Guard]]) -> io::Result<usize> {
         for (guard, noticed) in guards.iter().zip(copy.build_and_attack(guards)?) {
             match noticed {
                 Noticed::Yes => {
-                    say(&format!("{:<20} succeeds without its guard, and the run fails", guard.attack));
+                    say(&format!("{:<20} is not blocked without its guard, and the run fails", guard.attack));
                 }
                 Noticed::No { instead } => {
                     theatre += 1;
@@ -218,14 +252,18 @@ impl Copy {
     }
 }
 
-/// The run must fail, and of this very attack it must say that it succeeded.
+/// The run must fail, and of this very attack it must say that it succeeded, or that nothing is shown.
 fn judge(guard: &Guard, attacked: &Output) -> Noticed {
     let report: Value = serde_json::from_slice(&attacked.stdout).unwrap_or_default();
     let attacks = report.get("attacks").and_then(Value::as_array);
     let found = attacks.into_iter().flatten().find(|attack| attack.get("name") == Some(&guard.attack.into()));
     let verdict = found.and_then(|attack| attack.get("verdict")).and_then(Value::as_str);
+    let expected = match WITH_A_SECOND_WALL.contains(&guard.attack) {
+        true => "inconclusive",
+        false => "succeeded",
+    };
     match (attacked.status.code(), verdict) {
-        (Some(1), Some("succeeded")) => Noticed::Yes,
+        (Some(1), Some(verdict)) if verdict == expected => Noticed::Yes,
         (code, verdict) => Noticed::No { instead: format!("exit {code:?}, verdict {verdict:?}") },
     }
 }

@@ -20,14 +20,14 @@ const CAVEAT: &str = "rules/token/src/macaroon/caveat.rs";
 pub(super) static ATTACKS: &[Attack] = &[
     Attack {
         name: "unissued-bearer",
-        title: "show a bearer token of the right form that nobody issued",
+        title: "show a bearer token that nobody issued, under the id of one that somebody did",
         from: &["L4", "idea 10"],
         position: Position::Stranger,
         guard: Guard {
             what: "a bearer token is looked up by its id and compared by its keyed hash",
             home: BEARER,
-            signs: &[Sign::Code(Code::TokenKeyUnknown)],
-            weakness: Weakness::AnyBearer,
+            signs: &[Sign::Code(Code::TokenSignature)],
+            weakness: Weakness::BearerByItsId,
         },
         waits: false,
         run: |target| Box::pin(unissued_bearer(target)),
@@ -122,14 +122,15 @@ pub(super) static ATTACKS: &[Attack] = &[
 async fn unissued_bearer(target: &Target) -> Result<Observation, AttackError> {
     let (_, good) = target.bearer(CALLEE).await?;
     honest(target, "Bearer", &good).await?;
-    let forged = forge::unissued_bearer()?;
-    shown(target, "a bearer token that nobody issued", "GET", "Bearer", &forged).await
+    let guessed = forge::bearer_of_same_id(&good)?;
+    shown(target, "the id of a bearer token and another secret", "GET", "Bearer", &guessed).await
 }
 
 async fn bearer_out_of_scope(target: &Target) -> Result<Observation, AttackError> {
+    // Issued first: once the callee knows the newer one, it knows of this one whatever it is ever told.
+    let (_, elsewhere) = target.bearer(VICTIM).await?;
     let (_, good) = target.bearer(CALLEE).await?;
     honest(target, "Bearer", &good).await?;
-    let (_, elsewhere) = target.bearer(VICTIM).await?;
     shown(target, "a bearer token for another service", "GET", "Bearer", &elsewhere).await
 }
 

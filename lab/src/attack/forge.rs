@@ -1,11 +1,13 @@
 //! What attackers make themselves: certificates that nobody ordered, and tokens with one thing wrong.
 
+use std::ops::Range;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_identity::SpiffeId;
 use countersign_keys::{KeyPair, SystemRandom, hmac_sha256, sha256};
 use countersign_pki::CertificateDer;
 use countersign_sdk::{clock, signing_chains::write_chain};
-use countersign_token::{BearerToken, service_token::new_id};
+use countersign_token::{BearerToken, bearer::BEARER_PREFIX, service_token::new_id};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
@@ -19,36 +21,65 @@ pub(super) fn key() -> Result<KeyPair, AttackError> {
     KeyPair::generate(&SystemRandom::new()).map_err(|error| AttackError::equipment("a key", error))
 }
 
-/// A certificate that the attacker's own CA issued, for these names.
-pub(super) fn certified_by_own_ca(id: &SpiffeId, names: &[String]) -> Result<Held, AttackError> {
-    let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a certificate of its own ca", error);
-    let ca_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| failed(&e))?;
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name = named(id.trust_domain().as_str());
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let root = ca.self_signed(&ca_key).map_err(|error| failed(&error))?.der().clone();
-    let issuer = Issuer::from_ca_cert_der(&root, ca_key).map_err(|error| failed(&error))?;
-    let key = key()?;
-    let public = SubjectPublicKeyInfo::from_der(&key.public_key().spki_der()).map_err(|e| failed(&e))?;
-    let leaf = leaf(names)?.signed_by(&public, &issuer).map_err(|error| failed(&error))?;
-    Ok(Held { id: id.clone(), chain: vec![leaf.der().clone(), root], key, serial: String::new() })
+/// Who issues what no honest authority would.
+pub(crate) struct Ca {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, rcgen::KeyPair>,
 }
 
-/// A certificate that its own key signed; that of a CA where `is_ca`.
-pub(super) fn self_signed(id: &SpiffeId, is_ca: bool) -> Result<Held, AttackError> {
+impl Ca {
+    /// The attacker's own.
+    pub(super) fn of_ones_own(name: &str) -> Result<Self, AttackError> {
+        let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a ca of its own", error);
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| failed(&e))?;
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name = named(name);
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = ca.self_signed(&key).map_err(|error| failed(&error))?.der().clone();
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| failed(&error))?;
+        Ok(Self { certificate, issuer })
+    }
+
+    /// That of somebody else, whose key is at hand.
+    pub(crate) fn with_key(
+        certificate: &CertificateDer<'static>,
+        key: &KeyPair,
+    ) -> Result<Self, AttackError> {
+        let issuer = Issuer::from_ca_cert_der(certificate, for_rcgen(key)?);
+        let issuer = issuer.map_err(|error| AttackError::equipment("a ca", error))?;
+        Ok(Self { certificate: certificate.clone(), issuer })
+    }
+
+    /// A certificate for these names; that of a CA where `is_ca`.
+    pub(crate) fn certify(&self, id: &SpiffeId, names: &[String], is_ca: bool) -> Result<Held, AttackError> {
+        let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a certificate", error);
+        let key = key()?;
+        let public = SubjectPublicKeyInfo::from_der(&key.public_key().spki_der()).map_err(|e| failed(&e))?;
+        let mut params = leaf(names)?;
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages.push(KeyUsagePurpose::KeyCertSign);
+        }
+        let leaf = params.signed_by(&public, &self.issuer).map_err(|error| failed(&error))?;
+        let chain = vec![leaf.der().clone(), self.certificate.clone()];
+        Ok(Held { id: id.clone(), chain, key, serial: String::new() })
+    }
+}
+
+/// A certificate that its own key signed.
+pub(super) fn self_signed(id: &SpiffeId) -> Result<Held, AttackError> {
     let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a self-signed certificate", error);
     let key = key()?;
+    let certificate = leaf(&[id.to_string()])?.self_signed(&for_rcgen(&key)?);
+    let chain = vec![certificate.map_err(|error| failed(&error))?.der().clone()];
+    Ok(Held { id: id.clone(), chain, key, serial: String::new() })
+}
+
+fn for_rcgen(key: &KeyPair) -> Result<rcgen::KeyPair, AttackError> {
+    let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a key for certificates", error);
     let pkcs8 = key.to_pkcs8().map_err(|error| failed(&error))?;
-    let pair = rcgen::KeyPair::try_from(pkcs8.expose().as_slice()).map_err(|error| failed(&error))?;
-    let mut params = leaf(&[id.to_string()])?;
-    if is_ca {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages.push(KeyUsagePurpose::KeyCertSign);
-    }
-    let der: CertificateDer<'static> =
-        params.self_signed(&pair).map_err(|error| failed(&error))?.der().clone();
-    Ok(Held { id: id.clone(), chain: vec![der], key, serial: String::new() })
+    rcgen::KeyPair::try_from(pkcs8.expose().as_slice()).map_err(|error| failed(&error))
 }
 
 fn leaf(names: &[String]) -> Result<CertificateParams, AttackError> {
@@ -57,6 +88,7 @@ fn leaf(names: &[String]) -> Result<CertificateParams, AttackError> {
     params.distinguished_name = named("a service");
     let uris = names.iter().map(|name| Ok(SanType::URI(name.clone().try_into()?)));
     params.subject_alt_names = uris.collect::<Result<_, _>>().map_err(failed)?;
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
@@ -180,8 +212,48 @@ pub(super) fn unissued_bearer() -> Result<String, AttackError> {
         .map_err(|error| AttackError::equipment("a bearer token", error))
 }
 
+/// The id of a bearer token, which listings and logs show, with a secret that was guessed; and the checksum that
+/// belongs to both, so that nothing but the hash can tell.
+pub(super) fn bearer_of_same_id(token: &str) -> Result<String, AttackError> {
+    let guessed = unissued_bearer()?;
+    let (Some(known), Some(secret)) = (token.get(..BEARER_SECRET.start), guessed.get(BEARER_SECRET)) else {
+        return Err(AttackError::equipment("a bearer token", "it is of another length"));
+    };
+    let whole = format!("{known}{secret}");
+    let covered = whole.strip_prefix(BEARER_PREFIX).unwrap_or_default();
+    // The 32 bits of the sum in seven digits of five, with three zero bits at the end.
+    let sum = u64::from(crc32(covered.as_bytes())) << 3;
+    let digits = (0..7).rev().filter_map(|place| CROCKFORD.chars().nth((sum >> (5 * place) & 31) as usize));
+    Ok(whole.chars().chain(digits).collect())
+}
+
+/// IEEE 802.3.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & 0_u32.wrapping_sub(crc & 1)))
+    })
+}
+
 pub(super) fn encoded(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 const LIFE_SECONDS: i64 = 30;
+/// Where the secret of a bearer token stands: behind the prefix and 16 characters of id.
+const BEARER_SECRET: Range<usize> = 20..52;
+const CROCKFORD: &str = "0123456789abcdefghjkmnpqrstvwxyz";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_guessed_bearer_token_has_the_form_and_the_id_of_the_real_one_and_another_secret() {
+        let real = unissued_bearer().unwrap();
+        let guessed = bearer_of_same_id(&real).unwrap();
+        assert_ne!(guessed, real);
+        let id = |token: &str| BearerToken::parse(token).unwrap().id();
+        assert_eq!(id(&guessed), id(&real));
+    }
+}

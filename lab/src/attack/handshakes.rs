@@ -5,7 +5,8 @@ use countersign_wire::codes::Code;
 use rustls::AlertDescription;
 
 use super::{
-    Attack, AttackError, Doing, Guard, Held, Kind, Observation, Position, Sign, Target, forge,
+    Attack, AttackError, Doing, Guard, Held, Kind, Observation, Position, Sign, Target,
+    forge::{self, Ca},
     target::{OTHER, OWN, PATH},
     wire::{Dial, Request},
 };
@@ -25,7 +26,8 @@ pub(super) static ATTACKS: &[Attack] = &[
             home: SERVER,
             signs: &[
                 Sign::Alert(AlertDescription::CertificateRequired),
-                Sign::Code(Code::CertificateMissing),
+                // In the handshake's own words: the door behind it has the same code for whoever comes as far.
+                Sign::Said(Code::CertificateMissing, "no client certificate"),
             ],
             weakness: Weakness::NoCertificateDemanded,
         },
@@ -41,7 +43,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         waits: false,
         run: |target| {
             shown(target, "a self-signed certificate in another's name", |target| {
-                forge::self_signed(&target.id(OTHER)?, false)
+                forge::self_signed(&target.id(OTHER)?)
             })
         },
     },
@@ -55,7 +57,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         run: |target| {
             shown(target, "a certificate in another's name, by a foreign ca", |target| {
                 let id = target.id(OTHER)?;
-                forge::certified_by_own_ca(&id, &[id.to_string()])
+                Ca::of_ones_own("somebody")?.certify(&id, &[id.to_string()], false)
             })
         },
     },
@@ -68,14 +70,14 @@ pub(super) static ATTACKS: &[Attack] = &[
             what: "no bundle of that trust domain is known, and nobody else's is asked",
             home: VERIFY,
             signs: &[Sign::Code(Code::TrustDomainForeign)],
-            weakness: Weakness::AnyIssuer,
+            weakness: Weakness::OnePoolOfRoots,
         },
         waits: false,
         run: |target| {
-            shown(target, "a certificate of another trust domain", |_| {
+            shown(target, "a certificate of another trust domain", |target| {
                 let id = SpiffeId::parse("spiffe://elsewhere.test/svc/ads");
                 let id = id.map_err(|error| AttackError::equipment("a name", error))?;
-                forge::certified_by_own_ca(&id, &[id.to_string()])
+                target.misissued(&id, &[id.to_string()], false)
             })
         },
     },
@@ -105,7 +107,10 @@ pub(super) static ATTACKS: &[Attack] = &[
         guard: purpose_guard("a CA certificate is never a leaf"),
         waits: false,
         run: |target| {
-            shown(target, "the certificate of a ca", |target| forge::self_signed(&target.id(OTHER)?, true))
+            shown(target, "the certificate of a ca", |target| {
+                let id = target.id(OTHER)?;
+                target.misissued(&id, &[id.to_string()], true)
+            })
         },
     },
     Attack {
@@ -123,7 +128,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         run: |target| {
             shown(target, "a certificate with two uris", |target| {
                 let (first, second) = (target.id(OTHER)?, target.id(OWN)?);
-                forge::certified_by_own_ca(&first, &[first.to_string(), second.to_string()])
+                target.misissued(&first, &[first.to_string(), second.to_string()], false)
             })
         },
     },

@@ -40,6 +40,7 @@ use countersign_wire::codes::Code;
 pub use rustls::AlertDescription;
 use serde::Serialize;
 
+pub(crate) use forge::Ca;
 pub use hands::{Held, Kind, Why};
 pub use observation::{Observation, Received, Verdict};
 pub use run::{Control, Finding, GuardSeen, Report, run};

@@ -128,7 +128,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         from: &["JB-1", "lesson 40", "lesson 46", "CVE-2026-39999"],
         by: Service,
         home: JWS,
-        guard: "a key knows its one algorithm; the header only has to agree",
+        guard: "the algorithms are a closed list, and no MAC is on it",
         but_for: PublicKeyAsSecret,
         signs: &[Sign::Said(Code::TokenMalformed, "algorithm")],
         change: |draft, _| {
@@ -140,18 +140,30 @@ pub(super) static ATTACKS: &[Attack] = &[
         },
     },
     token! {
+        name: "other-algorithm",
+        title: "say EdDSA over a signature of ES256",
+        from: &["JB-1", "lesson 40", "RFC 8725 section 3.1"],
+        by: Service,
+        home: JWS,
+        guard: "a key knows its one algorithm; the header only has to agree",
+        but_for: AnyAlgorithm,
+        signs: &[Sign::Said(Code::TokenMalformed, "is one for")],
+        change: |draft, _| {
+            set(&mut draft.header, "alg", "EdDSA");
+            Ok(())
+        },
+    },
+    token! {
         name: "kid-injection",
-        title: "let kid name a file whose content is known, and sign with that",
+        title: "let kid name a file",
         from: &["JB-1", "idea 10"],
         by: Service,
         home: JWS,
-        guard: "kid finds a key among known keys, and is never a path; MACs are no signatures",
+        guard: "kid is the thumbprint of the key that verifies, and never a path",
         but_for: KidNamesAFile,
-        signs: &[Sign::Said(Code::TokenMalformed, "algorithm")],
+        signs: &[Sign::Said(Code::TokenSignature, "not the one that the token names")],
         change: |draft, _| {
-            set(&mut draft.header, "kid", "../../../../../../../../dev/null");
-            set(&mut draft.header, "alg", "HS256");
-            draft.signing = Signing::Mac(Vec::new());
+            set(&mut draft.header, "kid", "/dev/null");
             Ok(())
         },
     },
@@ -409,7 +421,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     },
     scene! {
         name: "two-authorizations",
-        title: "send two Authorization headers, the second one forged",
+        title: "send two Authorization headers, with two tokens",
         from: &["lesson 4", "lesson 5", "lesson 13"],
         by: Proxy,
         home: HEADERS,

@@ -19,6 +19,7 @@ pub use live::{ForeignTarget, Live, Settings};
 
 use super::{
     AttackError, Held, Kind, Observation, Received, Why,
+    forge::Ca,
     wire::{Broken, Connection, Dial, Exchanged, Request},
 };
 use crate::weak::{Weak, Weakness};
@@ -131,6 +132,20 @@ impl Target {
     /// Nobody issues it.
     pub async fn own(&self, kind: Kind) -> Result<Held, AttackError> {
         self.certified(OWN, kind, LIFE).await
+    }
+
+    /// A certificate for these names as no honest authority issues it. Of a live deployment only the attacker's own CA
+    /// does, whose chain would not be believed either; of the listener its own CA does, and one check alone is in the
+    /// way.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn misissued(&self, id: &SpiffeId, names: &[String], is_ca: bool) -> Result<Held, AttackError> {
+        let ca = match &self.0 {
+            Field::Live(_) => Ca::of_ones_own(id.trust_domain().as_str())?,
+            Field::Weak(weak) => weak.ca()?,
+        };
+        ca.certify(id, names, is_ca)
     }
 
     /// A certificate of [`OWN`] that has ended. A live deployment issues none: there it is waited for.

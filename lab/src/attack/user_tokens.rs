@@ -55,7 +55,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         guard: Guard {
             what: "a query that carries a token is refused, not ignored",
             home: "rules/request/src/query.rs",
-            signs: &[Sign::Said(Code::PathAmbiguous, "token"), Sign::Code(Code::TokenMissing)],
+            signs: &[Sign::Said(Code::PathAmbiguous, "carries a token")],
             weakness: Weakness::TokenInQuery,
         },
         waits: false,
@@ -82,7 +82,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         &["JB-1", "lesson 40", "CVE-2026-39999"],
         User,
         JWS,
-        "a key knows its one algorithm; the header only has to agree",
+        "the algorithms are a closed list, and no MAC is on it",
         PublicKeyAsSecret,
         &[Sign::Said(Code::TokenMalformed, "algorithm")],
         |token, published| {

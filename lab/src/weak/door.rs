@@ -63,7 +63,9 @@ impl Weak {
             return Ok(String::from_utf8_lossy(name.as_bytes()).into_owned());
         }
         let in_query = asked.target.split_once("access_token=").map(|(_, token)| token);
-        let in_query = in_query.filter(|_| self.makes(Weakness::TokenInQuery));
+        if in_query.is_some() && !self.makes(Weakness::TokenInQuery) {
+            return Err(Denial::new(Code::PathAmbiguous, "the query carries a token"));
+        }
         match self.presented(asked)?.or(in_query) {
             Some(token) => self.access_token(token, asked),
             None if self.makes(Weakness::TokenOptional) => Ok("guest".to_owned()),
@@ -241,9 +243,10 @@ fn unreadable() -> Denial {
 }
 
 /// What a service that wrote its own verifier gets wrong in it.
-const NAIVE: [Weakness; 18] = [
+const NAIVE: [Weakness; 19] = [
     Weakness::AlgNone,
     Weakness::PublicKeyAsSecret,
+    Weakness::AnyAlgorithm,
     Weakness::KeyFromHeader,
     Weakness::KidNamesAFile,
     Weakness::SkipsUnknownHeaders,

@@ -32,7 +32,7 @@ use countersign_wire::codes::Code;
 pub(crate) use token::public_key_pem;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::attack::{AttackError, Held, Kind, Why};
+use crate::attack::{AttackError, Ca, Held, Kind, Why};
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +41,8 @@ pub enum Weakness {
     NoCertificateDemanded,
     /// Whoever signed the certificate will do.
     AnyIssuer,
+    /// Every root that is trusted at all is trusted for whichever trust domain a certificate names.
+    OnePoolOfRoots,
     /// Key usage, extended key usage and basic constraints are not looked at.
     AnyPurpose,
     /// Nobody looks at the clock when a certificate comes.
@@ -64,7 +66,9 @@ pub enum Weakness {
     PublicKeyAsSecret,
     /// The token brings the key along with which it is verified.
     KeyFromHeader,
-    /// `kid` names a file.
+    /// `alg` is not read: whatever it says, the key verifies as it can.
+    AnyAlgorithm,
+    /// `kid` names a file, and where that holds no key, the one at hand will do.
     KidNamesAFile,
     /// Members of the header that nobody understands are skipped, `crit` among them.
     SkipsUnknownHeaders,
@@ -116,8 +120,8 @@ pub enum Weakness {
     /// Whatever a service passes on about a user is believed.
     UserContextBelieved,
 
-    /// What looks like a bearer token is one.
-    AnyBearer,
+    /// A bearer token is found by its id, and nothing else of it is compared.
+    BearerByItsId,
     /// A bearer token counts wherever it is shown.
     BearerAnywhere,
     /// Nobody looks whether a bearer token was taken back.
@@ -315,6 +319,14 @@ impl Weak {
     pub fn expired(&self, service: &str) -> Result<Held, AttackError> {
         let then = clock::now().saturating_sub(Duration::from_secs(3600));
         self.pki.certified(&self.name(service)?, Kind::Workload, Duration::from_secs(60), then)
+    }
+
+    /// Its own CA, for certificates as it would never issue them.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub(crate) fn ca(&self) -> Result<Ca, AttackError> {
+        self.pki.ca()
     }
 
     /// Puts it on the list.

@@ -14,15 +14,19 @@ use countersign_pki::{
     issue::{
         Issuer, Root, issue_signing, issue_workload, issue_workload_server_only, make_issuing, make_root,
     },
+    path::PathError,
     profile::LeafTtl,
     revocation::{RevokedEntry, make_crl},
+    verify::{ChainError, IdentityError, RevocationError, UsageError, ValidityError},
     verify_peer, verify_signer,
 };
 use countersign_sdk::clock;
-use x509_parser::{extensions::GeneralName, parse_x509_certificate};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, parse_x509_certificate, time::ASN1Time,
+};
 
 use super::{NoListener, Weak, Weakness};
-use crate::attack::{AttackError, Held, Kind};
+use crate::attack::{AttackError, Ca, Held, Kind};
 
 /// Root, issuing CA, and what was taken back.
 pub(super) struct Authority {
@@ -95,14 +99,28 @@ impl Authority {
         Ok(())
     }
 
+    pub(super) fn ca(&self) -> Result<Ca, AttackError> {
+        Ca::with_key(self.issuing.certificate(), self.issuing.key())
+    }
+
+    fn has_signed(&self, leaf: &X509Certificate<'_>) -> bool {
+        let issuing = parse_x509_certificate(self.issuing.certificate());
+        issuing.is_ok_and(|(_, issuing)| leaf.verify_signature(Some(issuing.public_key())).is_ok())
+    }
+
     /// What is trusted, with the newest list; nothing if it cannot be made, which then refuses everybody.
     fn bundles(&self) -> BundleSet {
+        self.roots_of(&self.trust_domain)
+    }
+
+    /// The own roots and lists, in the name of this trust domain.
+    fn roots_of(&self, trust_domain: &TrustDomain) -> BundleSet {
         let now = clock::now();
         let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let crl = make_crl(&self.issuing, 1, &revoked, now, now.saturating_add(DAY));
         let crl = crl.ok().and_then(|der| Crl::read(&der).ok());
         let roots = vec![self.root.certificate().clone()];
-        let bundle = Bundle::new(self.trust_domain.clone(), roots, crl.into_iter().collect());
+        let bundle = Bundle::new(trust_domain.clone(), roots, crl.into_iter().collect());
         bundle.into_iter().collect()
     }
 }
@@ -110,13 +128,48 @@ impl Authority {
 impl Weak {
     /// Who shows this chain in a handshake.
     pub(super) fn peer(&self, chain: &[CertificateDer<'_>]) -> Result<String, PeerError> {
-        let bundles = self.pki.bundles();
+        let named = SpiffeId::parse(&first_name(chain));
+        let bundles = match &named {
+            Ok(named) if self.makes(Weakness::OnePoolOfRoots) => self.pki.roots_of(named.trust_domain()),
+            _ => self.pki.bundles(),
+        };
         let (usage, anyone) = (Usage::Client, Expectation::AnyInBundle);
         match verify_peer(chain, &bundles, clock::now(), usage, anyone, CrlPolicy::Require).outcome {
             Ok(workload) => Ok(workload.id.to_string()),
-            Err(error) if self.overlooks(&error) => Ok(first_name(chain)),
+            Err(error) if self.overlooks(&error) => self.other_checks(chain, error.check(), &bundles),
             Err(error) => Err(error),
         }
+    }
+
+    /// One check is not made; the others are, as plainly as they can be said.
+    fn other_checks(
+        &self,
+        chain: &[CertificateDer<'_>],
+        skipped: CheckName,
+        bundles: &BundleSet,
+    ) -> Result<String, PeerError> {
+        let leaf = chain.first().ok_or(UsageError::NoCertificate)?;
+        let (_, leaf) = parse_x509_certificate(leaf).map_err(|_| UsageError::Malformed)?;
+        for check in CheckName::ALL.into_iter().filter(|check| *check != skipped) {
+            match check {
+                // The first: whatever else failed, it has passed.
+                CheckName::Usage => {}
+                CheckName::Validity if !is_valid_now(&leaf) => {
+                    return Err(ValidityError::Expired { by: Duration::ZERO }.into());
+                }
+                CheckName::Chain if !self.pki.has_signed(&leaf) => {
+                    return Err(ChainError::Path(PathError::UnknownIssuer).into());
+                }
+                CheckName::Revocation if is_listed(&leaf, bundles) => {
+                    return Err(RevocationError::NoCrl.into());
+                }
+                CheckName::Identity if names(&leaf).len() != 1 => {
+                    return Err(IdentityError::UriCount { count: names(&leaf).len() }.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(first_name(chain))
     }
 
     /// The check that failed is one that is not made.
@@ -142,7 +195,7 @@ impl Weak {
         let (verdict, signer) = verify_signer(chain, &bundles, now, anyone, crls);
         verdict.outcome?;
         let found = signer.map(|signer| (signer.key().clone(), signer.id().clone()));
-        found.ok_or(PeerError::Usage(countersign_pki::verify::UsageError::NoCertificate))
+        found.ok_or(PeerError::Usage(UsageError::NoCertificate))
     }
 }
 
@@ -156,14 +209,28 @@ impl Authority {
 /// The first URI of the leaf, whatever else is there.
 fn first_name(chain: &[CertificateDer<'_>]) -> String {
     let leaf = chain.first().and_then(|leaf| parse_x509_certificate(leaf).ok());
-    let names = leaf.as_ref().and_then(|(_, leaf)| leaf.subject_alternative_name().ok().flatten());
-    let uri = names.and_then(|names| {
-        names.value.general_names.iter().find_map(|name| match name {
-            GeneralName::URI(uri) => Some((*uri).to_owned()),
-            _ => None,
-        })
+    let first = leaf.and_then(|(_, leaf)| names(&leaf).into_iter().next());
+    first.unwrap_or_else(|| "somebody".to_owned())
+}
+
+/// Every URI.
+fn names(leaf: &X509Certificate<'_>) -> Vec<String> {
+    let names = leaf.subject_alternative_name().ok().flatten();
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    let uris = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
     });
-    uri.unwrap_or_else(|| "somebody".to_owned())
+    uris.collect()
+}
+
+fn is_valid_now(leaf: &X509Certificate<'_>) -> bool {
+    ASN1Time::from_timestamp(clock::now().secs()).is_ok_and(|now| leaf.validity().is_valid_at(now))
+}
+
+fn is_listed(leaf: &X509Certificate<'_>, bundles: &BundleSet) -> bool {
+    let mut lists = bundles.iter().flat_map(|bundle| bundle.crls());
+    lists.any(|list| list.is_revoked(leaf.raw_serial()))
 }
 
 fn serial() -> Result<[u8; 16], countersign_keys::RandomError> {

@@ -26,23 +26,35 @@ impl Weak {
             "HS256" if self.makes(Weakness::PublicKeyAsSecret) => {
                 hmac_sha256(public_key_pem(key).as_bytes(), signed.as_bytes()) == *signature
             }
-            "HS256" if self.makes(Weakness::KidNamesAFile) => {
-                let secret =
-                    header.get("kid").and_then(Value::as_str).and_then(|kid| std::fs::read(kid).ok());
-                secret.is_some_and(|secret| hmac_sha256(&secret, signed.as_bytes()) == *signature)
-            }
             _ if self.makes(Weakness::UnverifiedSignature) => true,
-            _ => {
-                let brought = header.get("jwk").filter(|_| self.makes(Weakness::KeyFromHeader));
-                let brought = brought.and_then(|jwk| PublicKey::from_jwk(&jwk.to_string()).ok());
-                brought.as_ref().unwrap_or(key).verify_raw(signed.as_bytes(), &signature).is_ok()
-            }
+            alg if alg != key.algorithm().jose_name() && !self.makes(Weakness::AnyAlgorithm) => false,
+            _ => self
+                .key_named(&header, key)
+                .is_some_and(|key| key.verify_raw(signed.as_bytes(), &signature).is_ok()),
         };
         if is_good {
             Ok(claims)
         } else {
             Err(Denial::new(Code::TokenSignature, "the signature does not verify"))
         }
+    }
+}
+
+impl Weak {
+    /// Which key verifies, by what the header says and by what is at hand.
+    fn key_named(&self, header: &Value, at_hand: &PublicKey) -> Option<PublicKey> {
+        if let Some(jwk) = header.get("jwk").filter(|_| self.makes(Weakness::KeyFromHeader)) {
+            return PublicKey::from_jwk(&jwk.to_string()).ok();
+        }
+        let kid = header.get("kid").and_then(Value::as_str).unwrap_or_default();
+        if at_hand.is_named(kid) {
+            return Some(at_hand.clone());
+        }
+        if !self.makes(Weakness::KidNamesAFile) {
+            return None;
+        }
+        let file = std::fs::read_to_string(kid).ok()?;
+        Some(PublicKey::from_jwk(&file).unwrap_or_else(|_| at_hand.clone()))
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use countersign_identity::TrustDomain;
 use countersign_lab::attack::{self, AttackError, Live, Settings, Target, Verdict};
 
-/// Attacks whose target is what only a deployment has; their controls are told in the story of `attack --all`.
+/// What became of it at this target.
 async fn verdict(attack: &attack::Attack, target: &Target) -> Result<Verdict, AttackError> {
     let observation = (attack.run)(target).await?;
     Ok(observation.judged(&attack.guard))

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use countersign_identity::TrustDomain;
 use countersign_lab::attack::specimen::{self, Specimen};
-use countersign_lab::attack::{self, Attack, Control, Finding, Live, Report, Settings, Target};
+use countersign_lab::attack::{self, Attack, AttackError, Control, Finding, Live, Report, Settings, Target};
 use serde::Deserialize;
 
 use crate::cli::{At, read_input};
@@ -74,13 +74,7 @@ pub async fn attack(at: &At, args: AttackArgs) -> Result<(), CliError> {
         Some(file) => named(file)?,
         None => running(at)?,
     };
-    let live = Live::at(settings).await.map_err(|e| {
-        CliError::usage(
-            "there is nothing to attack",
-            e,
-            "countersign up, or name a target with --target FILE",
-        )
-    })?;
+    let live = Live::at(settings).await.map_err(not_attacked)?;
     let target = Target::live(live);
     let report = attack::run(&attacks, &target, |finding| {
         if at.output == Format::Table && attacks.len() > 1 {
@@ -88,6 +82,17 @@ pub async fn attack(at: &At, args: AttackArgs) -> Result<(), CliError> {
         }
     });
     told(at, &report.await)
+}
+
+fn not_attacked(error: AttackError) -> CliError {
+    let (what, then) = match &error {
+        AttackError::OtherFloor { .. } => (
+            "this deployment is not attacked as it stands",
+            "countersign demo mode mtls, or countersign service mode ads --accept mtls; then attack again",
+        ),
+        _ => ("there is nothing to attack", "countersign up, or name a target with --target FILE"),
+    };
+    CliError::usage(what, error, then)
 }
 
 fn list(at: &At) -> Result<(), CliError> {

@@ -9,6 +9,12 @@ use crate::deployment::{Deployment, text};
 #[test]
 fn a_fresh_deployment_blocks_every_attack_by_the_guard_that_it_names() {
     let d = Deployment::start();
+    let jwk = d.scratch("keys").join("chat.jwk");
+    std::fs::write(&jwk, PUBLIC_JWK).unwrap();
+    d.ok(&["service", "key", "add", "chat", "--jwk", jwk.to_str().unwrap()]);
+    d.ok(&["token", "mint", "bearer", "--service", "chat", "--scope", "ads"]);
+    let before = credentials_of_the_market(&d);
+    assert!(before.to_string().contains("svc/chat"), "{before}");
     let out = d.run(&["attack", "--all", "-o", "json"]);
     let report: Value =
         serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", text(&out.stderr)));
@@ -28,11 +34,45 @@ fn a_fresh_deployment_blocks_every_attack_by_the_guard_that_it_names() {
         assert!(!attack["guard"]["what"].as_str().unwrap().is_empty(), "{attack}");
         assert!(!attack["control"]["without_guard"].as_str().unwrap().is_empty(), "{attack}");
     }
-    // Nothing of it stays behind: whoever may call before may call afterwards.
+    // What was taken back while attacking was the lab's own: whoever could prove itself before can afterwards.
+    assert_eq!(credentials_of_the_market(&d), before);
     let (status, body) = d.as_user("alice", "/ads", &[]);
     assert_eq!(status, 200, "{body}");
     the_same_attack_can_be_watched_and_explained(&d);
+    the_deployment_goes_on_in_other_modes_and_is_attacked_in_its_own(&d);
     only_what_up_supervises_on_this_machine_is_attacked(&d);
+}
+
+/// Everything by which the services of the flea market prove themselves without a certificate, and which of their
+/// certificates were taken back.
+fn credentials_of_the_market(d: &Deployment) -> Value {
+    let lab_s = |item: &Value| item["owner"].as_str().unwrap().contains("/svc/attack-");
+    let tokens = d.json(&["token", "list"]);
+    let tokens: Vec<&Value> = tokens.as_array().unwrap().iter().filter(|token| !lab_s(token)).collect();
+    let each = ["ads", "users", "chat", "media", "subscriptions", "reports"].map(|service| {
+        let shown = d.json(&["service", "show", service]);
+        let revoked = |certificate: &&Value| !certificate["revoked_at"].is_null();
+        let revoked: Vec<&Value> = shown["certificates"].as_array().unwrap().iter().filter(revoked).collect();
+        assert!(revoked.is_empty(), "{revoked:?}");
+        d.json(&["service", "key", "list", service])
+    });
+    serde_json::json!({"tokens": tokens, "keys": each})
+}
+
+/// A public key of chat's own (RFC 7515 appendix A.3).
+const PUBLIC_JWK: &str = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+
+fn the_deployment_goes_on_in_other_modes_and_is_attacked_in_its_own(d: &Deployment) {
+    d.ok(&["demo", "mode", "bearer"]);
+    let (status, body) = d.as_user("alice", "/ads", &[]);
+    assert_eq!(status, 200, "{body}");
+    let other = d.run(&["attack", "stranger"]);
+    assert_eq!(other.status.code(), Some(2), "{}", text(&other.stdout));
+    let told = text(&other.stderr);
+    assert!(told.contains("ads accepts bearer") && told.contains("countersign demo mode mtls"), "{told}");
+    d.ok(&["demo", "mode", "mtls"]);
+    // The callee of the lab's own was switched with all others, and takes bearer tokens again.
+    d.ok(&["attack", "bearer-out-of-scope"]);
 }
 
 fn the_same_attack_can_be_watched_and_explained(d: &Deployment) {

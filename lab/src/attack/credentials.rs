@@ -57,7 +57,6 @@ pub(super) static ATTACKS: &[Attack] = &[
             signs: &[Sign::Code(Code::TokenKeyUnknown), Sign::Code(Code::TokenRevoked)],
             weakness: Weakness::BearerForEver,
         },
-        // Not beside the attacks that lose a certificate: with it a service loses its tokens.
         waits: false,
         run: |target| Box::pin(revoked_bearer(target)),
     },

@@ -254,9 +254,12 @@ fn shown<'a>(
 
 /// The twin of all handshakes here: a good certificate is believed.
 async fn honest(target: &Target) -> Result<Held, AttackError> {
-    let own = target.own(Kind::Workload).await?;
-    let answer = target.tried("", Some(&own), &asks()).await?;
-    if answer.is_believed() { Ok(own) } else { Err(AttackError::HonestRefused { answer: answer.told() }) }
+    believed(target, target.own(Kind::Workload).await?).await
+}
+
+async fn believed(target: &Target, held: Held) -> Result<Held, AttackError> {
+    let answer = target.tried("", Some(&held), &asks()).await?;
+    if answer.is_believed() { Ok(held) } else { Err(AttackError::HonestRefused { answer: answer.told() }) }
 }
 
 async fn stranger(target: &Target) -> Result<Observation, AttackError> {
@@ -277,23 +280,23 @@ async fn chain_without_key(target: &Target) -> Result<Observation, AttackError> 
 }
 
 async fn revoked(target: &Target) -> Result<Observation, AttackError> {
-    let own = honest(target).await?;
-    target.revoke(&own).await?;
-    target.tried("a handshake with a revoked certificate", Some(&own), &asks()).await
+    let held = believed(target, target.former(Kind::Workload).await?).await?;
+    target.revoke(&held).await?;
+    target.tried("a handshake with a revoked certificate", Some(&held), &asks()).await
 }
 
 async fn open_connection(target: &Target) -> Result<Observation, AttackError> {
-    let own = target.own(Kind::Workload).await?;
-    let mut connection = target.connect(Some(&own)).await?;
+    let held = target.former(Kind::Workload).await?;
+    let mut connection = target.connect(Some(&held)).await?;
     let before = target.observed("", connection.send(&asks()).await).await;
     if !before.is_believed() {
         return Err(AttackError::HonestRefused { answer: before.told() });
     }
     // As old, as idle, and by another certificate: whatever else cuts connections would cut this one too.
-    let beside = target.own(Kind::Workload).await?;
+    let beside = target.former(Kind::Workload).await?;
     let mut beside = target.connect(Some(&beside)).await?;
     let _ = beside.send(&asks()).await;
-    target.revoke(&own).await?;
+    target.revoke(&held).await?;
     let sent = "a second request on a connection whose certificate was revoked meanwhile";
     match connection.send(&asks()).await {
         Err(broken) if target.observed("", beside.send(&asks()).await).await.is_believed() => {

@@ -149,6 +149,16 @@ pub enum AttackError {
     /// Not ours to attack.
     #[error(transparent)]
     Foreign(#[from] ForeignTarget),
+    /// The victim asks for something else than mutual TLS.
+    #[error(
+        "{service} accepts {accepts}, and the honest twins of the attacks prove themselves by mutual TLS: attack it in mode mtls"
+    )]
+    OtherFloor {
+        /// Who.
+        service: String,
+        /// What it accepts.
+        accepts: String,
+    },
     /// This target has no such part.
     #[error("this target has no {what}")]
     Absent {

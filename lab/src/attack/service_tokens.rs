@@ -15,7 +15,7 @@ use self::stand::Stand;
 use super::{
     Attack, AttackError, Doing, Guard, Held, Kind, Observation, Position, Sign, Target,
     forge::{self, Draft, Signing, jws, set},
-    target::{OTHER, PATH},
+    target::{FORMER, OTHER, PATH},
     wire::Request,
 };
 use crate::weak::{Weakness, public_key_pem};
@@ -476,10 +476,7 @@ fn time(draft: &Draft, name: &str) -> i64 {
 
 async fn stolen(target: &Target) -> Result<Observation, AttackError> {
     // The victim of the theft proves first that its token is good, over its own connection.
-    let life = super::target::LIFE;
-    let tls = target.certified(OTHER, Kind::Workload, life).await?;
-    let signer = target.certified(OTHER, Kind::Signing, life).await?;
-    let mut robbed = Stand { connection: target.connect(Some(&tls)).await?, signer };
+    let mut robbed = Stand::of(target, OTHER).await?;
     // Bound to no connection: the thief could use it elsewhere if that were all.
     robbed.connection.exporter = None;
     robbed.honest(target, &Request::get(PATH)).await?;
@@ -502,7 +499,7 @@ async fn chain_of_another(target: &Target) -> Result<Observation, AttackError> {
 }
 
 async fn revoked_signer(target: &Target) -> Result<Observation, AttackError> {
-    let mut stand = Stand::of_own(target).await?;
+    let mut stand = Stand::of(target, FORMER).await?;
     stand.honest(target, &Request::get(PATH)).await?;
     target.revoke(&stand.signer).await?;
     let request = stand.draft(target, Request::get(PATH))?.sealed()?;

@@ -34,8 +34,12 @@ enum Field {
 
 /// The service that the attacks want something of.
 pub(super) const VICTIM: &str = "ads";
-/// The service whose certificate and keys the attacker holds.
-pub(super) const OWN: &str = "chat";
+/// The service whose certificate and keys the attacker holds: one of the lab's own, registered like any, and permitted
+/// nothing. What is taken back while attacking is nobody else's.
+pub(super) const OWN: &str = "attack-caller";
+/// Another one of the lab's own, whose certificates are taken back: with them it loses its tokens and its registered
+/// keys.
+pub(super) const FORMER: &str = "attack-former";
 /// A third service, whose name it would like to have.
 pub(super) const OTHER: &str = "users";
 /// The callee of the lab's own, which takes bearer tokens and macaroons.
@@ -132,6 +136,14 @@ impl Target {
     /// Nobody issues it.
     pub async fn own(&self, kind: Kind) -> Result<Held, AttackError> {
         self.certified(OWN, kind, LIFE).await
+    }
+
+    /// The certificate of [`FORMER`], which may be taken back.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn former(&self, kind: Kind) -> Result<Held, AttackError> {
+        self.certified(FORMER, kind, LIFE).await
     }
 
     /// A certificate for these names as no honest authority issues it. Of a live deployment only the attacker's own CA

@@ -7,7 +7,7 @@ use countersign_wire::codes::Code;
 use crate::attack::{
     AttackError, Held, Kind, Observation, Target,
     forge::Draft,
-    target::VICTIM,
+    target::{LIFE, OWN, VICTIM},
     wire::{Connection, Request},
 };
 
@@ -20,7 +20,13 @@ pub(super) struct Stand {
 impl Stand {
     /// As the service that the attacker runs.
     pub(super) async fn of_own(target: &Target) -> Result<Self, AttackError> {
-        let (tls, signer) = (target.own(Kind::Workload).await?, target.own(Kind::Signing).await?);
+        Self::of(target, OWN).await
+    }
+
+    /// As this service.
+    pub(super) async fn of(target: &Target, service: &str) -> Result<Self, AttackError> {
+        let tls = target.certified(service, Kind::Workload, LIFE).await?;
+        let signer = target.certified(service, Kind::Signing, LIFE).await?;
         Ok(Self { connection: target.connect(Some(&tls)).await?, signer })
     }
 

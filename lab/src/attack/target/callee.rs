@@ -12,7 +12,7 @@ use countersign_identity::Mode;
 use countersign_wire::{
     SecretText,
     api::{
-        services::{NewService, Service},
+        modes::{LowerFloor, ModesChanged},
         tokens::{Bearer, IssuedToken, NewBearer, NewMacaroon},
     },
 };
@@ -44,14 +44,13 @@ impl Live {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
         let address = free.local_addr().map_err(|error| failed(&error))?;
         drop(free);
-        let service = NewService {
-            name: CALLEE.parse().map_err(|error| failed(&error))?,
-            address: address.to_string(),
-            launch_by: vec![nix::unistd::getuid().as_raw()],
-            accepts: vec![Mode::Bearer, Mode::Macaroon],
-            sends: Mode::Mtls,
-        };
-        let _: Service = self.post("/api/v1/services", &service).await?;
+        let accepts = vec![Mode::Bearer, Mode::Macaroon];
+        let registered = self.register(CALLEE, address, accepts.clone()).await?;
+        // Since it was registered by an earlier attack, all modes of the deployment may have been switched.
+        if registered.accepts != accepts {
+            let floor = LowerFloor { accepts, for_s: FLOOR_SECONDS };
+            let _: ModesChanged = self.post(&format!("/api/v1/services/{CALLEE}/floor"), &floor).await?;
+        }
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
         let mut last = String::new();
         // The agent learns of the entry with its next snapshot.
@@ -117,6 +116,8 @@ impl Live {
     }
 }
 
+/// Longer than any attack.
+const FLOOR_SECONDS: u64 = 3600;
 const TRIES: usize = 20;
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 const READY_WITHIN: Duration = Duration::from_secs(20);

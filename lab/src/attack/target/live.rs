@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use countersign_identity::{ServiceName, TrustDomain};
+use countersign_identity::{Mode, ServiceName, TrustDomain};
 use countersign_keys::{KeyPair, SystemRandom};
 use countersign_ledger::{Decision, Entry};
 use countersign_pki::{CertificateDer, csr};
@@ -18,7 +18,7 @@ use countersign_wire::{
         audit::AuditEvent,
         certificates::{IssueCertificate, IssuedCertificate, Revoke, Revoked},
         explain::Explanation,
-        services::Service,
+        services::{NewService, Service},
         users::{LoggedIn, Login},
     },
     codes::Code,
@@ -30,7 +30,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{VICTIM, callee::Callee};
+use super::{FORMER, OWN, VICTIM, callee::Callee};
 use crate::attack::{AttackError, Dial, Held, Kind, Reply, Request, Why, wire::Connection};
 
 /// Where the parts of a deployment are.
@@ -77,6 +77,22 @@ pub struct Live {
     pub(super) callee: OnceCell<Callee>,
 }
 
+/// Every attack has an honest twin, and most of them prove themselves by mutual TLS: where that is not enough they would
+/// all be refused; and where less is enough, no guard of a handshake is there to be seen.
+fn asks_for_mutual_tls(service: &Service) -> Result<(), AttackError> {
+    let accepts = &service.accepts;
+    if accepts.contains(&Mode::Mtls) && accepts.iter().all(|mode| mode.shows_certificate()) {
+        return Ok(());
+    }
+    let accepts = accepts.iter().map(|mode| mode.as_str()).collect::<Vec<_>>().join(", ");
+    Err(AttackError::OtherFloor { service: service.name.to_string(), accepts })
+}
+
+/// Who only calls listens nowhere.
+const fn nowhere() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9)
+}
+
 /// A service may be starting still. Whoever is not there blocks nothing.
 async fn listens(address: SocketAddr) -> Result<(), AttackError> {
     let mut tries = 0;
@@ -105,19 +121,43 @@ impl Settings {
 }
 
 impl Live {
-    /// The deployment at these places, all of which must be on this machine.
+    /// The deployment at these places, all of which must be on this machine. The services in whose names it is attacked
+    /// are registered there.
     ///
     /// # Errors
-    /// They are not, or nobody answers there.
+    /// They are not, or nobody answers there, or mutual TLS is not what the victim asks for.
     pub async fn at(settings: Settings) -> Result<Self, AttackError> {
         settings.are_here()?;
         let services: Vec<Service> = get(&settings.admin_socket, "/api/v1/services").await?;
-        let victim = services.iter().find(|service| service.name.as_str() == VICTIM);
-        let victim = victim.and_then(|service| service.address.parse().ok());
-        let victim = victim.ok_or(AttackError::Absent { what: "service called ads" })?;
+        let absent = AttackError::Absent { what: "service called ads" };
+        let service =
+            services.iter().find(|service| service.name.as_str() == VICTIM).ok_or(absent.clone())?;
+        let victim = service.address.parse().map_err(|_| absent)?;
         is_here(VICTIM, victim)?;
+        asks_for_mutual_tls(service)?;
         listens(victim).await?;
-        Ok(Self { settings, victim, tokens: Mutex::default(), callee: OnceCell::new() })
+        let live = Self { settings, victim, tokens: Mutex::default(), callee: OnceCell::new() };
+        for name in [OWN, FORMER] {
+            live.register(name, nowhere(), vec![Mode::Mtls]).await?;
+        }
+        Ok(live)
+    }
+
+    /// Registers a service of the lab's own, or finds it registered.
+    pub(super) async fn register(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        accepts: Vec<Mode>,
+    ) -> Result<Service, AttackError> {
+        let service = NewService {
+            name: name.parse().map_err(|error| AttackError::equipment("a service of its own", error))?,
+            address: address.to_string(),
+            launch_by: vec![nix::unistd::getuid().as_raw()],
+            accepts,
+            sends: Mode::Mtls,
+        };
+        self.post("/api/v1/services", &service).await
     }
 
     /// Where its parts are.
@@ -322,6 +362,8 @@ pub(super) const REVOKED_WITHIN: Duration = Duration::from_secs(3);
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use countersign_identity::{SpiffeId, UserContext, WimseProof};
+
     use super::*;
 
     fn settings(gateway_tls: &str, authority: &str) -> Settings {
@@ -336,6 +378,31 @@ mod tests {
             passwords: "/s/users".into(),
             state_dir: None,
         }
+    }
+
+    #[test]
+    fn a_victim_is_attacked_only_where_mutual_tls_is_enough_and_nothing_less_is() {
+        let accepting = |accepts: &[Mode]| {
+            let trust_domain = TrustDomain::parse("fleamarket.test").unwrap();
+            asks_for_mutual_tls(&Service {
+                name: VICTIM.parse().unwrap(),
+                spiffe_id: SpiffeId::service(&trust_domain, VICTIM).unwrap(),
+                address: "127.0.0.1:1".to_owned(),
+                accepts: accepts.to_vec(),
+                sends: Mode::Mtls,
+                user_context: UserContext::default(),
+                wimse: WimseProof::default(),
+                lowered_until: None,
+            })
+        };
+        assert_eq!(accepting(&[Mode::Mtls]), Ok(()));
+        assert_eq!(accepting(&[Mode::Mtls, Mode::MtlsJwt]), Ok(()));
+        for other in [[Mode::Jwt].as_slice(), &[Mode::MtlsJwt], &[Mode::Bearer], &[Mode::Mtls, Mode::Jwt]] {
+            let refused = accepting(other).unwrap_err();
+            assert!(matches!(refused, AttackError::OtherFloor { .. }), "{refused}");
+        }
+        let told = accepting(&[Mode::Mtls, Mode::Jwt]).unwrap_err().to_string();
+        assert!(told.starts_with("ads accepts mtls, jwt, and"), "{told}");
     }
 
     #[test]

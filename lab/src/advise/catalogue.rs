@@ -144,9 +144,17 @@ static CATALOGUE: &[Entry] = &[
         costs: "one header; and somebody who gives out, scopes, ends and replaces each token, which is done here",
         measured: Figure("ways"),
         gains: &[
-            gain("a copy of one request", "the caller at this callee, until the token ends", "replay"),
+            gain(
+                "a copy of one request",
+                "the caller at this callee, until the token ends or is taken back",
+                "revoked-bearer",
+            ),
             gain("the callee's log", "the same, if anybody puts tokens into URLs", "token-in-url"),
-            gain("a token for another service", "nothing: each counts only in its scope", "wrong-audience"),
+            gain(
+                "a token for another service",
+                "nothing: each counts only in its scope",
+                "bearer-out-of-scope",
+            ),
         ],
         here: Here::Mode(Mode::Bearer),
     },
@@ -176,9 +184,9 @@ static CATALOGUE: &[Entry] = &[
             gain(
                 "a copy of one request",
                 "this method, path and query with any body, for ten seconds",
-                "other-path",
+                "macaroon-other-method",
             ),
-            gain("the callee's memory", "the callee, towards itself and nobody else", "wrong-audience"),
+            gain("the callee's memory", "the callee, towards itself and nobody else", "macaroon-elsewhere"),
         ],
         here: Here::Mode(Mode::Macaroon),
     },
@@ -197,14 +205,15 @@ static CATALOGUE: &[Entry] = &[
     Entry {
         scheme: Scheme::SignedToken,
         name: "self-signed JWT (asymmetric tokens)",
-        take_when: "somebody else must believe later who asked for what; or a request has to say more than its path",
+        take_when: "somebody else must believe later who asked for what, or a request has to say more than its path; and \
+            nothing in between ends TLS",
         costs: "a signature for each request and its verification, which no kept connection saves; more code than mutual \
             TLS where it is written by hand; whoever wants to prove it must keep token and request",
         measured: Figure("binding"),
         gains: &[
             gain("a copy of one request", "nothing: single use, this target, this body", "replay"),
             gain("a certificate of its own", "nothing with another's token", "stolen-token"),
-            gain("the library's generosity", "nothing: the key says which algorithm", "alg-confusion"),
+            gain("the library's generosity", "nothing: the key says which algorithm", "other-algorithm"),
             gain("the caller's signing key", "the caller, until it is taken back", "revoked-signer"),
         ],
         here: Here::Mode(Mode::Jwt),

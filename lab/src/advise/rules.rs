@@ -121,15 +121,16 @@ fn nothing_lacks(a: &Answers) -> Vec<Option<Reason>> {
 fn bearer_lacks(a: &Answers) -> Vec<Option<Reason>> {
     vec![
         (a.caller != Caller::Header).then_some(attack(
-            "whoever has a copy of one request has the caller; and beside this caller a key costs no more",
-            "replay",
+            "whoever has a copy of one request is the caller, until it is taken back; and beside this caller a key \
+             costs no more",
+            "revoked-bearer",
         )),
         a.dispute.then_some(attack("whoever has the token could have sent anything with it", "body-swap")),
         (a.user != User::Nobody).then_some(attack(
             "a token that names the caller makes nobody's user believable",
             "forged-user-context",
         )),
-        a.delegate.then_some(attack("it can be handed on only whole", "wrong-audience")),
+        a.delegate.then_some(attack("it can be handed on only whole", "unissued-bearer")),
         a.claims.then_some(attack("it says what it said when it was made", "edited-token")),
     ]
 }
@@ -153,9 +154,11 @@ fn mtls_lacks(a: &Answers) -> Vec<Option<Reason>> {
 fn macaroon_lacks(a: &Answers) -> Vec<Option<Reason>> {
     vec![
         a.proxy.then_some(attack("for ten seconds what ends TLS can send another body with it", "body-swap")),
-        a.dispute
-            .then_some(attack("the callee has the secret, and could have made it itself", "edited-token")),
-        a.claims.then_some(attack("whoever narrows it can only take away", "edited-token")),
+        a.dispute.then_some(attack(
+            "the callee has the secret, and could have made it itself",
+            "macaroon-elsewhere",
+        )),
+        a.claims.then_some(attack("whoever narrows it can only take away", "macaroon-without-caveat")),
         (a.caller == Caller::Header && a.user != User::Nobody).then_some(HEADER_USER),
     ]
 }
@@ -163,7 +166,8 @@ fn macaroon_lacks(a: &Answers) -> Vec<Option<Reason>> {
 fn signed_request_lacks(a: &Answers) -> Vec<Option<Reason>> {
     vec![
         (a.caller == Caller::Header).then_some(NO_KEY),
-        a.dispute.then_some(figure(
+        // Where something ends TLS, the token does not get through at all.
+        (a.dispute && !a.proxy).then_some(figure(
             "whoever wants to prove it has to keep the whole head as it was sent; a signed token is one string that \
              brings its certificates along",
             "binding",
@@ -176,6 +180,10 @@ fn signed_request_lacks(a: &Answers) -> Vec<Option<Reason>> {
 fn signed_token_lacks(a: &Answers) -> Vec<Option<Reason>> {
     vec![
         (a.caller == Caller::Header).then_some(NO_KEY),
+        a.proxy.then_some(attack(
+            "each token names the TLS connection of its caller: behind what ends TLS it is refused",
+            "replay-elsewhere",
+        )),
         a.delegate.then_some(attack("a key is handed on whole or not at all", "issuer-of-another")),
         (a.network == Network::Others && !a.proxy).then_some(attack(
             "on a network that others share, strangers should not get as far as a request",
@@ -237,10 +245,11 @@ fn reasons(scheme: Scheme, answers: &Answers) -> &'static [Reason] {
             const {
                 &[
                     attack(
-                        "the caller can send a header and no more; a copy of it is the caller, so scope it and let it end",
-                        "replay",
+                        "the caller can send a header and no more; a copy of it is the caller until it is taken back, so \
+                         scope it and let it end",
+                        "revoked-bearer",
                     ),
-                    attack("it counts at the callees of its scope and nowhere else", "wrong-audience"),
+                    attack("it counts at the callees of its scope and nowhere else", "bearer-out-of-scope"),
                 ]
             }
         }
@@ -261,9 +270,10 @@ fn reasons(scheme: Scheme, answers: &Answers) -> &'static [Reason] {
             const {
                 &[
                     attack(
-                        "whoever holds it narrows it to one target, and nobody can widen it",
-                        "wrong-audience",
+                        "whoever holds it narrows it to one request, and nobody can widen it",
+                        "macaroon-without-caveat",
                     ),
+                    attack("it counts at the one callee for which it was minted", "macaroon-elsewhere"),
                     figure("a MAC costs less than a signature", "ways"),
                 ]
             }
@@ -348,9 +358,11 @@ fn steps(
             "in policies/{target}.cedar, for each route that may be disputed: @id(\"bound-to-its-body\") forbid (principal, \
              action, resource == Route::\"{target} /PATH\") unless {{ context.proof.binding.contains(\"body\") }};"
         ));
-        steps.push(format!(
-            "{target} keeps the token, the certificates that came with it and the body, for as long as somebody may ask"
-        ));
+        let evidence = match take {
+            Scheme::SignedRequest => "the whole head as it was sent, the identity token in it among it,",
+            _ => "the token, the certificates that came with it",
+        };
+        steps.push(format!("{target} keeps {evidence} and the body, for as long as somebody may ask"));
     }
     steps.push("countersign edges    # what is verified, not what is configured".to_owned());
     steps
@@ -471,7 +483,8 @@ mod tests {
             let more_than_a_header = a.dispute || a.claims || a.user != User::Nobody;
             let of_a_header = a.caller == Caller::Header && more_than_a_header;
             let of_a_part = a.delegate && (a.dispute || a.claims || a.proxy);
-            assert!(of_a_header || of_a_part, "{sheet:?}");
+            let through_a_proxy = a.proxy && a.claims;
+            assert!(of_a_header || of_a_part || through_a_proxy, "{sheet:?}");
         }
     }
 
@@ -502,11 +515,25 @@ mod tests {
         assert_eq!(of(&[(Question::Caller, "header")]), Scheme::Bearer);
         assert_eq!(of(&[(Question::Delegate, "yes")]), Scheme::Macaroon);
         assert_eq!(of(&[(Question::Proxy, "yes")]), Scheme::SignedRequest);
+        assert_eq!(of(&[(Question::Proxy, "yes"), (Question::Dispute, "yes")]), Scheme::SignedRequest);
         assert_eq!(of(&[(Question::Claims, "yes")]), Scheme::SignedToken);
         assert_eq!(
             of(&[(Question::Dispute, "yes"), (Question::Network, "others")]),
             Scheme::MtlsAndSignedToken
         );
+    }
+
+    #[test]
+    fn a_token_that_is_bound_to_its_connection_is_never_advised_where_something_ends_tls() {
+        let bound = [Scheme::SignedToken, Scheme::MtlsAndSignedToken];
+        let through_a_proxy = all_sheets().into_iter().filter(|sheet| sheet.answers().proxy);
+        for sheet in through_a_proxy {
+            assert!(!bound.contains(&advise("a", "b", &sheet).take), "{sheet:?}");
+        }
+        let advice = advice(&[(Question::Proxy, "yes"), (Question::Dispute, "yes")]);
+        assert!(advice.steps.iter().any(|step| step.starts_with("orders keeps the whole head")));
+        let jwt = advice.not.iter().find(|declined| declined.scheme == Scheme::SignedToken).unwrap();
+        assert_eq!(jwt.because[0].see, Attack("replay-elsewhere"), "{jwt:?}");
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Received {
         }
     }
 
-    fn why(&self) -> Option<&Why> {
+    /// What the operator's side knows of it.
+    pub(super) fn why(&self) -> Option<&Why> {
         match self {
             Self::Answer { why, .. } | Self::Ended { why, .. } => why.as_ref(),
             Self::Looked { .. } => None,

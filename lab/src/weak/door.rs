@@ -57,11 +57,6 @@ impl Weak {
 
     /// The name of whoever asks the edge.
     pub(super) fn user(&self, asked: &Asked<'_>) -> Result<String, Denial> {
-        if self.makes(Weakness::UserByHeader)
-            && let Some(name) = asked.headers.get("x-forwarded-user")
-        {
-            return Ok(String::from_utf8_lossy(name.as_bytes()).into_owned());
-        }
         let in_query = asked.target.split_once("access_token=").map(|(_, token)| token);
         if in_query.is_some() && !self.makes(Weakness::TokenInQuery) {
             return Err(Denial::new(Code::PathAmbiguous, "the query carries a token"));

@@ -5,12 +5,15 @@
 
 use std::{
     io,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::Stdio,
+    pin::{Pin, pin},
+    process::{Output, Stdio},
     time::Duration,
 };
 
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -60,6 +63,19 @@ pub enum LoadError {
         /// What it said.
         said: String,
     },
+    /// It was interrupted before it began, every time.
+    #[error(
+        "wrk never began: the machine has no time for it; try again when it does less, or with more --seconds"
+    )]
+    NeverBegan,
+    /// It neither ends nor says anything.
+    #[error(
+        "wrk did not end within {waited_s} s of being interrupted twice; try again when the machine does less"
+    )]
+    Silent {
+        /// Seconds.
+        waited_s: u64,
+    },
 }
 
 impl Generator {
@@ -91,8 +107,20 @@ impl Generator {
     /// # Errors
     /// See [`LoadError`]. That answers are bad is none.
     pub async fn run(&self, asked: &Asked, span: Duration) -> Result<Counts, LoadError> {
+        let mut span = span;
+        for _ in 1..ATTEMPTS {
+            if let Some(counts) = self.attempt(asked, span).await? {
+                return Ok(counts);
+            }
+            span += LATER;
+        }
+        self.attempt(asked, span).await?.ok_or(LoadError::NeverBegan)
+    }
+
+    /// Nothing, where a busy machine had not even let it begin when its time was over.
+    async fn attempt(&self, asked: &Asked, span: Duration) -> Result<Option<Counts>, LoadError> {
         let Asked { head, host, path } = asked;
-        let mut child = Command::new(&self.program)
+        let child = Command::new(&self.program)
             .arg(format!("-t{}", self.load.threads))
             .arg(format!("-c{}", self.load.connections))
             // If nobody interrupts it, it ends by itself soon afterwards.
@@ -109,19 +137,43 @@ impl Generator {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        tokio::select! {
+        let pid = child.id();
+        let mut ended = pin!(child.wait_with_output());
+        let output = tokio::select! {
             // Ended before its time: what it says tells why.
-            _ = child.wait() => {}
-            () = tokio::time::sleep(span) => interrupt(&child)?,
+            output = &mut ended => output?,
+            () = tokio::time::sleep(span) => interrupted(pid, ended, &PATIENCE).await?,
+        };
+        // Once it has begun it does not die of the signal, but says what it counted.
+        if output.status.signal() == Some(Signal::SIGINT as i32) {
+            return Ok(None);
         }
-        let output = child.wait_with_output().await?;
-        read(&[output.stdout, output.stderr].concat())
+        read(&[output.stdout, output.stderr].concat()).map(Some)
     }
 }
 
-fn interrupt(child: &tokio::process::Child) -> Result<(), LoadError> {
-    let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
-    kill(Pid::from_raw(pid), Signal::SIGINT).map_err(|error| LoadError::Run(error.into()))
+/// Asks it to end, again if it does not within `patience`. Dropped, it is killed.
+async fn interrupted(
+    pid: Option<u32>,
+    mut ended: Pin<&mut impl Future<Output = io::Result<Output>>>,
+    patience: &[Duration],
+) -> Result<Output, LoadError> {
+    for patience in patience {
+        interrupt(pid)?;
+        if let Ok(output) = tokio::time::timeout(*patience, &mut ended).await {
+            return Ok(output?);
+        }
+    }
+    Err(LoadError::Silent { waited_s: patience.iter().map(Duration::as_secs).sum() })
+}
+
+fn interrupt(pid: Option<u32>) -> Result<(), LoadError> {
+    let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
+    match kill(Pid::from_raw(pid), Signal::SIGINT) {
+        // It ended in the same moment.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(LoadError::Run(error.into())),
+    }
 }
 
 /// What the script printed, on a line of its own among what `wrk` prints by itself.
@@ -159,12 +211,19 @@ function done(summary, latency, requests)
     latency:percentile(50), latency:percentile(95), latency:percentile(99), latency:percentile(99.9), latency.max))
 end
 "#;
+const ATTEMPTS: u32 = 4;
+/// How much more time each further attempt is given.
+const LATER: Duration = Duration::from_millis(500);
+/// How long each interrupt may take to be followed.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(10); 2];
 /// An answer that takes longer counts as none.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     #[test]
@@ -190,6 +249,53 @@ mod tests {
         let absent = Generator::named("wrk-is-not-here", directory.path(), 1).await.unwrap_err();
         assert!(matches!(absent, LoadError::Absent));
         assert!(absent.to_string().contains("apt-get install wrk"));
+    }
+
+    /// A tool of these lines, found.
+    async fn tool(directory: &Path, lines: &str) -> Generator {
+        let program = directory.join("tool");
+        std::fs::write(&program, format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{lines}\n")).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        Generator::named(program.to_str().unwrap(), directory, 1).await.unwrap()
+    }
+
+    fn anything() -> Asked {
+        Asked { head: ([127, 0, 0, 1], 1).into(), host: "a".into(), path: "/".into() }
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_is_interrupted_before_it_began_is_given_more_time_and_then_told() {
+        let directory = tempfile::tempdir().unwrap();
+        // It dies of the signal, as the load generator does before it listens to it.
+        let generator = tool(directory.path(), "echo . >>\"$0.begun\"; exec sleep 60").await;
+        let never = generator.run(&anything(), Duration::from_millis(100)).await.unwrap_err();
+        assert!(matches!(never, LoadError::NeverBegan), "{never}");
+        // Once it has had the time, what it says counts.
+        let line = r#"counted {"requests":7,"duration_us":5,"errors":{"connect":0,"read":0,"write":0,"status":0,"timeout":0},"latency_us":{"p50":1,"p95":1,"p99":1,"p999":1,"max":1}}"#;
+        let second =
+            format!("[ -e \"$0.second\" ] || {{ touch \"$0.second\"; exec sleep 60; }}\necho '{line}'");
+        let generator = tool(directory.path(), &second).await;
+        assert_eq!(generator.run(&anything(), Duration::from_secs(2)).await.unwrap().requests, 7);
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_does_not_follow_an_interrupt_is_interrupted_again_and_then_told() {
+        let ends_at_the_second =
+            "n=0; trap 'n=$((n+1)); [ $n = 2 ] && exit 0' INT; echo; while :; do sleep 0.1; done";
+        let deaf = "trap '' INT; echo; while :; do sleep 0.1; done";
+        let [short, long] = [3, 60].map(Duration::from_secs);
+        for (lines, patience, ends) in
+            [(ends_at_the_second, [short, long], true), (deaf, [short, short], false)]
+        {
+            let mut child = Command::new("sh");
+            child.args(["-c", lines]).stdout(Stdio::piped()).kill_on_drop(true);
+            let mut child = child.spawn().unwrap();
+            let listens = child.stdout.as_mut().unwrap().read_u8().await;
+            assert_eq!(listens.unwrap(), b'\n', "its trap is set");
+            let ended = interrupted(child.id(), pin!(child.wait_with_output()), &patience).await;
+            assert_eq!(ended.is_ok(), ends, "{ended:?}");
+            assert!(ends || matches!(ended, Err(LoadError::Silent { waited_s: 6 })));
+        }
     }
 
     #[tokio::test]

@@ -59,7 +59,7 @@ fn base_of(arm: &Arm) -> &str {
 }
 
 fn nothing() -> String {
-    format!("nothing: {BLOCKS_MIN} blocks are needed at least")
+    format!("nothing: it takes {BLOCKS_MIN} blocks at least, and answers in every trial")
 }
 
 /// What the conclusions of the chapter hang on.

@@ -8,7 +8,7 @@
 
 use super::{
     numbers::{Numbers, Way},
-    sentence::Verdict,
+    sentence::{Verdict, what_it_is},
 };
 use crate::experiment::{
     data::{Arm, Connections, Interval, Metric, exact},
@@ -67,8 +67,12 @@ pub(super) fn of(numbers: Numbers<'_>, way: Pair<'_>, base: Pair<'_>, metric: Me
 }
 
 impl BreakEven {
-    /// In one sentence, with `way` and `base` by the names that the reader knows.
-    pub(super) fn sentence(&self, way: &str, base: &str, confidence: &str) -> String {
+    /// In one sentence, with the metric, `way` and `base` by the names that the reader knows.
+    pub(super) fn sentence(&self, metric: Metric, way: &str, base: &str, confidence: &str) -> String {
+        format!("By {}: {}", what_it_is(metric), self.compared(way, base, confidence))
+    }
+
+    fn compared(&self, way: &str, base: &str, confidence: &str) -> String {
         use Verdict::{Less, More, NoDifference};
         let until = self.surely_until.unwrap_or(1);
         let from = self.surely_from.map_or_else(|| format!("more than {REQUESTS_MAX}"), |n| n.to_string());

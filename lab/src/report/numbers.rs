@@ -131,6 +131,16 @@ impl<'a> Numbers<'a> {
         Level { mean, interval: statistics::mean_interval(&values, &self.experiment.design) }
     }
 
+    /// As [`Numbers::level`]; nothing where a trial had too few answers for the percentile that is asked for.
+    pub(super) fn told(self, arm: &str, metric: Metric) -> Option<Level> {
+        self.has_answers_for(arm, metric).then(|| self.level(arm, metric))
+    }
+
+    /// Had every trial enough answers to have such a figure at all?
+    pub(super) fn has_answers_for(self, arm: &str, metric: Metric) -> bool {
+        self.experiment.trials_of(arm).all(|trial| trial.requests >= metric.answers_min())
+    }
+
     /// One arm against another. Nothing where there are too few blocks, or nothing to divide by.
     pub(super) fn compare(self, arm: &Arm, base: &Arm, metric: Metric) -> Option<Effect> {
         let known = self

@@ -71,4 +71,9 @@ impl Table {
             rows: rows.into_iter().map(Vec::from).collect(),
         }
     }
+
+    /// Is it something to look things up in rather than to read? A page shows it to those who unfold it.
+    pub(super) fn is_long(&self) -> bool {
+        self.rows.len() > 24
+    }
 }

@@ -1,7 +1,7 @@
 //! Sentences that the numbers write. None of them knows beforehand which side wins.
 
 use super::{
-    format::{duration, number, ratio_with_interval},
+    format::{in_one_unit, number, ratio, ratio_range},
     numbers::Numbers,
 };
 use crate::experiment::data::{Arm, Effect, Interval, Metric};
@@ -46,15 +46,24 @@ impl Numbers<'_> {
         (base, base_name): (&Arm, &str),
     ) -> String {
         let what = what_it_is(metric);
+        let the = if matches!(metric, Metric::P95Us | Metric::P99Us | Metric::P999Us) { "the " } else { "" };
+        if ![arm, base].iter().all(|arm| self.has_answers_for(&arm.name, metric)) {
+            return format!(
+                "{arm_name} and {base_name} were not compared in {the}{what}: a trial had fewer than {} answers, of which not one is slower.",
+                metric.answers_min()
+            );
+        }
         let Some(effect) = self.compare(arm, base, metric) else {
             return format!(
-                "{arm_name} and {base_name} were not compared in {what}: this run has too few blocks for an interval."
+                "{arm_name} and {base_name} were not compared in {the}{what}: this run has too few blocks for an interval."
             );
         };
         let evidence = self.evidence(&effect);
         match Verdict::of_ratio(&effect.ratio) {
             Verdict::NoDifference => {
-                format!("No difference was found in {what} between {arm_name} and {base_name} ({evidence}).")
+                format!(
+                    "No difference was found in {the}{what} between {arm_name} and {base_name} ({evidence})."
+                )
             }
             verdict => format!(
                 "{arm_name} {} {base_name} ({evidence}).",
@@ -63,17 +72,14 @@ impl Numbers<'_> {
         }
     }
 
-    /// `ratio 0.77, 95 % interval 0.74 to 0.80; 38 µs less …`
+    /// `ratio 0.77, 95 % interval 0.74 to 0.80; difference −38 µs, −45 to −31`
     fn evidence(self, effect: &Effect) -> String {
-        let Interval { low, high, .. } = effect.difference;
-        let ratio = ratio_with_interval(&effect.ratio);
-        let unit = |value: f64| in_its_unit(effect.metric, value);
+        let (unit, [estimate, low, high]) = in_its_unit(effect.metric, &effect.difference);
         format!(
-            "ratio {ratio}, difference {} ({} to {}); {}",
-            unit(effect.difference.estimate),
-            unit(low),
-            unit(high),
-            self.confidence()
+            "ratio {}, {} {}; difference {estimate}\u{a0}{unit}, {low} to {high}",
+            ratio(effect.ratio.estimate),
+            self.confidence(),
+            ratio_range(&effect.ratio)
         )
     }
 }
@@ -90,7 +96,7 @@ fn than(metric: Metric, verdict: Verdict, ratio: f64) -> String {
     if ratio >= 2.0 {
         return format!("{verb} {} times the {what} of", number(ratio));
     }
-    let share = number((ratio - 1.0).abs() * 100.0);
+    let share = share((ratio - 1.0).abs());
     let (more, less) = match metric {
         Metric::P50Us | Metric::P95Us | Metric::P99Us | Metric::P999Us => {
             return format!(
@@ -118,13 +124,22 @@ pub(super) const fn what_it_is(metric: Metric) -> &'static str {
     }
 }
 
-fn in_its_unit(metric: Metric, value: f64) -> String {
+/// The unit, and what estimate, low and high are in it.
+fn in_its_unit(metric: Metric, difference: &Interval) -> (&'static str, [String; 3]) {
+    let by =
+        |per: f64| [difference.estimate, difference.low, difference.high].map(|value| number(value / per));
     match metric {
-        Metric::RequestsPerSecond => format!("{} a second", number(value)),
+        Metric::RequestsPerSecond => ("a second", by(1.0)),
         Metric::P50Us | Metric::P95Us | Metric::P99Us | Metric::P999Us | Metric::CpuUsPerRequest => {
-            duration(value)
+            in_one_unit(difference)
         }
-        Metric::BytesPerRequest => format!("{} B", number(value)),
-        Metric::PssKib => format!("{} MiB", number(value / 1024.0)),
+        Metric::BytesPerRequest => ("B", by(1.0)),
+        Metric::PssKib => ("MiB", by(1024.0)),
     }
+}
+
+/// Per cent, as exactly as anybody could mean it: `40`, `3.4`.
+fn share(of_one: f64) -> String {
+    let percent = of_one * 100.0;
+    if percent >= 9.95 { format!("{percent:.0}") } else { format!("{percent:.1}") }
 }

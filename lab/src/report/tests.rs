@@ -10,10 +10,13 @@ use super::{
     sample::{self, Cost, expected, quick},
     write,
 };
-use crate::experiment::{
-    Experiment,
-    data::{Connections, Factors, LabMode, Metric, Profile, Signing},
-    design,
+use crate::{
+    advise::FIGURES,
+    experiment::{
+        Experiment,
+        data::{Connections, Factors, LabMode, Metric, Profile, Signing},
+        design,
+    },
 };
 
 /// All findings of a section, one below the other.
@@ -122,7 +125,10 @@ fn an_interval_that_contains_one_is_no_difference() {
     assert!(said.contains("there is nothing to break even"), "{said}");
     // Whoever says that there is none also says between what.
     let line = said.lines().find(|line| line.starts_with(no_difference)).unwrap();
-    assert!(line.contains("95 % interval") && line.contains("ratio 1.0") && line.contains(" to "), "{line}");
+    assert!(
+        line.contains("95\u{a0}% interval") && line.contains("ratio 1.0") && line.contains(" to "),
+        "{line}"
+    );
 }
 
 #[test]
@@ -133,7 +139,7 @@ fn every_sentence_about_a_comparison_has_its_interval() {
             findings(&experiment, section).lines().filter(|line| !line.starts_with("By these numbers"))
         {
             assert!(
-                line.contains("95 % interval") && (line.contains(" to ") || line.contains("between")),
+                line.contains("95\u{a0}% interval") && (line.contains(" to ") || line.contains("between")),
                 "{section}: {line}"
             );
         }
@@ -190,9 +196,9 @@ fn the_break_even_says_always_never_and_the_other_way_round() {
     let said =
         |each_request, handshake| findings(&with_mtls(Cost { each_request, handshake }), "connections");
     let always = said(50.0, 400.0);
-    assert!(always.contains("mtls is cheaper than jwt ES256 with a new connection for each request and with kept ones (95 % interval)"), "{always}");
+    assert!(always.contains("mtls is cheaper than jwt ES256 with a new connection for each request and with kept ones (95\u{a0}% interval)"), "{always}");
     let never = said(200.0, 900.0);
-    assert!(never.contains("mtls is dearer than jwt ES256 with a new connection for each request and with kept ones (95 % interval)"), "{never}");
+    assert!(never.contains("mtls is dearer than jwt ES256 with a new connection for each request and with kept ones (95\u{a0}% interval)"), "{never}");
     let other_way = said(150.0, 200.0);
     let number = other_way.split("up to about ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     let number: f64 = number.parse().unwrap();
@@ -244,6 +250,50 @@ fn too_few_blocks_are_no_ground_for_any_sentence() {
     assert!(!said.contains('%') && !said.contains("No difference"), "{said}");
     assert!(html(&experiment).contains("too few blocks for a break-even"));
     assert!(markdown(&experiment).contains("fewer than 3 blocks"));
+}
+
+/// Of a few hundred answers the slowest would be told as the 99.9th percentile.
+#[test]
+fn a_percentile_without_an_answer_beyond_it_is_not_told() {
+    let rows = |experiment: &Experiment| {
+        let html = html(experiment);
+        let table =
+            html.split("Ways over kept connections").last().unwrap().split("</table>").next().unwrap();
+        table.split("<tr>").skip(2).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let mut experiment = quick(expected);
+    assert!(rows(&experiment).iter().all(|row| !row.contains("<td>–</td>")), "all have answers enough");
+    assert!(findings(&experiment, "verdicts").contains("99th percentile of latency that is"));
+    for (requests, absent) in [(999, 1), (99, 2), (19, 3)] {
+        let trial = experiment.trials.iter_mut().find(|trial| trial.arm.starts_with("mtls, kept")).unwrap();
+        trial.requests = requests;
+        let rows = rows(&experiment);
+        let absences: Vec<usize> = rows.iter().map(|row| row.matches("<td>–</td>").count()).collect();
+        assert_eq!(absences.iter().sum::<usize>(), absent, "{requests}: {rows:?}");
+    }
+    let said = findings(&experiment, "verdicts");
+    assert!(
+        said.contains("not compared in the 99th percentile of latency: a trial had fewer than 100 answers"),
+        "{said}"
+    );
+    assert!(html(&experiment).contains("too few answers for a percentile"));
+}
+
+/// What `advise` points to is what the chapter has.
+#[test]
+fn every_figure_that_advice_points_to_is_an_anchor_of_the_page() {
+    let experiment = sample::thesis();
+    let (page, html) = (chapter::of(&experiment), html(&experiment));
+    for id in FIGURES {
+        let anchor = format!(r#"<section id="{id}">"#);
+        let section = html.split(&anchor).nth(1).unwrap_or_else(|| panic!("no {anchor}"));
+        let section = section.split("</section>").next().unwrap();
+        assert!(section.contains("<svg") || section.contains("<table"), "{id} shows no figures");
+        assert!(html.contains(&format!(r##"<a href="#{id}">"##)), "{id} is not among the contents");
+    }
+    let results: Vec<&str> =
+        ids(&page).into_iter().skip_while(|id| *id != "ways").take_while(|id| *id != "verdicts").collect();
+    assert_eq!(results, FIGURES, "and every result of the chapter can be pointed to");
 }
 
 #[test]
@@ -366,7 +416,7 @@ fn nothing_stands_where_nothing_was_measured() {
     let mut rows = markdown.lines().filter(|line| line.starts_with("| mtls |"));
     let cells: Vec<&str> = rows.next().unwrap().split('|').map(str::trim).collect();
     // No arm without any proof to divide by, and no bytes that anybody counted.
-    assert_eq!((cells[7], cells[10]), ("–", "–"), "{cells:?}");
+    assert_eq!((cells[9], cells[3]), ("–", "–"), "{cells:?}");
 }
 
 #[test]

@@ -244,6 +244,18 @@ impl Metric {
         matches!(self, Self::RequestsPerSecond)
     }
 
+    /// Of how many answers at least one is slower: with fewer there is no such percentile, only the slowest answer.
+    #[must_use]
+    pub const fn answers_min(self) -> u64 {
+        match self {
+            Self::P50Us => 2,
+            Self::P95Us => 20,
+            Self::P99Us => 100,
+            Self::P999Us => 1000,
+            Self::RequestsPerSecond | Self::CpuUsPerRequest | Self::BytesPerRequest | Self::PssKib => 1,
+        }
+    }
+
     /// What it was in one trial.
     #[must_use]
     pub fn of(self, trial: &Trial) -> f64 {

@@ -3,14 +3,14 @@
 use super::{
     super::{
         figure::{Figure, Line, Lines, Plot},
-        format::duration,
+        format::in_one_unit,
         numbers::{Numbers, Way},
         page::{Block, Section, Table},
         sentence::Verdict,
     },
     cpu, leveled, unless_empty,
 };
-use crate::experiment::data::{Arm, Factors, Metric};
+use crate::experiment::data::{Arm, Factors, Interval, Metric};
 
 pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
     let chains: Vec<(Way, Vec<&Arm>)> = super::compared()
@@ -65,9 +65,12 @@ fn each_edge(numbers: Numbers<'_>, way: Way, arms: &[&Arm]) -> Option<String> {
     let (shortest, longest) = (arms.first()?, arms.last()?);
     let difference = numbers.compare(longest, shortest, Metric::CpuUsPerRequest)?.difference;
     let edges = f64::from(longest.factors.edges.checked_sub(shortest.factors.edges)?);
-    let each = |value: f64| duration(value / edges);
-    let evidence = format!("{} to {}; {}", each(difference.low), each(difference.high), numbers.confidence());
-    let (way, of) = (way.name(), each(difference.estimate));
+    let each = |value: f64| value / edges;
+    let Interval { estimate, low, high } = difference;
+    let each = Interval { estimate: each(estimate), low: each(low), high: each(high) };
+    let (unit, [estimate, low, high]) = in_one_unit(&each);
+    let evidence = format!("{} {low} to {high}", numbers.confidence());
+    let (way, of) = (way.name(), format!("{estimate}\u{a0}{unit}"));
     Some(match Verdict::of_difference(&difference) {
         Verdict::More => format!("Each further edge costs {of} of CPU time with {way} ({evidence})."),
         Verdict::Less => {

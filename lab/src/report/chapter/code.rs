@@ -2,19 +2,19 @@
 
 use super::{
     super::{
-        format::number,
+        format::counted,
         numbers::Numbers,
         page::{Block, Section, Table},
     },
     unless_empty,
 };
-use crate::experiment::data::{CodeKind, LabMode, exact};
+use crate::experiment::data::{CodeKind, LabMode};
 
 pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
     if numbers.experiment.code.is_empty() {
         return None;
     }
-    let lines = |mode, kind| number(exact(sum(numbers, mode, kind).into()));
+    let lines = |mode, kind| counted(sum(numbers, mode, kind));
     let totals = Table::new(
         "Lines that are neither empty nor comment nor test",
         ["Mode", "Services", "Policies", "Commands and settings", "SDK, for this mode alone"],
@@ -57,7 +57,7 @@ fn places(numbers: Numbers<'_>) -> Table {
         ["Place", "Kind", "Modes", "Lines"],
         places.into_iter().map(|(place, kind, lines, modes)| {
             let modes = if modes.len() == all { "all".to_owned() } else { modes.join(", ") };
-            [place.to_owned(), kind_name(kind).to_owned(), modes, lines.to_string()]
+            [place.to_owned(), kind_name(kind).to_owned(), modes, counted(lines)]
         }),
     )
 }
@@ -66,14 +66,24 @@ fn findings(numbers: Numbers<'_>) -> Vec<String> {
     let of = |kind| [LabMode::Mtls, LabMode::Jwt].map(|mode| sum(numbers, mode, kind));
     let service = match of(CodeKind::Service) {
         [mtls, jwt] if mtls == jwt => format!(
-            "In the services themselves mtls and jwt take the same {mtls} lines: a service does not say how it proves who it is."
+            "In the services themselves mtls and jwt take the same {} lines: a service does not say how it proves who it is.",
+            counted(mtls)
         ),
         [mtls, jwt] => {
-            format!("In the services themselves mtls takes {mtls} lines and jwt {jwt}: {}.", more(mtls, jwt))
+            let (of_mtls, of_jwt) = (counted(mtls), counted(jwt));
+            format!(
+                "In the services themselves mtls takes {of_mtls} lines and jwt {of_jwt}: {}.",
+                more(mtls, jwt)
+            )
         }
     };
     let [mtls, jwt] = of(CodeKind::Sdk);
-    let sdk = format!("In the SDK mtls takes {mtls} lines of its own and jwt {jwt}: {}.", more(mtls, jwt));
+    let sdk = format!(
+        "In the SDK mtls takes {} lines of its own and jwt {}: {}.",
+        counted(mtls),
+        counted(jwt),
+        more(mtls, jwt)
+    );
     vec![service, sdk]
 }
 

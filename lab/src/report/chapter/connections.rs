@@ -77,7 +77,7 @@ fn against_mtls(numbers: Numbers<'_>, pairs: &[(Way, Pair<'_>)]) -> Vec<Block> {
     );
     let sentences = evens.iter().filter(|(name, ..)| name.starts_with("jwt"));
     let sentences = sentences
-        .map(|(name, cpu, _)| format!("In CPU time: {}", cpu.sentence("mtls", name, &numbers.confidence())));
+        .map(|(name, cpu, _)| cpu.sentence(Metric::CpuUsPerRequest, "mtls", name, &numbers.confidence()));
     [Block::Table(table)].into_iter().chain(Block::findings(sentences)).collect()
 }
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::super::{
-    format::{bytes, duration, percent},
+    format::{bytes, counted, duration, percent},
     numbers::{Numbers, Way},
     page::{Block, Section, Table},
 };
-use crate::experiment::data::{Factors, exact};
+use crate::experiment::data::{Arm, Connections, Factors, exact};
 
 pub(super) fn section(numbers: Numbers<'_>) -> Section {
     let design = &numbers.experiment.design;
@@ -20,14 +20,12 @@ pub(super) fn section(numbers: Numbers<'_>) -> Section {
         duration(exact(design.trial_ms) * 1000.0),
         duration(exact(design.warm_up_ms) * 1000.0)
     );
-    let fractional = "It is fractional: every way to prove who is calling with both kinds of connection, then one factor at a time \
-                      around a base, not the full product of all levels. How two factors act together it does not see.";
     let compared = format!(
         "An arm is divided by its base within each block, and subtracted from it. Ratios are averaged on a logarithmic scale. \
          The {} is a percentile bootstrap over blocks with {} resamples, widened for how few blocks there are. Where the \
          interval of a ratio contains 1, the text says that no difference was found; that is not proof that there is none.",
         numbers.confidence(),
-        design.resamples
+        counted(design.resamples)
     );
     let counted = "Requests in a second are what the load generator saw at the head of the chain. Latencies are what it saw and then \
                    corrected for coordinated omission, as it always does (see the threats to validity). CPU time is that \
@@ -36,11 +34,27 @@ pub(super) fn section(numbers: Numbers<'_>) -> Section {
                    service that each hop asks. Memory is the proportional set size of those processes at the end of a \
                    trial. Bytes are counted at the sockets of the callees, so TLS, HTTP/2 and their handshakes are among them, and \
                    the headers of TCP and IP are not.";
-    let paragraphs = [trials, fractional.to_owned(), compared, counted.to_owned()];
+    let paragraphs = [trials, extent(numbers).to_owned(), compared, counted.to_owned()];
     let mut blocks: Vec<Block> = paragraphs.into_iter().map(Block::Paragraph).collect();
     blocks.push(Block::Table(factors(numbers)));
     blocks.extend(absent(numbers));
     Section::new("method", "Method", blocks)
+}
+
+/// How much of what could be varied was.
+fn extent(numbers: Numbers<'_>) -> &'static str {
+    let kinds = [Connections::Kept, Connections::Fresh];
+    let plain = |arm: &Arm| {
+        let of_service = |connections| numbers.plains(arm.service.as_deref(), connections);
+        kinds.into_iter().flat_map(of_service).any(|plain| plain.name == arm.name)
+    };
+    if numbers.measured().all(plain) {
+        "Ways to prove who is calling and kinds of connection are all that was varied: of users, longer chains, other answers \
+         and other key exchanges this run says nothing."
+    } else {
+        "It is fractional: every way to prove who is calling with both kinds of connection, then one factor at a time around a \
+         base, not the full product of all levels. How two factors act together it does not see."
+    }
 }
 
 fn factors(numbers: Numbers<'_>) -> Table {

@@ -17,7 +17,7 @@ mod users;
 mod verdicts;
 
 use super::{
-    format::{duration, number, range, ratio_with_interval},
+    format::{duration_with_interval, number, range, ratio_with_interval},
     numbers::{Level, Numbers, Way},
     page::{Block, Page, Section},
 };
@@ -100,10 +100,7 @@ fn difference_cell(numbers: Numbers<'_>, arm: &Arm, base: &Arm, metric: Metric) 
     let effect = numbers.compare(arm, base, metric);
     effect.map_or_else(
         || NOT_COMPARED.to_owned(),
-        |effect| {
-            let Interval { estimate, low, high } = effect.difference;
-            unbroken(&format!("{} ({} to {})", duration(estimate), duration(low), duration(high)))
-        },
+        |effect| unbroken(&duration_with_interval(&effect.difference)),
     )
 }
 

@@ -10,7 +10,7 @@ use super::{
     NOT_COMPARED, cpu, leveled, ratio_cell, unless_empty,
     verdicts::over,
 };
-use crate::experiment::data::{Arm, Connections, LabMode, Metric};
+use crate::experiment::data::{Arm, Connections, Interval, LabMode, Metric};
 
 pub(super) fn section(numbers: Numbers<'_>) -> Option<Section> {
     let services = numbers.services();
@@ -41,7 +41,11 @@ fn of_service(numbers: Numbers<'_>, service: Option<&str>, place: usize) -> Vec<
 
 fn table(numbers: Numbers<'_>, arms: &[&Arm], connections: Connections) -> Table {
     let none = arms.iter().find(|arm| arm.factors.mode == LabMode::None);
-    let level = |arm: &Arm, metric, per: f64| number(numbers.level(&arm.name, metric).mean / per);
+    let level = |arm: &Arm, metric, per: f64| {
+        numbers
+            .told(&arm.name, metric)
+            .map_or_else(|| NOT_COMPARED.to_owned(), |level| number(level.mean / per))
+    };
     // Sidecars count none.
     let bytes = |arm: &Arm| match numbers.level(&arm.name, Metric::BytesPerRequest).mean {
         bytes if bytes > 0.0 => number(bytes),
@@ -49,12 +53,15 @@ fn table(numbers: Numbers<'_>, arms: &[&Arm], connections: Connections) -> Table
     };
     Table::new(
         format!(
-            "Ways {}: means over all blocks; CPU time and its ratio to none with their {}",
+            "Ways {}: means over all blocks; CPU time and its ratio to none with their {}{}",
             over(connections),
-            numbers.confidence()
+            numbers.confidence(),
+            if are_there(numbers, arms) { "" } else { TOO_FEW }
         ),
         [
             "Way",
+            "CPU µs",
+            "CPU ÷ none",
             "Requests/s",
             "p50 ms",
             "p95 ms",
@@ -62,12 +69,16 @@ fn table(numbers: Numbers<'_>, arms: &[&Arm], connections: Connections) -> Table
             "p99.9 ms",
             "Bytes",
             "Memory MiB",
-            "CPU µs",
-            "CPU ÷ none",
         ],
         arms.iter().map(|arm| {
             [
                 Way::of(&arm.factors).name(),
+                leveled(numbers.level(&arm.name, Metric::CpuUsPerRequest)),
+                match none {
+                    Some(none) if none.name == arm.name => "1".to_owned(),
+                    Some(none) => ratio_cell(numbers, arm, none, Metric::CpuUsPerRequest),
+                    None => NOT_COMPARED.to_owned(),
+                },
                 level(arm, Metric::RequestsPerSecond, 1.0),
                 level(arm, Metric::P50Us, 1000.0),
                 level(arm, Metric::P95Us, 1000.0),
@@ -75,15 +86,14 @@ fn table(numbers: Numbers<'_>, arms: &[&Arm], connections: Connections) -> Table
                 level(arm, Metric::P999Us, 1000.0),
                 bytes(arm),
                 level(arm, Metric::PssKib, 1024.0),
-                leveled(numbers.level(&arm.name, Metric::CpuUsPerRequest)),
-                match none {
-                    Some(none) if none.name == arm.name => "1".to_owned(),
-                    Some(none) => ratio_cell(numbers, arm, none, Metric::CpuUsPerRequest),
-                    None => NOT_COMPARED.to_owned(),
-                },
             ]
         }),
     )
+}
+
+/// Had all of them enough answers for every percentile?
+fn are_there(numbers: Numbers<'_>, arms: &[&Arm]) -> bool {
+    arms.iter().all(|arm| numbers.has_answers_for(&arm.name, Metric::P999Us))
 }
 
 fn costs_of(numbers: Numbers<'_>, service: Option<&str>, name: &'static str) -> Figure {
@@ -138,17 +148,12 @@ fn waits_of(numbers: Numbers<'_>, service: Option<&str>, name: &'static str) -> 
     let metrics = [(Metric::P50Us, "half are not slower"), (Metric::P99Us, "99 of 100 are not slower")];
     let rows = numbers.plains(service, Connections::Kept).map(|arm| {
         let in_ms = |metric| {
-            let interval = numbers.level(&arm.name, metric).as_interval();
-            let ms = |us: f64| us / 1000.0;
-            crate::experiment::data::Interval {
-                estimate: ms(interval.estimate),
-                low: ms(interval.low),
-                high: ms(interval.high),
-            }
+            let Interval { estimate, low, high } = numbers.told(&arm.name, metric)?.as_interval();
+            Some(Interval { estimate: estimate / 1000.0, low: low / 1000.0, high: high / 1000.0 })
         };
         Row {
             name: Way::of(&arm.factors).name(),
-            values: metrics.iter().map(|(metric, _)| Some(in_ms(*metric))).collect(),
+            values: metrics.iter().map(|(metric, _)| in_ms(*metric)).collect(),
         }
     });
     Figure {
@@ -203,5 +208,6 @@ fn findings(numbers: Numbers<'_>, service: Option<&str>) -> Vec<String> {
     findings
 }
 
+const TOO_FEW: &str = "; – where a trial had too few answers for a percentile to have one beyond it";
 const FIGURES: [(&str, &str); 4] =
     [("cpu", "latency"), ("cpu-2", "latency-2"), ("cpu-3", "latency-3"), ("cpu-4", "latency-4")];

@@ -97,7 +97,9 @@ fn found(numbers: Numbers<'_>) -> Vec<String> {
     }
     let pairs = Pair::of(numbers, mtls).zip(Pair::of(numbers, jwt));
     let even = pairs.and_then(|(mtls, jwt)| break_even::of(numbers, mtls, jwt, Metric::CpuUsPerRequest));
-    found.extend(even.map(|even| even.sentence("mtls", "jwt ES256", &numbers.confidence())));
+    found.extend(
+        even.map(|even| even.sentence(Metric::CpuUsPerRequest, "mtls", "jwt ES256", &numbers.confidence())),
+    );
     found.extend(users::nested_against_beside(numbers));
     found
 }

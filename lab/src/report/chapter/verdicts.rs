@@ -63,7 +63,9 @@ fn pure_authentication(numbers: Numbers<'_>) -> Option<Vec<Block>> {
         }
     }
     let even = break_even::of(numbers, mtls, jwt, Metric::CpuUsPerRequest);
-    sentences.extend(even.map(|even| even.sentence(&mtls_name, &jwt_name, &numbers.confidence())));
+    sentences.extend(
+        even.map(|even| even.sentence(Metric::CpuUsPerRequest, &mtls_name, &jwt_name, &numbers.confidence())),
+    );
     let mut blocks =
         vec![Block::Heading("Is mutual TLS the better choice for authentication alone?".to_owned())];
     blocks.extend(Block::findings(sentences));

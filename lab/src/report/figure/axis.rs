@@ -81,9 +81,9 @@ impl Axis {
     }
 }
 
-/// As it stands beside a mark: `0.5`, `20`, `1,000`, `10k`.
+/// As it stands beside a mark: `0.5`, `20`, `1,000`, `100k`.
 fn text(value: f64) -> String {
-    if value >= 10_000.0 { format!("{}k", whole(value / 1000.0)) } else { whole(value) }
+    if value >= 100_000.0 { format!("{}k", whole(value / 1000.0)) } else { whole(value) }
 }
 
 const TICKS_MAX: usize = 40;
@@ -100,7 +100,7 @@ mod tests {
     fn round_values_are_marked() {
         assert_eq!(texts(&Axis::holding([0.0, 100.0], false)), ["0", "20", "40", "60", "80", "100"]);
         assert_eq!(texts(&Axis::holding([0.6, 4.0], true)), ["0.7", "1", "1.5", "2", "3"]);
-        assert_eq!(texts(&Axis::holding([1.0, 10_000.0], true)), ["1", "10", "100", "1,000", "10k"]);
+        assert_eq!(texts(&Axis::holding([1.0, 10_000.0], true)), ["1", "10", "100", "1,000", "10,000"]);
     }
 
     #[test]

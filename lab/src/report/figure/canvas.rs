@@ -153,5 +153,6 @@ const SERIES: [RGBColor; 4] = [
 ];
 pub(super) const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
 pub(super) const GRID: RGBColor = RGBColor(0xd8, 0xde, 0xe4);
-pub(super) const FONT_PX: u32 = 13;
+/// As the library counts it: it writes a font of 1/1.24 of this.
+pub(super) const FONT_PX: u32 = 16;
 const LEGEND_PX: i32 = 20;

@@ -115,6 +115,44 @@ fn a_run_whose_callees_did_not_verify_what_its_arm_says_fails_and_shows_what_the
     assert!(data["trials"][0]["edges"][0]["modes"]["none"].as_u64().unwrap() > 0);
 }
 
+/// Whether they hold is a matter of the machine; that they are judged by what was measured, and that the run ends as they
+/// say, is not.
+#[test]
+fn the_self_check_runs_twins_and_a_planted_delay_and_ends_as_its_checks_say() {
+    if countersign_testkit::wrk().is_none() {
+        return;
+    }
+    let lab = Lab::new();
+    let out = lab.bench(&["--self-check", "--plant", "300ms@mtls", "--blocks", "3", "--seconds", SECONDS]);
+    let data = lab.data();
+    let trials = data["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 9, "{}", text(&out.stderr));
+    let p50s = |delayed: bool| {
+        let arms = data["arms"].as_array().unwrap().iter();
+        let planted = arms.filter(|arm| arm["role"].to_string().contains("300000") == delayed);
+        let names: BTreeSet<&str> = planted.map(|arm| arm["name"].as_str().unwrap()).collect();
+        let answered = trials.iter().filter(|trial| trial["requests"].as_u64().unwrap() > 0);
+        let of = answered.filter(|trial| names.contains(trial["arm"].as_str().unwrap()));
+        of.map(|trial| trial["latency_us"]["p50"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    assert!(!p50s(true).is_empty() && !p50s(false).is_empty());
+    assert!(
+        p50s(true).iter().all(|p50| *p50 >= 300_000.0),
+        "whoever sleeps sleeps so long: {:?}",
+        p50s(true)
+    );
+
+    let checks = data["checks"].as_array().unwrap();
+    let named =
+        |part: &str| checks.iter().filter(|check| check["name"].as_str().unwrap().contains(part)).count();
+    assert_eq!((named("does not differ from itself"), named("is found in p50"), checks.len()), (3, 1, 4));
+    let claims = trials.iter().flat_map(|trial| trial["claims"].as_array().unwrap());
+    let all_hold = checks.iter().chain(claims).all(|judged| judged["holds"] == true);
+    assert_eq!(out.status.code(), Some(i32::from(!all_hold)), "{checks:?}: {}", text(&out.stderr));
+    let page = std::fs::read_to_string(lab.out().join("report.html")).unwrap();
+    assert!(page.contains("Does the experiment find what is there, and nothing else?"));
+}
+
 /// A service that knows nothing of any of this, on a port of its own.
 fn a_service_of_ones_own() -> std::net::SocketAddr {
     let (say, hear) = std::sync::mpsc::channel();

@@ -203,6 +203,41 @@ fn a_revoked_token_and_a_revoked_user_are_refused_within_two_seconds_although_ca
     assert_eq!(d.json(&["token", "revocations"]).as_array().unwrap().len(), 2);
 }
 
+/// Programs that were there before any of this have an API key and nothing else: no SDK, no agent, no certificate.
+#[test]
+fn a_program_with_nothing_but_an_api_key_is_served_where_scope_and_rules_say_until_the_key_is_taken_back() {
+    let mut d = Deployment::start();
+    d.ok(&["down"]);
+    let file = d.state().join("policies/ads.cedar");
+    let rules = std::fs::read_to_string(&file).unwrap();
+    let legacy = r#"@id("ads-for-reports") permit (
+        principal == Workload::"spiffe://fleamarket.test/svc/reports", action == Action::"GET", resource == Route::"ads /ads");"#;
+    std::fs::write(&file, format!("{rules}\n{legacy}\n")).unwrap();
+    d.up();
+    d.ok(&["service", "mode", "ads", "--accept", "mtls,bearer", "--lower-for", "3600"]);
+
+    let key = d.json(&["token", "mint", "bearer", "--service", "reports", "--scope", "ads"]);
+    let elsewhere = d.ok(&["token", "mint", "bearer", "--service", "reports", "--scope", "media"]);
+    let address = d.address_of("ads");
+    let asks = |key: &str, path: &str| {
+        let header = format!("Authorization: Bearer {}", key.trim());
+        d.curl(&format!("https://{address}{path}"), &["-k", "-H", &header])
+    };
+    let secret = key["token"].as_str().unwrap();
+    let (status, body) = asks(secret, "/ads");
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("\"ads\""), "{body}");
+    assert_eq!(asks(secret, "/ads/1").0, 403, "known, and permitted nothing else");
+    assert_eq!(asks(&elsewhere, "/ads").0, 401, "a key for another service");
+    assert_eq!(d.curl(&format!("https://{address}/ads"), &["-k"]).0, 401, "and without a key nobody");
+    let before_revocation = Instant::now();
+    d.ok(&["token", "revoke", "token", key["id"].as_str().unwrap()]);
+    while asks(secret, "/ads").0 == 200 {
+        assert!(before_revocation.elapsed() < Duration::from_secs(60), "still served");
+    }
+    assert_eq!(asks(secret, "/ads").0, 401);
+}
+
 fn issued(d: &Deployment, service: &str) -> std::path::PathBuf {
     let dir = d.scratch(&format!("{service}-client"));
     d.ok(&["cert", "issue", "--service", service, "--out", dir.to_str().unwrap()]);

@@ -69,6 +69,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "countersign_filter_headers_ignored_total",
         "Changes of headers that a filter asked for and may not make",
     ),
+    (
+        "countersign_access_token_lookups_total",
+        "Access tokens of requests, by whether their verdict was remembered: hit or miss",
+    ),
     ("countersign_issuer_fetch_failures_total", "Keys of other issuers that could not be fetched"),
     ("countersign_shared_limits_failures_total", "Questions that the server of shared limits did not answer"),
     ("countersign_upstream_requests_total", "Requests that were sent to an upstream"),

@@ -37,6 +37,8 @@ pub(crate) struct Tokens {
     owner: SpiffeId,
     shards: Vec<Mutex<HashMap<Digest, Arc<Session>>>>,
     shard_entries_max: usize,
+    /// Verdicts that were remembered, and those that had to be found.
+    lookups: OnceLock<[metrics::Counter; 2]>,
 }
 
 /// A verified access token, with the internal token that was made of it.
@@ -96,7 +98,8 @@ impl Tokens {
     /// `owner` is the gateway's own SPIFFE ID, in whose name tokens are minted.
     pub(crate) fn new(key: KeyPair, owner: SpiffeId, entries_max: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Tokens { key, owner, shards, shard_entries_max: (entries_max / SHARDS).max(1) }
+        let shard_entries_max = (entries_max / SHARDS).max(1);
+        Tokens { key, owner, shards, shard_entries_max, lookups: OnceLock::new() }
     }
 
     /// The key that the other services must know before any request can pass.
@@ -119,8 +122,10 @@ impl Tokens {
             && session.user.not_after > now
             && session.guest.is_none_or(|mark| rules.issuers.stand_by(mark, now))
         {
+            self.looked_up(true);
             return Ok(Arc::clone(session));
         }
+        self.looked_up(false);
         let evidence = Evidence { access_token: Some(token), proof, ..Evidence::default() };
         let guesthouse = rules.issuers.of_token(token, &rules.keys.access_issuer, now);
         let caller = match &guesthouse {
@@ -186,6 +191,13 @@ impl Tokens {
         };
         let token = token.mint(&self.key, now)?;
         Ok(InternalToken { token: Secret::new(token), txn, expires })
+    }
+
+    /// The share of the first among both is how well the cache does.
+    fn looked_up(&self, remembered: bool) {
+        let counter = |result| metrics::counter!("countersign_access_token_lookups_total", "result" => result);
+        let [hits, misses] = self.lookups.get_or_init(|| ["hit", "miss"].map(counter));
+        if remembered { hits } else { misses }.increment(1);
     }
 
     fn known(&self, digest: &Digest) -> Option<Arc<Session>> {
@@ -352,6 +364,25 @@ mod tests {
         assert_eq!(session.still_lives(after(59)), Ok(()));
         assert_eq!(session.still_lives(after(60)), Err(AccessTokenError::Expired { by_seconds: 0 }));
         assert_eq!(session.still_lives(after(63)), Err(AccessTokenError::Expired { by_seconds: 3 }));
+    }
+
+    #[test]
+    fn each_look_into_the_cache_is_counted_by_whether_the_verdict_was_remembered() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let text = metrics::with_local_recorder(&recorder, || {
+            let d = Deployment::new(100);
+            let [alice, bob] = ["alice", "bob"].map(|user| d.access(user, after(600)));
+            for token in [&alice, &alice, &alice, &bob] {
+                d.verify(token, 1, NOW).unwrap();
+            }
+            // Under another snapshot everything is judged anew, and what is refused was no hit either.
+            d.verify(&alice, 2, NOW).unwrap();
+            d.verify("nonsense", 2, NOW).unwrap_err();
+            recorder.handle().render()
+        });
+        for series in [r#"{result="hit"} 2"#, r#"{result="miss"} 4"#] {
+            assert!(text.contains(&format!("countersign_access_token_lookups_total{series}")), "{text}");
+        }
     }
 
     #[test]

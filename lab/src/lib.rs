@@ -14,6 +14,7 @@
 //! purpose, by which each attack shows that it could succeed.
 //!
 //! [`advise`] says which way fits an edge, and points with every reason to one of the attacks or of the figures.
+//! [`sequence`] draws who tells whom what.
 
 pub mod advise;
 pub mod article;
@@ -21,5 +22,6 @@ pub mod attack;
 pub mod experiment;
 pub mod relay;
 pub mod report;
+pub mod sequence;
 pub mod thesis;
 pub mod weak;

@@ -1,6 +1,6 @@
 //! Column ca: `cert list|issue|revoke`, `ca bundle`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -142,7 +142,40 @@ async fn list(at: &At, limit: u32) -> Result<(), CliError> {
     )
 }
 
+/// A certificate of `service` and its key, as `cert issue` writes them.
+///
+/// # Errors
+/// As `cert issue`.
+pub async fn issue_for(at: &At, service: &str, ttl: Duration, out: &Path) -> Result<(), CliError> {
+    let service = service.parse().map_err(|e| CliError::usage(format!("{service} is no service"), e, ""))?;
+    let out = out.to_owned();
+    let args = IssueArgs {
+        service: Some(service),
+        profile: Profile::Workload,
+        ttl,
+        csr: None,
+        dns: Vec::new(),
+        ip: Vec::new(),
+        out,
+    };
+    write_issued(at, args).await.map(|_| ())
+}
+
 async fn issue(at: &At, args: IssueArgs) -> Result<(), CliError> {
+    let out = args.out.clone();
+    let certificate = write_issued(at, args).await?;
+    if at.output == Format::Json {
+        return output::json(&certificate, false);
+    }
+    let who = certificate.spiffe_id.map_or_else(|| "edge server".to_owned(), |id| id.to_string());
+    output::line(who);
+    output::line(format!("  serial  {}", certificate.serial));
+    output::line(format!("  until   {}", output::moment(certificate.not_after)));
+    output::line(format!("  files   {}", out.display()));
+    Ok(())
+}
+
+async fn write_issued(at: &At, args: IssueArgs) -> Result<Certificate, CliError> {
     let (csr, key) = match &args.csr {
         Some(file) => (
             pem::one(&read_input(file, CSR_BYTES_MAX)?, &["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"]),
@@ -173,15 +206,7 @@ async fn issue(at: &At, args: IssueArgs) -> Result<(), CliError> {
     if let Some(key) = key {
         write_private(&args.out.join("key.pem"), &key_pem(&key)?)?;
     }
-    if at.output == Format::Json {
-        return output::json(&issued.certificate, false);
-    }
-    let who = issued.certificate.spiffe_id.map_or_else(|| "edge server".to_owned(), |id| id.to_string());
-    output::line(who);
-    output::line(format!("  serial  {}", issued.certificate.serial));
-    output::line(format!("  until   {}", output::moment(issued.certificate.not_after)));
-    output::line(format!("  files   {}", args.out.display()));
-    Ok(())
+    Ok(issued.certificate)
 }
 
 async fn revoke(at: &At, args: RevokeArgs) -> Result<(), CliError> {

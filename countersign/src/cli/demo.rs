@@ -13,6 +13,7 @@ use crate::cli::service::{self, Carries};
 use crate::error::CliError;
 use crate::up::Ready;
 
+mod figures;
 mod traffic;
 mod workflow;
 
@@ -27,6 +28,8 @@ pub enum DemoCommand {
         #[command(flatten)]
         carries: Carries,
     },
+    /// The thesis's figures 3.1, 4.1, 4.2, 4.3 and 5.1, drawn from what this deployment does; needs openssl for 4.1
+    Figures(figures::FiguresArgs),
     /// Switch how all services prove themselves, while they run
     Mode {
         /// none, bearer, macaroon, jwt, wimse, mtls, mtls+jwt
@@ -51,6 +54,7 @@ pub enum DemoCommand {
 pub async fn demo(at: &At, command: DemoCommand) -> Result<(), CliError> {
     match command {
         DemoCommand::Workflow { mode, carries } => workflow::workflow(at, mode, carries).await,
+        DemoCommand::Figures(args) => figures::figures(at, &args).await,
         DemoCommand::Mode { mode, carries } => service::switch_all(at, mode, carries).await,
         DemoCommand::Traffic { seconds } => traffic::traffic(at, Duration::from_secs(seconds)).await,
     }

@@ -146,3 +146,67 @@ fn what_the_deployment_saw_is_advised_on_edge_by_edge() {
     assert_eq!(edge["advice"]["take"], "signed-token", "{edge}");
     assert!(edge["today_lacks"][0]["text"].as_str().unwrap().contains("same session keys"), "{edge}");
 }
+
+/// What stands beside an arrow is in the ledger, and what the arrows say is what was decided.
+#[test]
+fn the_figures_are_drawn_from_what_the_ledger_says() {
+    let d = Deployment::start();
+    let out = d.scratch("figures");
+    let page = d.ok(&["demo", "figures", "--out", out.to_str().unwrap()]);
+    let page = std::fs::read_to_string(page.trim()).unwrap();
+    let pictures = ["3.1", "4.1-tls-1.2", "4.1-tls-1.3", "4.2", "4.3", "5.1"];
+    for name in pictures {
+        let picture = std::fs::read_to_string(out.join(format!("figure-{name}.svg"))).unwrap();
+        assert!(picture.starts_with("<svg ") && picture.trim_end().ends_with("</svg>"), "{name}");
+        assert!(page.contains(&format!("(figure-{name}.svg)")), "{name} is not on the page");
+    }
+    assert_eq!(page.matches("```mermaid").count(), pictures.len());
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    let section = |number: &str| {
+        let title = format!("Figure {number}:");
+        *sections
+            .iter()
+            .find(|section| section.starts_with(&title))
+            .unwrap_or_else(|| panic!("{title} {page}"))
+    };
+
+    let five = [
+        "bootstrap_credential_issued",
+        "enrolment_requested",
+        "csr_built",
+        "certificate_signed",
+        "certificate_delivered",
+    ];
+    assert!(five.iter().all(|kind| section("3.1").contains(kind)), "{}", section("3.1"));
+    let handshake = section("4.1 (TLS 1.3)");
+    let marked: Vec<&str> =
+        handshake.lines().filter(|line| line.starts_with("| ") && line.contains('★')).collect();
+    assert_eq!(marked.len(), 3, "{handshake}");
+    assert!(marked.iter().all(|line| line.contains("encrypted")), "{handshake}");
+    assert!(
+        section("4.2").contains("the same token, unchanged") && !section("4.2").contains("token service")
+    );
+    assert_eq!(
+        section("4.3").matches("(token_exchanged)").count(),
+        4,
+        "one for each hop, asked for and given: {}",
+        section("4.3")
+    );
+    assert_eq!(
+        section("5.1").lines().filter(|line| line.contains("| decision d_")).count(),
+        8,
+        "{}",
+        section("5.1")
+    );
+
+    let decision = section("4.3").split("decision d_").last().unwrap().split([' ', '|']).next().unwrap();
+    let told = d.json(&["explain", &format!("d_{decision}")]);
+    assert_eq!((&told["verdict"], &told["target"]), (&"allow".into(), &"users".into()), "{told}");
+    // Nothing of it stays behind: neither the key that openssl was lent nor another way to carry users along.
+    assert!(!d.state().join("handshake").exists());
+    let services = d.json(&["service", "list"]);
+    assert!(
+        services.as_array().unwrap().iter().all(|service| service["user_context"] == "same"),
+        "{services}"
+    );
+}

@@ -195,7 +195,8 @@ impl Tokens {
 
     /// The share of the first among both is how well the cache does.
     fn looked_up(&self, remembered: bool) {
-        let counter = |result| metrics::counter!("countersign_access_token_lookups_total", "result" => result);
+        let counter =
+            |result| metrics::counter!("countersign_access_token_lookups_total", "result" => result);
         let [hits, misses] = self.lookups.get_or_init(|| ["hit", "miss"].map(counter));
         if remembered { hits } else { misses }.increment(1);
     }

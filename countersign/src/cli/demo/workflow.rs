@@ -26,12 +26,21 @@ const LEDGER_WAIT: Duration = Duration::from_secs(10);
 
 /// One step as it is told.
 #[derive(serde::Serialize)]
-struct Step {
+pub(super) struct Step {
     number: &'static str,
-    hop: String,
-    told: String,
+    pub(super) hop: String,
+    pub(super) told: String,
     /// Milliseconds, where the step was timed.
     ms: Option<f64>,
+}
+
+/// One real call: how it went, and what each hop recorded of it.
+pub(super) struct Call {
+    pub(super) trace: String,
+    pub(super) hops: Hops,
+    entrance: String,
+    took: Duration,
+    bytes: usize,
 }
 
 /// Runs `demo workflow`, in `mode` if one is named; afterwards the services are as they were.
@@ -40,20 +49,43 @@ struct Step {
 /// Exit 1 where the call fails or a hop is not in the ledger.
 pub async fn workflow(at: &At, mode: Option<Mode>, carries: Carries) -> Result<(), CliError> {
     let Some(mode) = mode else { return tell(at).await };
+    in_mode(at, &service::switch(mode, carries), tell(at)).await
+}
+
+/// Does something while all services work as `wanted`; afterwards they are as they were.
+pub(super) async fn in_mode<T>(
+    at: &At,
+    wanted: &SwitchDemo,
+    then: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
     let before: Vec<Service> = at.admin.get("/api/v1/services").await?;
-    let wanted = service::switch(mode, carries);
-    let _: ModesChanged = at.admin.post("/api/v1/demo/mode", &wanted).await?;
-    let told = tell(at).await;
+    let _: ModesChanged = at.admin.post("/api/v1/demo/mode", wanted).await?;
+    let done = then.await;
     if let Some(service) = before.first() {
         let back =
             SwitchDemo { mode: service.sends, user_context: service.user_context, wimse: service.wimse };
         let _: ModesChanged = at.admin.post("/api/v1/demo/mode", &back).await?;
     }
-    told
+    done
 }
 
 /// One real call, and what the ledger says of it.
 async fn tell(at: &At) -> Result<(), CliError> {
+    let call = call(at).await?;
+    let steps = call.steps();
+    if at.output == Format::Json {
+        return output::json(&steps, false);
+    }
+    output::line(format!("GET {CALL} as alice, trace {}\n", call.trace));
+    for step in steps {
+        let ms = step.ms.map_or_else(String::new, |ms| format!("{ms:.2} ms"));
+        output::line(format!("{:<2} {:<20} {:>9}  {}", step.number, step.hop, ms, step.told));
+    }
+    Ok(())
+}
+
+/// Makes the call, as alice.
+pub(super) async fn call(at: &At) -> Result<Call, CliError> {
     let ready = at.ready()?;
     let token = token_of(&ready, "alice").await?;
     let mut https = Https::connect(&ready.gateway_tls, &ready.ca_file).await?;
@@ -75,23 +107,21 @@ async fn tell(at: &At) -> Result<(), CliError> {
         ));
     }
     let hops = hops(at, &trace).await?;
-    let steps = told(&hops, &ready.gateway_tls, took, answer.body().len());
-    if at.output == Format::Json {
-        return output::json(&steps, false);
+    Ok(Call { trace, hops, entrance: ready.gateway_tls, took, bytes: answer.body().len() })
+}
+
+impl Call {
+    /// The eight steps of section 5.2.1.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        told(&self.hops, &self.entrance, self.took, self.bytes)
     }
-    output::line(format!("GET {CALL} as alice, trace {trace}\n"));
-    for step in steps {
-        let ms = step.ms.map_or_else(String::new, |ms| format!("{ms:.2} ms"));
-        output::line(format!("{:<2} {:<20} {:>9}  {}", step.number, step.hop, ms, step.told));
-    }
-    Ok(())
 }
 
 /// The three decisions of the call, in the order of the hops.
-struct Hops {
-    gateway: Decision,
-    ads: Decision,
-    users: Decision,
+pub(super) struct Hops {
+    pub(super) gateway: Decision,
+    pub(super) ads: Decision,
+    pub(super) users: Decision,
 }
 
 async fn hops(at: &At, trace: &str) -> Result<Hops, CliError> {

@@ -1,18 +1,11 @@
 //! `inspect`: who, until when, by whom, of anything: a file, an HTTPS server, or standard input.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use clap::Args;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
+use super::presented::presented;
 use crate::cli::{At, read_input};
 use crate::error::CliError;
 use crate::output::{self, Format};
@@ -20,7 +13,6 @@ use crate::output::{self, Format};
 mod token;
 
 const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `inspect WHAT`
 #[derive(Debug, Args)]
@@ -103,89 +95,14 @@ fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// What an HTTPS server presents, as PEM. Nothing is sent to it but the handshake.
+/// What an HTTPS server presents, as PEM.
 async fn pem_of_server(server: &str) -> Result<Vec<u8>, CliError> {
-    let silent = |why: &dyn std::fmt::Display| {
-        CliError::unreachable(format!("https://{server} shows no certificate"), why, "check host and port")
-    };
     let address = if server.contains(':') { server.to_owned() } else { format!("{server}:443") };
-    let host = address.rsplit_once(':').map_or(server, |(host, _)| host).to_owned();
-    let name = ServerName::try_from(host).map_err(|e| silent(&e))?;
-    let seen = Arc::new(AcceptAnyCertificateForInspectionOnly::default());
-    let config = rustls::ClientConfig::builder_with_provider(seen.provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| silent(&e))?
-        .dangerous()
-        .with_custom_certificate_verifier(seen.clone())
-        .with_no_client_auth();
-    let handshake = async {
-        let stream = TcpStream::connect(&address).await?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
-    };
-    let outcome = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|e| silent(&e))?;
-    let chain = seen.chain.lock().map(|chain| chain.clone()).unwrap_or_default();
-    match (chain.is_empty(), outcome) {
-        (true, Err(e)) => Err(silent(&e)),
-        (true, Ok(_)) => Err(silent(&"it presented none")),
-        (false, _) => Ok(chain.concat().into_bytes()),
-    }
-}
-
-/// Looks at what a server presents and believes nothing: no request is ever sent over such a connection.
-#[derive(Debug)]
-struct AcceptAnyCertificateForInspectionOnly {
-    provider: Arc<CryptoProvider>,
-    chain: Mutex<Vec<String>>,
-}
-
-impl Default for AcceptAnyCertificateForInspectionOnly {
-    fn default() -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Self { provider, chain: Mutex::default() }
-    }
-}
-
-impl ServerCertVerifier for AcceptAnyCertificateForInspectionOnly {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Ok(mut chain) = self.chain.lock() {
-            *chain = std::iter::once(end_entity)
-                .chain(intermediates)
-                .map(|c| crate::pem::encode("CERTIFICATE", c))
-                .collect();
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    let presented = presented(&address).await.map_err(|silent| {
+        CliError::unreachable(format!("https://{server} shows no certificate"), silent, "check host and port")
+    })?;
+    let pem = presented.chain.iter().map(|certificate| crate::pem::encode("CERTIFICATE", certificate));
+    Ok(pem.collect::<String>().into_bytes())
 }
 
 #[cfg(test)]

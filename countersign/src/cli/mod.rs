@@ -21,10 +21,12 @@ mod lab_relay;
 mod ledger;
 mod overview;
 mod policy;
+mod presented;
 mod run;
 pub mod serve;
 pub mod service;
 mod tap;
+mod terminators;
 mod token;
 mod trust;
 

@@ -3,11 +3,13 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use countersign_wire::api::certificates::Bundle;
 use countersign_wire::api::check::{CheckLevel, CheckLine, CheckReport};
 use countersign_wire::api::edges::Edge;
+use countersign_wire::api::services::Service;
 use countersign_wire::api::status::Status;
 
-use crate::cli::At;
+use crate::cli::{At, terminators};
 use crate::config::Config;
 use crate::error::CliError;
 use crate::output::{self, Format};
@@ -103,7 +105,13 @@ pub async fn edges(at: &At) -> Result<(), CliError> {
 pub async fn check(at: &At) -> Result<(), CliError> {
     let mut checks = local_checks(&at.state_dir).await;
     match at.admin.get::<CheckReport>("/api/v1/check").await {
-        Ok(report) => checks.extend(report.checks),
+        Ok(report) => {
+            checks.extend(report.checks);
+            let config = Config::read(&at.state_dir.join("countersign.toml")).ok();
+            let services: Vec<Service> = at.admin.get("/api/v1/services").await?;
+            let bundle: Bundle = at.admin.get("/api/v1/bundle").await?;
+            checks.extend(terminators::checks(&at.state_dir, config.as_ref(), &services, &bundle).await);
+        }
         Err(e) => {
             checks.push(line("authority.answers", CheckLevel::Fail, &e.to_string(), Some("countersign up")))
         }

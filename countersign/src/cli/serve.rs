@@ -302,6 +302,11 @@ pub fn sidecar_sockets(state_dir: &Path, service: &str) -> (PathBuf, PathBuf) {
     (dir.join(format!("{service}.sock")), dir.join(format!("{service}-out.sock")))
 }
 
+/// The configuration of the sidecar of a service of the flea market.
+pub fn sidecar_file(state_dir: &Path, service: &str) -> PathBuf {
+    state_dir.join("sidecars").join(format!("{service}.toml"))
+}
+
 /// Makes this process the named service, by right of its uid, and tells its identity.
 ///
 /// # Errors

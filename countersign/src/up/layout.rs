@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use countersign_identity::TrustDomain;
 use countersign_keys::{MasterKey, SystemRandom, sha256_hex};
 
-use crate::cli::serve::sidecar_sockets;
+use crate::cli::serve::{sidecar_file, sidecar_sockets};
 use crate::config::{Config, DemoService};
 use crate::error::CliError;
 use crate::output;
@@ -115,7 +115,21 @@ impl Layout {
 
     /// The configuration of a service's sidecar.
     pub fn sidecar_file(&self, service: &str) -> PathBuf {
-        self.state_dir.join("sidecars").join(format!("{service}.toml"))
+        sidecar_file(&self.state_dir, service)
+    }
+
+    /// Removes that of an earlier start: whoever reads it would take the service for one behind a sidecar.
+    ///
+    /// # Errors
+    /// Exit 2 where it is there and stays.
+    pub fn forget_sidecar(&self, service: &str) -> Result<(), CliError> {
+        let file = self.sidecar_file(service);
+        match std::fs::remove_file(&file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(CliError::usage(format!("cannot remove {}", file.display()), e, "remove it"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes the configuration of the sidecar of a demo service, which is the same as it would be anywhere.

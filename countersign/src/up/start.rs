@@ -75,6 +75,8 @@ pub async fn start_all(
             layout.write_sidecar(config, name, settings)?;
             let behind = start(behind_sidecar(layout, name), settings.admin).await?;
             tracker.spawn(behind.keep(stop.clone()));
+        } else {
+            layout.forget_sidecar(name)?;
         }
         let front = if wanted.sidecars { sidecar(layout, name) } else { service(layout, name) };
         open.push((start(front, settings.admin).await?, settings.admin));

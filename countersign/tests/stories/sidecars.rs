@@ -72,6 +72,31 @@ fn a_service_that_others_could_reach_past_its_door_is_not_served() {
     assert_eq!(d.as_user("alice", "/media/1", &[]).0, 200);
 }
 
+/// Who terminates TLS at each port is listed, and a start without sidecars is told from one with them.
+#[test]
+fn check_says_at_which_ports_a_sidecar_terminates_tls_and_at_which_the_sdk() {
+    let mut d = Deployment::start_with(SIDECAR);
+    every_port_is_terminated_by(&d, "its sidecar");
+    d.ok(&["down"]);
+    d.up();
+    every_port_is_terminated_by(&d, "the SDK, in the service itself");
+}
+
+fn every_port_is_terminated_by(d: &Deployment, whom: &str) {
+    let told = d.json(&["check"]);
+    let line = |name: &str| {
+        let found = told["checks"].as_array().unwrap().iter().find(|line| line["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {told}"))
+    };
+    for service in ["ads", "users", "chat", "media", "subscriptions", "reports"] {
+        let line = line(&format!("tls.{service}"));
+        assert_eq!(line["result"], "pass", "{line}");
+        assert!(line["detail"].as_str().unwrap().ends_with(&format!("is terminated by {whom}")), "{line}");
+    }
+    assert_eq!(line("tls.gateway.listen_tls")["result"], "pass");
+    assert_eq!(line("tls.authority.node_listen")["result"], "pass");
+}
+
 fn reached(as_whom: &[&str], socket: &Path, url: &str) -> bool {
     let curl =
         ["curl", "-s", "-o", "/dev/null", "--max-time", "10", "--unix-socket", socket.to_str().unwrap(), url];

@@ -16,6 +16,7 @@ mod ledger;
 mod lifetime;
 mod limits;
 mod modes;
+mod one_snapshot;
 mod refusals;
 mod rotation;
 mod sts;

@@ -292,7 +292,7 @@ impl LiveCell {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use std::time::Duration;
 
@@ -304,7 +304,7 @@ mod tests {
         snapshot::{AccessTokenKeys, InternalTokenKey, Jwk, Policies, PolicyFile},
     };
 
-    fn snapshot() -> Snapshot {
+    pub(crate) fn snapshot() -> Snapshot {
         Snapshot {
             format: countersign_wire::snapshot::FORMAT,
             trust_domain: TrustDomain::parse("td").unwrap(),

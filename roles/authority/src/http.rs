@@ -171,7 +171,7 @@ fn prove(authority: &Authority, connection: &Connection, request: &Request, form
                 authenticate(&evidence, &token_keys(authority), clock::now())
             });
             match evidence {
-                Ok(Authenticated { caller, checks }) => {
+                Ok(Authenticated { caller, checks, .. }) => {
                     Proven { caller: caller.map_err(|error| Denial::from(&error)), checks }
                 }
                 Err(error) => Proven { caller: Err(Denial::from(&error)), checks: Vec::new() },

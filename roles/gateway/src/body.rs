@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use countersign_http1::is_forbidden_trailer;
 use countersign_sdk::accept::{Progress, Stalled};
+use countersign_sdk::authenticate::{UserTerm, UserTermError};
+use countersign_sdk::inbound::{Challenge, Denial};
 use countersign_wire::codes::Code;
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body::{Body, Frame, SizeHint};
@@ -39,6 +41,12 @@ pub enum BodyError {
     /// The whole exchange had so much time, and no more.
     #[error("the body did not end in the time that the whole exchange has")]
     OutOfTime,
+    /// Whoever it was asked for is no longer known: nothing streams for longer than its user is proven.
+    #[error("the token of the user ended before the body did")]
+    TokenEnded,
+    /// It was taken back meanwhile.
+    #[error("the token of the user was revoked before the body ended")]
+    TokenRevoked,
     /// The connection that it came from broke.
     #[error("the body broke off")]
     BrokenOff,
@@ -50,7 +58,18 @@ impl BodyError {
         match self {
             Self::TooLong { .. } => Code::BodyTooLarge,
             Self::Stalled { .. } | Self::TooSlow { .. } | Self::OutOfTime => Code::RequestTimeout,
+            Self::TokenEnded => Code::TokenExpired,
+            Self::TokenRevoked => Code::TokenRevoked,
             Self::BrokenOff => Code::BodyMalformed,
+        }
+    }
+
+    /// The refusal where it came in the place of an answer, as another service is told it.
+    pub(crate) fn denial(self) -> Denial {
+        let denial = Denial::new(self.code(), self.to_string());
+        match self {
+            Self::TokenEnded | Self::TokenRevoked => denial.with_challenge(Challenge::TxnToken),
+            _ => denial,
         }
     }
 }
@@ -96,11 +115,13 @@ pub(crate) struct Pace {
     pub(crate) progress: Option<Progress>,
     /// When all of it has to be over.
     pub(crate) ends: Option<Instant>,
+    /// In whose name it goes on.
+    pub(crate) user: Option<UserTerm>,
 }
 
 impl BodyLimits {
     fn stalled(&self) -> BodyError {
-        BodyError::Stalled { after_ms: u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX) }
+        BodyError::Stalled { after_ms: millis(self.idle_timeout) }
     }
 }
 
@@ -115,16 +136,65 @@ impl Pace {
     /// For an exchange that began with `request`, and has `total` if that is limited.
     pub(crate) fn of<B>(request: &Request<B>, total: Option<Duration>) -> Self {
         let progress = request.extensions().get::<Progress>().cloned();
-        Pace { progress, ends: total.and_then(|total| Instant::now().checked_add(total)) }
+        let ends = total.and_then(|total| Instant::now().checked_add(total));
+        Pace { progress, ends, user: None }
+    }
+
+    /// The same for a user: what streams ends at the earliest of certificate and token. Of the certificate, the connection
+    /// takes care.
+    pub(crate) fn with_user(self, user: Option<UserTerm>) -> Self {
+        Pace { user, ..self }
+    }
+
+    /// The same for the answer, whose body this is.
+    pub(crate) fn of_answer(&self, body: &impl Body) -> Self {
+        let user = self.user.clone().and_then(|user| user.of_answer(body.size_hint().exact()));
+        Pace { user, ..self.clone() }
     }
 
     /// Does `work`, unless nothing moves for `limit`, or the time of the exchange is over.
     pub(crate) async fn within<F: Future>(&self, limit: Duration, work: F) -> Result<F::Output, Stalled> {
-        let work = Progress::of(self.progress.as_ref(), limit, work);
+        self.in_all(Progress::of(self.progress.as_ref(), limit, work)).await.flatten()
+    }
+
+    /// Does `work`, unless the time of the exchange is over first.
+    pub(crate) async fn in_all<F: Future>(&self, work: F) -> Result<F::Output, Stalled> {
         match self.ends {
-            None => work.await,
-            Some(ends) => tokio::time::timeout_at(ends, work).await.map_err(|_| Stalled)?,
+            None => Ok(work.await),
+            Some(ends) => tokio::time::timeout_at(ends, work).await.map_err(|_| Stalled),
         }
+    }
+
+    /// Whose fault it is that there is no answer within `limit` or in all: the client's, if its body was waited for.
+    pub(crate) fn late_body(&self, limit: Duration) -> Option<BodyError> {
+        self.progress.as_ref().filter(|progress| progress.awaits_sender())?;
+        let is_over = self.ends.is_some_and(|ends| ends <= Instant::now());
+        Some(if is_over { BodyError::OutOfTime } else { BodyError::Stalled { after_ms: millis(limit) } })
+    }
+
+    /// The same in a sidecar's words.
+    pub(crate) fn late(&self, limit: Duration) -> Denial {
+        match self.late_body(limit) {
+            Some(error) => error.denial(),
+            None => Denial::new(Code::UpstreamTimeout, "no answer in the time that the whole exchange has"),
+        }
+    }
+
+    /// What ended the exchange by now, if anything did.
+    pub(crate) fn over(&self) -> Option<BodyError> {
+        match self.user.as_ref().map(UserTerm::judge) {
+            Some(Err(UserTermError::Revoked(_))) => return Some(BodyError::TokenRevoked),
+            Some(Err(UserTermError::Expired)) => return Some(BodyError::TokenEnded),
+            None | Some(Ok(())) => {}
+        }
+        self.ends.filter(|ends| *ends <= Instant::now()).map(|_| BodyError::OutOfTime)
+    }
+
+    /// When it ends whatever moves, and what to say then.
+    fn end(&self) -> Option<(Instant, BodyError)> {
+        let ends = self.ends.map(|ends| (ends, BodyError::OutOfTime));
+        let user_ends = self.user.as_ref().and_then(UserTerm::ends).map(|ends| (ends, BodyError::TokenEnded));
+        ends.into_iter().chain(user_ends).min_by_key(|(end, _)| *end)
     }
 
     fn moved(&self) {
@@ -201,10 +271,7 @@ impl<B> BoundedBody<B> {
             let slow = (since + left, BodyError::TooSlow { bytes_s: slowest.bytes_s.get() });
             end = if slow.0 < end.0 { slow } else { end };
         }
-        match self.pace.ends {
-            Some(ends) if ends < end.0 => (ends, BodyError::OutOfTime),
-            _ => end,
-        }
+        self.pace.end().filter(|(ends, _)| *ends < end.0).unwrap_or(end)
     }
 }
 
@@ -220,8 +287,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if this.pace.ends.is_some_and(|ends| ends <= Instant::now()) {
-            return this.fail(BodyError::OutOfTime);
+        if let Some(error) = this.pace.over() {
+            return this.fail(error);
         }
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else { return this.wait(cx) };
         if let Some(waiting) = this.waiting.take() {
@@ -230,7 +297,8 @@ where
         this.pace.moved();
         match frame {
             None => Poll::Ready(None),
-            Some(Err(_)) => this.fail(BodyError::BrokenOff),
+            // What it comes from may have seen first that it is over.
+            Some(Err(_)) => this.fail(this.pace.over().unwrap_or(BodyError::BrokenOff)),
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     without_forbidden(trailers);
@@ -254,6 +322,10 @@ where
     }
 }
 
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Says how a body whose length nobody knows travels over HTTP/1.1: in chunks, whatever the method is. Without this word,
 /// hyper sends a GET without its body, which is another request than the one that was decided.
 pub(crate) fn state_framing(headers: &mut HeaderMap, body: &impl Body) {
@@ -274,12 +346,22 @@ fn without_forbidden(trailers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use countersign_identity::{TrustDomain, UnixTime};
+    use countersign_sdk::clock;
+    use countersign_sdk::live::{Live, LiveCell};
+    use countersign_token::TokenFacts;
+    use countersign_wire::snapshot::{AccessTokenKeys, Policies, RevokedUser, Snapshot};
     use http_body_util::{BodyExt as _, Full, StreamBody};
 
     use super::*;
 
     fn limits(bytes_max: u64) -> BodyLimits {
         BodyLimits { bytes_max, idle_timeout: Duration::from_millis(50), slowest: None }
+    }
+
+    /// Of time there is enough, also where the machine pauses.
+    fn patient() -> BodyLimits {
+        BodyLimits { idle_timeout: Duration::from_secs(60), ..limits(u64::MAX) }
     }
 
     #[tokio::test]
@@ -342,7 +424,7 @@ mod tests {
     #[tokio::test]
     async fn rejects_a_body_that_never_pauses_and_drips() {
         let slowest = Slowest { bytes_s: NonZeroU64::new(1000).unwrap(), grace: Duration::from_millis(100) };
-        let limits = BodyLimits { slowest: Some(slowest), ..limits(u64::MAX) };
+        let limits = BodyLimits { slowest: Some(slowest), ..patient() };
         let fault = BodyFault::default();
         let body = BoundedBody::new(dripping(Duration::from_millis(10)), limits, fault.clone());
         assert_eq!(body.collect().await.unwrap_err(), BodyError::TooSlow { bytes_s: 1000 });
@@ -352,21 +434,82 @@ mod tests {
 
     #[tokio::test]
     async fn rejects_a_body_that_outlives_the_time_of_its_exchange() {
-        let pace = Pace { progress: None, ends: Some(Instant::now() + Duration::from_millis(100)) };
-        let body =
-            BoundedBody::new(dripping(Duration::from_millis(10)), limits(u64::MAX), BodyFault::default());
+        let pace = Pace { ends: Some(Instant::now() + Duration::from_millis(100)), ..Pace::default() };
+        let body = BoundedBody::new(dripping(Duration::from_millis(10)), patient(), BodyFault::default());
         assert_eq!(body.paced(pace).collect().await.unwrap_err(), BodyError::OutOfTime);
+    }
+
+    #[tokio::test]
+    async fn rejects_a_body_that_outlives_the_token_of_its_user_whether_it_moves_or_not() {
+        let silent = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, BodyError>>());
+        let quick =
+            futures::stream::repeat_with(|| Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"."))));
+        let limits = patient();
+        let pace = Pace::default().with_user(Some(user(Duration::from_millis(80)).0));
+        let mut silent = BoundedBody::new(silent, limits, BodyFault::default()).paced(pace.clone());
+        assert_eq!(silent.frame().await.unwrap().unwrap_err(), BodyError::TokenEnded);
+        let mut quick = BoundedBody::new(StreamBody::new(quick), limits, BodyFault::default()).paced(pace);
+        assert_eq!(quick.frame().await.unwrap().unwrap_err(), BodyError::TokenEnded);
+    }
+
+    #[tokio::test]
+    async fn rejects_a_body_whose_user_was_taken_back_also_where_it_may_outlive_the_token() {
+        let (user, live) = user(Duration::ZERO);
+        let pace = Pace::default().with_user(Some(user.outliving_the_token()));
+        let moving = dripping(Duration::from_millis(1));
+        let mut body = BoundedBody::new(moving, patient(), BodyFault::default()).paced(pace.clone());
+        assert!(body.frame().await.unwrap().is_ok());
+        assert_eq!(pace.over(), None);
+        let mut snapshot = live.load().snapshot().clone();
+        let until = clock::now().saturating_add(Duration::from_secs(60));
+        snapshot.revoked.users.push(RevokedUser { id: "u_1".into(), issued_before: until, until });
+        live.store(Live::compile(snapshot, None).unwrap());
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), BodyError::TokenRevoked);
+    }
+
+    /// Somebody whose token lives for so long from now on, and where it is said what was taken back.
+    fn user(life: Duration) -> (UserTerm, Arc<LiveCell>) {
+        let now = clock::now();
+        let live = LiveCell::new(Live::compile(snapshot(now), None).unwrap());
+        let (ids, subject, kid) = (vec!["txn".into()], "u_1".into(), "kid".into());
+        let facts = TokenFacts { ids, subject, kid, issued_at: now, expires: now.saturating_add(life) };
+        (UserTerm::of(facts.into(), Arc::clone(&live)), live)
+    }
+
+    fn snapshot(now: UnixTime) -> Snapshot {
+        Snapshot {
+            format: countersign_wire::snapshot::FORMAT,
+            trust_domain: TrustDomain::parse("td").unwrap(),
+            epoch: "e1".into(),
+            sequence: 1,
+            issued_at: now,
+            valid_until: now.saturating_add(Duration::from_secs(60)),
+            critical: Vec::new(),
+            bundles: Vec::new(),
+            access_token: AccessTokenKeys { issuer: "i".into(), audience: "a".into(), keys: Vec::new() },
+            internal_token_keys: Vec::new(),
+            services: Vec::new(),
+            policies: Policies { generation: 1, files: Vec::new() },
+            ledger_head: None,
+            pseudonym_key: None,
+            token_authorities: Vec::new(),
+            workload_keys: Vec::new(),
+            revoked: Default::default(),
+            sts: None,
+        }
     }
 
     #[tokio::test]
     async fn a_direction_may_pause_for_as_long_as_the_other_moves() {
         let progress = Progress::begin();
-        let pace = Pace { progress: Some(progress.clone()), ends: None };
+        let pace = Pace { progress: Some(progress.clone()), ..Pace::default() };
         let silent = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, BodyError>>());
-        let mut quiet = BoundedBody::new(silent, limits(5), BodyFault::default()).paced(pace);
+        // Long, because the machine may pause too.
+        let limits = BodyLimits { idle_timeout: Duration::from_secs(1), ..limits(5) };
+        let mut quiet = BoundedBody::new(silent, limits, BodyFault::default()).paced(pace);
         let other = async {
-            for _ in 0..12 {
-                tokio::time::sleep(Duration::from_millis(15)).await;
+            for _ in 0..30 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 progress.moved();
             }
         };
@@ -374,6 +517,6 @@ mod tests {
             ended = quiet.frame() => panic!("it was ended while the other direction moved: {ended:?}"),
             () = other => {}
         }
-        assert_eq!(quiet.frame().await.unwrap().unwrap_err(), BodyError::Stalled { after_ms: 50 });
+        assert_eq!(quiet.frame().await.unwrap().unwrap_err(), BodyError::Stalled { after_ms: 1000 });
     }
 }

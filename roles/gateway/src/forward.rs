@@ -122,7 +122,8 @@ where
     for rules in rules {
         rules.response.apply(&mut head.headers);
     }
-    let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace.clone());
+    let pace = pace.of_answer(&body);
+    let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace);
     Response::from_parts(head, body.boxed_unsync())
 }
 

@@ -32,7 +32,7 @@ use countersign_policy::{Ask, Explainer, Permit, PolicySet, decide};
 use countersign_request::{CanonicalRequest, DPOP, Head};
 use countersign_sdk::accept::RequestBody;
 use countersign_sdk::authenticate::{
-    AccessCredential, Evidence, EvidenceError, access_credential, authenticate,
+    AccessCredential, Evidence, EvidenceError, UserTerm, access_credential, authenticate,
 };
 use countersign_sdk::clock;
 use countersign_sdk::inbound::{DecisionDraft, is_grpc};
@@ -106,10 +106,10 @@ impl Pipeline {
         trace.told = self.guard.told(request.headers());
         trace.is_grpc = is_grpc(request.headers());
         let (limit, pace) = (self.limits.request_timeout(), Pace::of(&request, self.limits.total_timeout()));
-        let total_ms = self.limits.total_timeout_ms.unwrap_or(u64::MAX);
+        let after_ms = self.limits.total_timeout_ms.unwrap_or(u64::MAX).min(self.limits.request_timeout_ms);
         let outcome = {
             let running = pin!(self.run(request, arrival, (context, &pace), trace));
-            let late = |_| Refusal::TimedOut { after_ms: total_ms.min(self.limits.request_timeout_ms) };
+            let late = |_| pace.late_body(limit).map_or(Refusal::TimedOut { after_ms }, Refusal::Body);
             pace.within(limit, running).await.map_err(late).flatten()
         };
         let mut trace = underway.ended();
@@ -170,6 +170,7 @@ impl Pipeline {
             return self.log_in(desk, &request, body, arrival, trace).await;
         }
         let judged = self.judge_patiently(&request, Some(&mut body), arrival, trace).await?;
+        let pace = &pace.clone().with_user(judged.session.as_deref().map(|session| self.user_term(session)));
         if let Some(newest) = newest {
             // Rare, and as large as all the rest.
             return Box::pin(self.leave(judged, (&request, newest), (arrival, context, pace), trace)).await;
@@ -310,6 +311,15 @@ impl Pipeline {
     /// The user of a session as the ledger knows users.
     pub(crate) fn pseudonym_of(&self, session: &Session) -> Option<Pseudonym> {
         session.pseudonym(self.workload.live_cell().peek().pseudonyms())
+    }
+
+    /// For how long what streams in the name of a session may go on.
+    pub(crate) fn user_term(&self, session: &Session) -> UserTerm {
+        let term = session.term(self.workload.live_cell());
+        match self.limits.streams_may_outlive_their_users_token_insecure {
+            true => term.outliving_the_token(),
+            false => term,
+        }
     }
 
     /// Is it answered here, by the login desk?

@@ -134,6 +134,9 @@ impl Refusal {
             }
             Refusal::Evidence(error) => Denial::from(error),
             Refusal::Proof(error) => of_proof(error),
+            Refusal::Body(error @ (BodyError::TokenEnded | BodyError::TokenRevoked)) => {
+                error.denial().with_challenge(Challenge::BetterBearer)
+            }
             Refusal::Upstream(error) => Denial::from(error),
             Refusal::Policy { refusal, fix, could_log_in } => {
                 let denial = Denial::of_policy(refusal, fix.clone(), false, false);
@@ -396,6 +399,8 @@ mod tests {
             (Refusal::Body(BodyError::Stalled { after_ms: 1 }), 408),
             (Refusal::Body(BodyError::TooSlow { bytes_s: 1 }), 408),
             (Refusal::Body(BodyError::OutOfTime), 408),
+            (Refusal::Body(BodyError::TokenEnded), 401),
+            (Refusal::Body(BodyError::TokenRevoked), 401),
             (Refusal::Body(BodyError::BrokenOff), 400),
             (Refusal::Upstream(call()), 504),
             (Refusal::UpstreamChallenge { target: "ads".into() }, 502),

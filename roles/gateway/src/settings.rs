@@ -296,6 +296,9 @@ pub struct Limits {
     pub request_timeout_ms: u64,
     /// From the head of a request to the last byte of its answer. Absent: as long as it moves.
     pub total_timeout_ms: Option<u64>,
+    /// A body of HTTP or a stream of gRPC may go on when the token of its user has expired; revocation ends it all the same,
+    /// and a WebSocket always ends. Absent or false: it ends with the token.
+    pub streams_may_outlive_their_users_token_insecure: bool,
     /// A connection that left HTTP by `upgrade` is closed when nothing moves on it for so long.
     pub upgrade_idle_timeout_ms: u64,
     /// From the TCP connection to the end of the TLS handshake.
@@ -329,6 +332,7 @@ impl Default for Limits {
             body_rate_grace_ms: 20_000,
             request_timeout_ms: 30_000,
             total_timeout_ms: None,
+            streams_may_outlive_their_users_token_insecure: false,
             upgrade_idle_timeout_ms: 120_000,
             handshake_timeout_ms: 5_000,
             idle_timeout_ms: 60_000,

@@ -13,10 +13,10 @@ use countersign_identity::{Caller, SpiffeId, UnixTime, User};
 use countersign_keys::hash::hex;
 use countersign_keys::{KeyPair, PublicKey, RandomError, Secret, SecureRandom, random_bytes, sha256};
 use countersign_ledger::{Pseudonym, PseudonymKey};
-use countersign_sdk::authenticate::{Evidence, EvidenceError, authenticate, authenticate_guest};
-use countersign_sdk::live::TokenKeys;
+use countersign_sdk::authenticate::{Evidence, EvidenceError, UserTerm, authenticate, authenticate_guest};
+use countersign_sdk::live::{LiveCell, TokenKeys};
 use countersign_token::txn_token::{self, TxnToken, TxnTokenError};
-use countersign_token::{AccessTokenError, DpopProof};
+use countersign_token::{AccessTokenError, DpopProof, TokenFacts};
 
 use crate::issuer::{GuestMark, Issuers};
 
@@ -47,6 +47,8 @@ pub(crate) struct Session {
     /// The user, at the edge: no workload.
     pub(crate) caller: Caller,
     user: User,
+    /// What can end the access token.
+    facts: Arc<TokenFacts>,
     sequence: u64,
     /// By which keys, if they are not of the snapshot.
     guest: Option<GuestMark>,
@@ -59,6 +61,16 @@ impl Session {
     pub(crate) fn still_lives(&self, now: UnixTime) -> Result<(), AccessTokenError> {
         let over = now.secs().saturating_sub(self.user.not_after.secs());
         u64::try_from(over).map_or(Ok(()), |by_seconds| Err(AccessTokenError::Expired { by_seconds }))
+    }
+
+    /// When the access token ends, and with it whatever streams in its name.
+    pub(crate) const fn user_until(&self) -> UnixTime {
+        self.user.not_after
+    }
+
+    /// For how long what streams in its name may go on, by the newest word of `live`.
+    pub(crate) fn term(&self, live: &Arc<LiveCell>) -> UserTerm {
+        UserTerm::of(Arc::clone(&self.facts), Arc::clone(live))
     }
 
     /// The user as the ledger knows users, by the key of the snapshot that the session counts under.
@@ -128,24 +140,31 @@ impl Tokens {
         self.looked_up(false);
         let evidence = Evidence { access_token: Some(token), proof, ..Evidence::default() };
         let guesthouse = rules.issuers.of_token(token, &rules.keys.access_issuer, now);
-        let caller = match &guesthouse {
-            Some(house) => authenticate_guest(&evidence, house.trust(), &rules.keys.revoked, now),
-            None => authenticate(&evidence, rules.keys, now).caller,
+        let judged = match &guesthouse {
+            Some(house) => {
+                let judged = authenticate_guest(&evidence, house.trust(), &rules.keys.revoked, now);
+                judged.map(|(caller, facts)| (caller, Some(facts)))
+            }
+            None => {
+                let judged = authenticate(&evidence, rules.keys, now);
+                judged.caller.map(|caller| (caller, judged.token))
+            }
         };
-        let caller = caller.inspect_err(|_| self.forget(&digest))?;
+        let (caller, facts) = judged.inspect_err(|_| self.forget(&digest))?;
+        let facts = Arc::new(facts.ok_or(EvidenceError::NotBearer)?);
         let user = caller.user().ok_or(EvidenceError::NotBearer)?.get().clone();
         let guest = guesthouse.map(|house| house.mark);
         // The same access token keeps its internal token from one snapshot to the next, while it says the same.
         let same = known.filter(|old| old.user == user && old.guest == guest);
         let internal = same.and_then(|old| lock(&old.internal).clone());
         let (sequence, internal, pseudonym) = (rules.sequence, Mutex::new(internal), OnceLock::new());
-        let session = Session { caller, user, sequence, guest, internal, pseudonym };
+        let session = Session { caller, user, facts, sequence, guest, internal, pseudonym };
         let session = Arc::new(session);
         self.keep(digest, Arc::clone(&session), now);
         Ok(session)
     }
 
-    /// The internal token of a session: the same one until it is nearly over.
+    /// The internal token of a session: the same one for its first minute, or until the session ends.
     pub(crate) fn internal(
         &self,
         session: &Session,
@@ -256,8 +275,9 @@ type Digest = [u8; 32];
 const SCOPE: &str = "edge";
 /// Independent parts of the cache, so that cores do not wait for one lock.
 const SHARDS: usize = 16;
-/// A token with less life than this is replaced, if the access token allows a longer one: a call chain needs time.
-const RENEW_BEFORE: Duration = Duration::from_secs(60);
+/// A token with less life than this is replaced, if the access token allows a longer one: a call chain needs time, and
+/// behind the edge an answer streams for no longer than its token lives.
+const RENEW_BEFORE: Duration = Duration::from_secs(240);
 
 #[cfg(test)]
 mod tests {
@@ -347,15 +367,15 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_token_that_is_nearly_over_is_replaced() {
+    fn an_internal_token_with_less_than_four_minutes_to_live_is_replaced() {
         let d = Deployment::new(100);
         let token = d.access("alice", after(600));
         let session = d.verify(&token, 1, NOW).unwrap();
         let first = d.minted(&session, NOW).unwrap();
-        assert!(d.minted(&session, after(239)).is_none());
-        let second = d.minted(&session, after(241)).unwrap();
+        assert!(d.minted(&session, after(59)).is_none());
+        let second = d.minted(&session, after(61)).unwrap();
         assert_ne!(first.txn, second.txn);
-        assert_eq!(second.expires, after(541));
+        assert_eq!(second.expires, after(361));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -13,6 +13,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, timeout_at};
+
+use crate::authenticate::{UserTerm, UserTermError};
 
 /// When something of one exchange last moved. Cheap to clone; in the extensions of every request whose body is not there
 /// yet.
@@ -23,6 +25,10 @@ pub struct Progress(Arc<Moved>);
 struct Moved {
     began: Instant,
     last_ms: AtomicU64,
+    /// Somebody asked for more of the request than was there.
+    awaits_sender: AtomicBool,
+    /// In whose name it goes on.
+    term: OnceLock<UserTerm>,
 }
 
 /// Nothing moved for as long as was allowed.
@@ -34,13 +40,38 @@ impl Progress {
     /// Of an exchange that begins now.
     #[must_use]
     pub fn begin() -> Self {
-        Self(Arc::new(Moved { began: Instant::now(), last_ms: AtomicU64::new(0) }))
+        let (began, last_ms) = (Instant::now(), AtomicU64::new(0));
+        Self(Arc::new(Moved { began, last_ms, awaits_sender: AtomicBool::new(false), term: OnceLock::new() }))
     }
 
     /// Something moved, in either direction.
     pub fn moved(&self) {
         let elapsed = u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.last_ms.fetch_max(elapsed, Ordering::Relaxed);
+    }
+
+    /// In whose name the request goes on: when that is over, no more of it is handed out.
+    pub(crate) fn is_for(&self, term: UserTerm) {
+        // Behind an outer layer it is so already, by the same evidence.
+        let _ = self.0.term.set(term);
+    }
+
+    pub(super) fn may_go_on(&self) -> Result<(), UserTermError> {
+        self.0.term.get().map_or(Ok(()), UserTerm::judge)
+    }
+
+    /// The body of the request was asked for its next piece, which was there or was not.
+    pub(super) fn asked(&self, was_there: bool) {
+        self.0.awaits_sender.store(!was_there, Ordering::Relaxed);
+        if was_there {
+            self.moved();
+        }
+    }
+
+    /// Is it the request that is waited for? Then it is its sender who was late, and not whoever is to answer.
+    #[must_use]
+    pub fn awaits_sender(&self) -> bool {
+        self.0.awaits_sender.load(Ordering::Relaxed)
     }
 
     /// When something last moved; at first, when it began.
@@ -121,7 +152,8 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_millis(60);
+    /// Long, because the machine may pause too.
+    const LIMIT: Duration = Duration::from_millis(400);
 
     #[tokio::test]
     async fn what_moves_is_waited_for_longer_than_the_limit_and_what_stops_is_not() {

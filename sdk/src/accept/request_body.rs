@@ -109,6 +109,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        if let Some(Err(ended)) = self.progress.as_ref().map(Progress::may_go_on) {
+            return Poll::Ready(Some(Err(BrokenBody { why: ended.to_string() })));
+        }
         let frame = match &mut self.source {
             Source::Nothing => Poll::Ready(None),
             Source::Whole(bytes) => {
@@ -121,8 +124,8 @@ impl Body for RequestBody {
             }
             Source::Streamed(body) => body.as_mut().poll_frame(cx),
         };
-        if let Some(progress) = self.progress.as_ref().filter(|_| frame.is_ready()) {
-            progress.moved();
+        if let Some(progress) = &self.progress {
+            progress.asked(frame.is_ready());
         }
         frame
     }

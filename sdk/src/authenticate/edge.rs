@@ -12,7 +12,7 @@ use countersign_identity::{
 use countersign_keys::JwkSet;
 use countersign_ledger::{CheckRecord, CheckResult};
 use countersign_request::{DPOP, Head};
-use countersign_token::{AccessGrant, AccessToken, DpopProof, ForeignIssuer, Revoked, Shown};
+use countersign_token::{AccessGrant, AccessToken, DpopProof, ForeignIssuer, Revoked, Shown, TokenFacts};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use super::EvidenceError;
@@ -48,6 +48,8 @@ pub enum AccessCredential<'a> {
 pub struct Authenticated {
     /// Who is calling.
     pub caller: Result<Caller, EvidenceError>,
+    /// What can end the access token, if there is one.
+    pub token: Option<TokenFacts>,
     /// What was checked, for the decision record.
     pub checks: Vec<CheckRecord>,
 }
@@ -56,17 +58,21 @@ pub struct Authenticated {
 #[must_use]
 pub fn authenticate(evidence: &Evidence<'_>, keys: &TokenKeys, now: UnixTime) -> Authenticated {
     let mut checks = evidence.connection.and_then(|c| c.peer.as_ref()).map_or_else(Vec::new, |p| p.checks());
-    let caller = judge(evidence, keys, now, &mut checks);
-    if let Err(EvidenceError::Peer(_)) = &caller
+    let judged = judge(evidence, keys, now, &mut checks);
+    if let Err(EvidenceError::Peer(_)) = &judged
         && let Some(peer) = evidence.connection.and_then(|connection| connection.peer.as_ref())
     {
         checks = peer.checks();
     }
-    Authenticated { caller, checks }
+    let (caller, token) = match judged {
+        Ok((caller, token)) => (Ok(caller), token),
+        Err(error) => (Err(error), None),
+    };
+    Authenticated { caller, token, checks }
 }
 
 /// Judges an access token of another issuer than ours, and what came beside it. Whose rules a token is judged by is
-/// the edge's part; there is nothing to fall back to.
+/// the edge's part; there is nothing to fall back to. With the caller comes what can end the token.
 ///
 /// # Errors
 /// Something that was presented does not hold, or no access token was.
@@ -75,14 +81,15 @@ pub fn authenticate_guest(
     trust: ForeignTrust<'_>,
     revoked: &Revoked,
     now: UnixTime,
-) -> Result<Caller, EvidenceError> {
+) -> Result<(Caller, TokenFacts), EvidenceError> {
     let token = evidence.access_token.ok_or(EvidenceError::NotBearer)?;
     let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
     let workload = peer.map(|peer| peer.workload(now)).transpose()?;
-    let user = access(evidence, revoked, |shown| Ok(trust.issuer.verify(token, shown, trust.keys, now)?))?;
+    let (user, facts) =
+        access(evidence, revoked, |shown| Ok(trust.issuer.verify(token, shown, trust.keys, now)?))?;
     let shown = UserShown { user: &user, proof: UserProof::ForeignToken };
     let proof = proof(workload.is_some(), Some(shown), evidence.proof.is_some());
-    Ok(Caller::new(workload, Some(user), Vec::new(), proof))
+    Ok((Caller::new(workload, Some(user), Vec::new(), proof), facts))
 }
 
 /// Another issuer, and the keys that it publishes now.
@@ -99,10 +106,10 @@ fn judge(
     keys: &TokenKeys,
     now: UnixTime,
     checks: &mut Vec<CheckRecord>,
-) -> Result<Caller, EvidenceError> {
+) -> Result<(Caller, Option<TokenFacts>), EvidenceError> {
     let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
     let workload = peer.map(|peer| peer.workload(now)).transpose()?;
-    let mut user = None;
+    let (mut user, mut facts) = (None, None);
     if let Some(token) = evidence.access_token {
         let (issuer, audience) = (&keys.access_issuer, &keys.access_audience);
         let key_of = |kid: &str| keys.access.get(kid).cloned();
@@ -110,11 +117,12 @@ fn judge(
             Ok(AccessToken::verify_shown(token, shown, issuer, audience, now, key_of)?)
         });
         checks.push(token_check(&verified));
-        user = Some(verified?);
+        let (holder, of_token) = verified?;
+        (user, facts) = (Some(holder), Some(of_token));
     }
     let shown = user.as_deref().map(|user| UserShown { user, proof: UserProof::AccessToken });
     let proof = proof(workload.is_some(), shown, evidence.proof.is_some());
-    Ok(Caller::new(workload, user, Vec::new(), proof))
+    Ok((Caller::new(workload, user, Vec::new(), proof), facts))
 }
 
 /// The user of an access token that `verify` holds good in the hands of who shows this much, and that nobody took back.
@@ -122,7 +130,7 @@ fn access(
     evidence: &Evidence<'_>,
     revoked: &Revoked,
     verify: impl FnOnce(Shown<'_>) -> Result<AccessGrant, EvidenceError>,
-) -> Result<Verified<User>, EvidenceError> {
+) -> Result<(Verified<User>, TokenFacts), EvidenceError> {
     let peer = evidence.connection.and_then(|connection| connection.peer.as_ref());
     let certificate = peer.and_then(|peer| peer.thumbprint()).map(|sha256| URL_SAFE_NO_PAD.encode(sha256));
     let certificates: Vec<String> = certificate.into_iter().collect();
@@ -135,7 +143,7 @@ fn access(
         ));
     }
     revoked.judge(&facts)?;
-    Ok(user)
+    Ok((user, facts))
 }
 
 /// A user, and by whose access token.
@@ -166,7 +174,7 @@ fn proof(has_workload: bool, user: Option<UserShown<'_>>, is_fresh: bool) -> Pro
     }
 }
 
-fn token_check(verified: &Result<Verified<User>, EvidenceError>) -> CheckRecord {
+fn token_check<T>(verified: &Result<T, EvidenceError>) -> CheckRecord {
     let (result, detail) = match verified {
         Ok(_) => (CheckResult::Pass, String::new()),
         Err(error) => (CheckResult::Fail, error.to_string()),

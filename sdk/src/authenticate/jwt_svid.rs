@@ -20,5 +20,5 @@ fn verify(token: &str, me: &SpiffeId, rules: &Rules<'_>) -> Result<Held<SpiffeId
         key = found.as_ref().map(countersign_keys::PublicKey::thumbprint);
         found
     })?;
-    Ok(Held { value: svid.subject.clone(), facts: svid.facts(&key.unwrap_or_default()) })
+    Ok(Held { value: svid.subject.clone(), facts: svid.facts(&key.unwrap_or_default()).into() })
 }

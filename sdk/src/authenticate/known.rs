@@ -14,7 +14,7 @@ pub(super) struct Known<T>(Bounded<Arc<Held<T>>>);
 /// Something verified, and what ends it.
 pub(super) struct Held<T> {
     pub(super) value: T,
-    pub(super) facts: TokenFacts,
+    pub(super) facts: Arc<TokenFacts>,
 }
 
 impl<T> Known<T> {

@@ -26,7 +26,7 @@ impl Authenticator {
             // Taken at its word here, and compared before there is a caller.
             body,
             caller: None,
-            user: user.as_ref().map(|user| user.id.as_str()),
+            user: user.as_ref().map(|user| user.value.id.as_str()),
             now: rules.now,
         };
         let holder = service::verify(credential, &facts, |id| secrets.macaroon_key(id))?;

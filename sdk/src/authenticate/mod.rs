@@ -21,6 +21,7 @@ mod known;
 mod macaroon;
 mod presented;
 mod service_token;
+mod term;
 mod user;
 mod wimse;
 mod workload;
@@ -32,7 +33,7 @@ use countersign_identity::{
 };
 use countersign_ledger::CheckRecord;
 use countersign_request::CanonicalRequest;
-use countersign_token::{Unproven, service_token::RequiredClaim};
+use countersign_token::{TokenFacts, Unproven, service_token::RequiredClaim};
 
 pub use edge::{
     AccessCredential, Authenticated, Evidence, ForeignTrust, access_credential, authenticate,
@@ -40,6 +41,9 @@ pub use edge::{
 };
 pub use error::EvidenceError;
 pub use forwarded::{authenticate_forwarded, behind_proxy};
+#[cfg(test)]
+pub(crate) use term::tests as term_tests;
+pub use term::{UserTerm, UserTermError};
 
 use self::{
     body::BodyClaim,
@@ -100,6 +104,7 @@ pub struct Claimed {
     caller: Caller,
     body: BodyClaim,
     token: Option<InternalToken>,
+    user: Option<Arc<TokenFacts>>,
     answer: Option<String>,
 }
 
@@ -169,8 +174,10 @@ impl Authenticator {
         let proof = proof(&proven, user.as_ref());
         let chain = user.as_ref().map_or_else(Vec::new, |user| user.came_through(proven.id()));
         let (mode, body, answer) = (proven.mode, proven.body, proven.answer);
+        let facts = user.as_ref().map(|user| Arc::clone(&user.facts));
         let caller = Caller::new(proven.workload, user.map(|user| user.user), chain, proof).proven_in(mode);
-        Ok(Claimed { caller, body, token: user_token.map(UserToken::into_internal), answer })
+        let token = user_token.map(UserToken::into_internal);
+        Ok(Claimed { caller, body, token, user: facts, answer })
     }
 
     /// The host that callers name in requests to us: our short name.
@@ -202,6 +209,11 @@ impl Claimed {
     /// The token of the user, to go on to the next hop.
     pub(crate) fn take_token(&mut self) -> Option<InternalToken> {
         self.token.take()
+    }
+
+    /// What can end the token of the user.
+    pub(crate) fn take_user_facts(&mut self) -> Option<Arc<TokenFacts>> {
+        self.user.take()
     }
 
     /// The caller, if the evidence does not speak of the body or says exactly this one.

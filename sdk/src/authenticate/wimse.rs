@@ -28,7 +28,7 @@ impl Authenticator {
             let wit = Wit::verify(wit, rules.now, |kid| rules.keys.wit_issuer(kid))?;
             let [signed_by, _] = wit.key_ids();
             let facts = wit_facts(&wit, signed_by, rules.now);
-            Ok(Held { value: wit, facts })
+            Ok(Held { value: wit, facts: facts.into() })
         })?;
         let wit = &held.value;
         rules.keys.judge_wit(wit, rules.now)?;

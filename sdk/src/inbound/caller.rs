@@ -5,7 +5,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 use countersign_identity::{self as identity, DecisionId};
 use countersign_policy::Permit;
 
-use crate::{outbound::InternalToken, trace::TraceContext};
+use crate::{authenticate::UserTerm, outbound::InternalToken, trace::TraceContext};
 
 /// Who is calling, and why they were let in. Derefs to the caller itself; cheap to clone.
 ///
@@ -19,6 +19,7 @@ struct Context {
     decision: DecisionId,
     route: String,
     token: Option<InternalToken>,
+    term: Option<UserTerm>,
     trace: TraceContext,
 }
 
@@ -27,11 +28,11 @@ impl Caller {
         caller: impl Into<Arc<identity::Caller>>,
         permit: Permit,
         (decision, route): (DecisionId, String),
-        token: Option<InternalToken>,
+        (token, term): (Option<InternalToken>, Option<UserTerm>),
         trace: TraceContext,
     ) -> Self {
         let caller = caller.into();
-        Self(Arc::new(Context { caller, permit, decision, route, token, trace }))
+        Self(Arc::new(Context { caller, permit, decision, route, token, term, trace }))
     }
 
     /// What was permitted, and by which rules.
@@ -56,6 +57,12 @@ impl Caller {
     #[must_use]
     pub fn trace(&self) -> &TraceContext {
         &self.0.trace
+    }
+
+    /// For how long a stream in the user's name may go on, if there is a user.
+    #[must_use]
+    pub fn user_term(&self) -> Option<&UserTerm> {
+        self.0.term.as_ref()
     }
 
     /// The internal token that was verified with this request: what may be passed on.

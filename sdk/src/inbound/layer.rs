@@ -12,6 +12,7 @@ use bytes::Bytes;
 use countersign_ledger::{CheckRecord, CheckResult, Verdict};
 use countersign_policy::{Ask, Explainer, Permit, decide};
 use countersign_request::{CanonicalRequest, strip_identity_headers};
+use countersign_token::TokenFacts;
 use countersign_wire::codes::Code;
 use http::{
     HeaderMap, Request, Response, StatusCode,
@@ -23,19 +24,19 @@ use tower_service::Service;
 use tracing::Instrument;
 
 use super::{
-    Caller, Challenge, DecisionDraft, Denial, Door, Tenure, bound_body, is_grpc,
+    Caller, Challenge, DecisionDraft, Denial, Door, Lasting, Tenure, bound_body, is_grpc,
     signed_answer::{self, Wanted},
 };
 use crate::{
     accept::{Connection, Progress},
-    authenticate::{Claimed, Rules},
+    authenticate::{Claimed, Rules, UserTerm},
     clock,
     live::{Freshness, Live},
     trace::TraceContext,
 };
 
-/// The body of an answer: the service's own, or a refusal.
-pub type GuardedBody<B> = Either<B, Full<Bytes>>;
+/// The body of an answer: the service's own, for as long as its user is proven, or a refusal.
+pub type GuardedBody<B> = Either<Lasting<B>, Full<Bytes>>;
 
 /// A service behind the door.
 #[derive(Clone, Debug)]
@@ -95,6 +96,10 @@ where
                 route = draft.record().route
             );
             let progress = request.extensions().get::<Progress>().cloned();
+            let term = entry.user_term();
+            if let (Some(progress), Some(term)) = (&progress, &term) {
+                progress.is_for(term.clone());
+            }
             let mut call = PermittedCall { door: &door, draft: Some(draft), bytes: None };
             match entry {
                 Entry::Permitted(caller) => drop(request.extensions_mut().insert(*caller)),
@@ -103,7 +108,7 @@ where
             let answering = pin!(service.call(request).instrument(span));
             let within = Progress::of(progress.as_ref(), door.limits.answer, answering);
             let Ok(answer) = within.await else {
-                let late = Denial::new(Code::UpstreamTimeout, "the handler took too long");
+                let late = late(progress.as_ref());
                 let draft = call.draft.take().unwrap_or_else(|| DecisionDraft::begin(&door.target, hop));
                 let refusal = door.refuse(draft, &late, to_grpc).await.map(Either::Right);
                 return Ok(door.signed(refusal, wanted.as_ref()).await);
@@ -111,7 +116,9 @@ where
             let mut answer = answer?;
             let word = answer.extensions_mut().remove::<Afterword>();
             // Signed before it is recorded: an answer that breaks off meanwhile has another status.
-            let answer = door.signed(answer.map(Either::Left), wanted.as_ref()).await;
+            let term = term.and_then(|term| term.of_answer(answer.body().size_hint().exact()));
+            let lasting = |body| Either::Left(Lasting::new(body, term));
+            let answer = door.signed(answer.map(lasting), wanted.as_ref()).await;
             call.bytes = answer.body().size_hint().exact();
             if let Some(word) = word {
                 call.heard(word, answer.status()).await;
@@ -187,6 +194,24 @@ enum Entry {
     Permitted(Box<Caller>),
 }
 
+impl Entry {
+    /// For how long it may stream.
+    fn user_term(&self) -> Option<UserTerm> {
+        match self {
+            Entry::Skipped => None,
+            Entry::Permitted(caller) => caller.user_term().cloned(),
+        }
+    }
+}
+
+/// No answer in time: because its request never came whole, or because of the handler.
+fn late(progress: Option<&Progress>) -> Denial {
+    match progress.is_some_and(Progress::awaits_sender) {
+        true => Denial::new(Code::RequestTimeout, "the body of the request paused for too long"),
+        false => Denial::new(Code::UpstreamTimeout, "the handler took too long"),
+    }
+}
+
 /// What is asked for, read once.
 struct Asked {
     canonical: CanonicalRequest,
@@ -215,7 +240,8 @@ impl Door {
         }
         let mut claimed = self.authenticate(&asked, connection.as_ref(), &live, draft)?;
         strip_credential(request.headers_mut());
-        let token = claimed.take_token();
+        let (token, facts) = (claimed.take_token(), claimed.take_user_facts());
+        let term = facts.map(|facts| self.user_term(facts));
         *wanted = claimed.take_answer().map(|nonce| Wanted::by(&asked.canonical, nonce));
         let (caller, request) = bound_body::confirm(claimed, request, &self.limits)
             .await
@@ -227,8 +253,17 @@ impl Door {
             let what = (asked.canonical, asked.route);
             request.extensions_mut().insert(Tenure::new(self, what, connection, &caller, draft.clone()));
         }
-        let caller = Caller::new(caller, permit, (draft.id(), route), token, trace);
+        let caller = Caller::new(caller, permit, (draft.id(), route), (token, term), trace);
         Ok((request, Entry::Permitted(Box::new(caller))))
+    }
+
+    fn user_term(&self, facts: Arc<TokenFacts>) -> UserTerm {
+        let term = UserTerm::of(facts, Arc::clone(&self.live));
+        if self.limits.streams_may_outlive_their_users_token_insecure {
+            term.outliving_the_token()
+        } else {
+            term
+        }
     }
 
     fn read<B>(

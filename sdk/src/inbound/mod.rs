@@ -10,6 +10,7 @@ mod decision;
 mod extract;
 mod grpc;
 mod handshakes;
+mod lasting;
 mod layer;
 mod quick;
 mod refusal;
@@ -30,6 +31,7 @@ pub use decision::DecisionDraft;
 pub use extract::{CallerMissing, EndUser, UserMissing};
 pub use grpc::is_grpc;
 pub use handshakes::HandshakeRecorder;
+pub use lasting::Lasting;
 pub use layer::{Afterword, Guarded, GuardedBody};
 pub use quick::{CallerMark, DoorRecorder, Entered, QuickDoor, Recalled};
 pub use refusal::{Challenge, Denial, new_decision_id};
@@ -76,11 +78,19 @@ pub struct DoorLimits {
     pub bound_body_bytes_max: usize,
     /// From the request's head, or from the last piece of its body, to the answer's head.
     pub answer: Duration,
+    /// What streams in a user's name, in either direction, may go on when the user's token has expired; that it was
+    /// revoked ends it all the same. Otherwise it ends with the token.
+    pub streams_may_outlive_their_users_token_insecure: bool,
 }
 
 impl Default for DoorLimits {
     fn default() -> Self {
-        Self { body_bytes_max: 2 << 20, bound_body_bytes_max: 256 << 10, answer: Duration::from_secs(30) }
+        Self {
+            body_bytes_max: 2 << 20,
+            bound_body_bytes_max: 256 << 10,
+            answer: Duration::from_secs(30),
+            streams_may_outlive_their_users_token_insecure: false,
+        }
     }
 }
 

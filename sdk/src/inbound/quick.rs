@@ -113,7 +113,7 @@ impl QuickDoor {
             path: head.path(),
         };
         let permit = self.decisions.borrow_mut().decide(live.policy().ok()?, &ask).ok()?;
-        let caller = Caller::new(Arc::clone(&standing), permit, (call.0, route), None, call.1.into());
+        let caller = Caller::new(Arc::clone(&standing), permit, (call.0, route), (None, None), call.1.into());
         Some(Entered { caller, standing, mark, at: now })
     }
 

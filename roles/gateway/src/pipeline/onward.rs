@@ -80,6 +80,10 @@ impl Pipeline {
     {
         let Answerer { target, route, with_user, pace } = *from;
         if forward::is_internal_challenge(&answer) {
+            // It may have seen first that what both of us look at is over.
+            if let Some(error) = pace.over() {
+                return Err(Refusal::Body(error));
+            }
             // The service wants a user and none came: the client can help that. Anything else it cannot.
             let could_help = !with_user && route.user != UserNeed::None;
             let target = target.to_string();

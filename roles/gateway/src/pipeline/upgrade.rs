@@ -64,7 +64,7 @@ impl Pipeline {
             arrival: arrival.clone(),
             target: target.as_str().to_owned(),
             proof: self.proof_of(route, request, arrival)?,
-            user_until: session.and_then(|session| session.caller.user()).map(|user| user.not_after),
+            user_until: session.map(Session::user_until),
             filters: self.filters.panel(route.filters.as_deref()),
             trace: trace.clone(),
         };

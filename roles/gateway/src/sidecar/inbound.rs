@@ -54,6 +54,8 @@ impl Inbound {
         let limits = DoorLimits {
             body_bytes_max: settings.body_bytes_max,
             answer: settings.request_timeout(),
+            streams_may_outlive_their_users_token_insecure: settings
+                .streams_may_outlive_their_users_token_insecure,
             ..DoorLimits::default()
         };
         let mut layer = workload.require().routes_of_policies().limits(limits);
@@ -61,6 +63,8 @@ impl Inbound {
             layer = layer.routes(settings.routes.iter().map(String::as_str))?;
         }
         let limits = AnswerLimits {
+            ends: None,
+            user: None,
             head_within: settings.request_timeout(),
             http1: settings.answer_head.http1(),
             bytes_max: u64::MAX,
@@ -82,13 +86,12 @@ impl Answers for Inbound {
 
     fn quick(&self) -> Option<Rc<dyn Quick>> {
         let Inner { app, contexts, filters, total, .. } = &*self.to_app.0;
-        // Filters are asked, HTTP/2 is spoken, and the end of a whole exchange is watched by the full carrier alone.
+        // Filters are asked, and HTTP/2 is spoken, by the full carrier alone.
         let quick = || {
             let contexts = ContextKey::clone(contexts);
-            InboundQuick::new(self.guarded.quick(), app.clone(), contexts, self.limits)
+            InboundQuick::new(self.guarded.quick(), app.clone(), contexts, (self.limits.clone(), *total))
         };
-        let is_enough = filters.is_empty() && !app.speaks_http2() && total.is_none();
-        is_enough.then(|| Rc::new(quick()) as Rc<dyn Quick>)
+        (filters.is_empty() && !app.speaks_http2()).then(|| Rc::new(quick()) as Rc<dyn Quick>)
     }
 
     fn refuse(&self, error: &RequestHeadError, connection: &Connection) -> Answering {
@@ -159,8 +162,11 @@ impl Inner {
             return refused(&denial, new_decision_id(), false);
         };
         let to_grpc = is_grpc(request.headers());
+        let pace = Pace::of(&request, self.total).with_user(caller.user_term().cloned());
         let mut checks = Vec::new();
-        let (mut answer, denial) = match self.pass_on(request, &caller, &mut checks).await {
+        let passing = pace.in_all(self.pass_on(request, &caller, &pace, &mut checks)).await;
+        let passed = passing.unwrap_or_else(|_| Err(pace.late(Duration::MAX).into()));
+        let (mut answer, denial) = match passed {
             Ok(answer) => (answer, None),
             Err(NotPassed::Filtered(error)) => {
                 let denial = Denial::new(error.code(), error.to_string());
@@ -183,9 +189,9 @@ impl Inner {
         &self,
         request: Request<RequestBody>,
         caller: &Caller,
+        pace: &Pace,
         checks: &mut Vec<CheckRecord>,
     ) -> Result<Response<EdgeBody>, NotPassed> {
-        let pace = Pace::of(&request, self.total);
         let (head, mut body) = request.into_parts();
         let canonical = CanonicalRequest::parse(&head.method, &head.uri, &head.headers, head.version)
             .map_err(|error| Denial::from(&error))?;
@@ -215,7 +221,7 @@ impl Inner {
         let workload = caller.workload().map(|workload| workload.id.clone());
         let sending = self.app.send(outbound, workload.as_ref(), connection, leaving.is_some());
         let answer = sending.await.map_err(|error| match fault.seen() {
-            Some(fault) => Denial::new(fault.code(), fault.to_string()),
+            Some(fault) => fault.denial(),
             None => Denial::new(Code::UpstreamUnreachable, with_causes(&error)),
         })?;
         let answer = match leaving {
@@ -234,6 +240,7 @@ impl Inner {
         strip_identity_headers(&mut head.headers);
         head.extensions.clear();
         let limits = BodyLimits { bytes_max: u64::MAX, slowest: None, ..self.body };
+        let pace = pace.of_answer(&body);
         let body = BoundedBody::new(body, limits, BodyFault::default()).paced(pace);
         Ok(Response::from_parts(head, body.boxed_unsync()))
     }

@@ -124,8 +124,9 @@ impl Inner {
         }
         let fault = BodyFault::default();
         let outbound = self.outbound(&request, body, (&fault, &pace))?;
-        let answer = client.send(outbound).await.map_err(|error| match fault.seen() {
-            Some(fault) => Denial::new(Code::BodyMalformed, fault.to_string()),
+        let answer = pace.in_all(client.send(outbound)).await.map_err(|_| pace.late(Duration::MAX))?;
+        let answer = answer.map_err(|error| match fault.seen() {
+            Some(fault) => fault.denial(),
             None => Denial::from(&error),
         })?;
         Ok(self.answer(answer, pace))

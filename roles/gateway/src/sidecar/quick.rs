@@ -28,14 +28,21 @@ pub(super) struct InboundQuick {
     contexts: ContextKey,
     routes: RandomState,
     limits: AnswerLimits,
+    /// Of the whole exchange.
+    total: Option<Duration>,
     /// What was found where the service should listen, and when that was.
     looked: Cell<Option<(Instant, Option<SocketId>)>>,
 }
 
 impl InboundQuick {
-    pub(super) fn new(door: QuickDoor, app: App, contexts: ContextKey, limits: AnswerLimits) -> Self {
+    pub(super) fn new(
+        door: QuickDoor,
+        app: App,
+        contexts: ContextKey,
+        (limits, total): (AnswerLimits, Option<Duration>),
+    ) -> Self {
         let (app, routes) = (Arc::new(app), RandomState::new());
-        Self { door, app, contexts, routes, limits, looked: Cell::new(None) }
+        Self { door, app, contexts, routes, limits, total, looked: Cell::new(None) }
     }
 
     /// The service's socket, if it is there and the service's alone: a connection that is kept must not outlive that. `None`
@@ -122,7 +129,8 @@ impl Quick for InboundQuick {
             way: Way::App { app: Arc::clone(&self.app), socket, caller: entered.mark },
             unrecorded: Unrecorded::new(standing, call),
             permit: Permitted::ByDoor(entered.caller),
-            limits: self.limits,
+            // With the caller's certificate its connection ends, and there is nobody else whom it is for.
+            limits: self.limits.clone().within(began, self.total),
         })
     }
 }

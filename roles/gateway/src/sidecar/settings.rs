@@ -79,6 +79,10 @@ pub struct Settings {
     /// From a request's head to the last byte of its answer. Absent: as long as it moves.
     #[serde(default)]
     pub total_timeout_ms: Option<u64>,
+    /// A body of HTTP or a stream of gRPC may go on when the token of its user has expired; revocation ends it all the same,
+    /// and a WebSocket always ends. Absent or false: it ends with the token.
+    #[serde(default)]
+    pub streams_may_outlive_their_users_token_insecure: bool,
     /// What requests may leave HTTP for, to the service and from it: `websocket`. None named: whoever asks is refused.
     #[serde(default)]
     pub upgrade: Vec<Upgrade>,

@@ -1,7 +1,10 @@
 //! DPoP at the edge (RFC 9449): a token that is bound to a key counts in the hands of whoever holds that key.
-use crate::rig::client::{Answer, bearer, get, request};
+use std::time::Duration;
+
+use crate::rig::backend::{Backend, Reply};
+use crate::rig::client::{Answer, bearer, get, head_and_body, request};
 use crate::rig::echo::{self, Seen};
-use crate::rig::{Rig, Running};
+use crate::rig::{Rig, Running, eventually};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_keys::hash::hex;
 use countersign_keys::{KeyPair, SystemRandom, random_bytes};
@@ -9,7 +12,10 @@ use countersign_ledger::{Stage, Verdict};
 use countersign_sdk::clock;
 use countersign_token::Confirmation;
 use countersign_token::dpop::{self, DpopTarget, DpopUri};
+use countersign_wire::snapshot::RevokedUser;
 use http::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 const ROUTES: &str = r#"
 [[route]]
@@ -238,4 +244,64 @@ async fn rejects_a_token_that_is_bound_to_a_certificate_which_the_edge_never_see
     let answer = get(edge.plain, "/ads", &[("Authorization", &bearer(&token))]).await;
     assert_eq!(answer.problem(401), "authentication_failed");
     assert_eq!(seen.count(), 0);
+}
+
+#[tokio::test]
+async fn a_websocket_of_a_bound_token_takes_a_proof_of_its_key_and_is_not_asked_for_another() {
+    let rig = Rig::new();
+    rig.policy("gateway", EDGE_RULES);
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let backend = Backend::new(move |_, _| Reply::Raw(switched.to_owned())).await;
+    let toml = format!(
+        "[[route]]\npath = \"/ads\"\nto = \"b\"\nupgrade = [\"websocket\"]\n[[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n",
+        backend.address
+    );
+    let edge = rig.gateway(&toml).await;
+    let alice = Client::new(&rig);
+    let nonce = alice.nonce(&edge).await;
+    let shake = async |proof: Option<&str>| {
+        let token = format!("DPoP {}", alice.token);
+        let mut headers = vec![
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("Authorization", token.as_str()),
+        ];
+        headers.extend(proof.map(|proof| ("DPoP", proof)));
+        let mut stream = TcpStream::connect(edge.plain).await.unwrap();
+        let request = head_and_body("GET", "/ads", "flea.test", &headers, "");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.unwrap();
+        (String::from_utf8_lossy(&head).into_owned(), stream)
+    };
+    let stolen = Client { key: KeyPair::generate(&SystemRandom::new()).unwrap(), token: alice.token.clone() };
+    for proof in [None, Some(stolen.proof(&Method::GET, "/ads", Some(&nonce)))] {
+        assert_eq!(shake(proof.as_deref()).await.0, "HTTP/1.1 401");
+    }
+    let proof = alice.proof(&Method::GET, "/ads", Some(&nonce));
+    let (head, mut stream) = shake(Some(&proof)).await;
+    assert_eq!(head, "HTTP/1.1 101");
+    assert_eq!(shake(Some(&proof)).await.0, "HTTP/1.1 401", "the proof counted once");
+    // Under another snapshot all is judged again, and the key was proven.
+    rig.policy("else", EDGE_RULES);
+    eventually(|| edge.workload.live().snapshot().sequence == rig.world.sequence()).await;
+    let read = tokio::time::timeout(Duration::from_millis(1500), read_past_head(&mut stream)).await;
+    assert!(read.is_err(), "it was ended: {read:?}");
+    // The key goes on to count for no longer than the token does.
+    let revoked = RevokedUser {
+        id: "u_alice".into(),
+        issued_before: clock::now().saturating_add(Duration::from_secs(1)),
+        until: clock::now().saturating_add(Duration::from_secs(3600)),
+    };
+    rig.world.change(|snapshot| snapshot.revoked.users.push(revoked));
+    let read = tokio::time::timeout(Duration::from_secs(20), read_past_head(&mut stream)).await;
+    assert!(read.is_ok(), "it did not end");
+}
+
+/// Reads until the other end is gone.
+async fn read_past_head(stream: &mut TcpStream) -> usize {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap_or(0)
 }

@@ -7,6 +7,8 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "figures for people")]
 
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,12 +20,12 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener};
 
 use crate::rig::Rig;
 use crate::rig::backend::{Backend, Reply};
-use crate::rig::client::{read_answer, request};
+use crate::rig::client::{drip, read_answer, request};
 use crate::rig::pair::{EVERYBODY, Pair};
 
 const MIB: u64 = 1 << 20;
@@ -166,7 +168,7 @@ async fn edge(more: &str) -> (Rig, crate::rig::Running) {
 /// DEADLINE_EXCEEDED, as a refusal in gRPC's form says it.
 const TOO_LATE: u16 = 4;
 
-/// As [`drip`], over HTTP/2.
+/// As [`drips`], over HTTP/2.
 async fn drip_http2(address: std::net::SocketAddr, bytes: usize, pause: Duration, media_type: &str) -> u16 {
     let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let (mut sender, connection) =
@@ -183,45 +185,27 @@ async fn drip_http2(address: std::net::SocketAddr, bytes: usize, pause: Duration
 }
 
 /// A body of `bytes`, one of them every few milliseconds; the status of the answer, in gRPC's form if it has that.
-async fn drip(address: std::net::SocketAddr, bytes: usize, pause: Duration, media_type: &str) -> u16 {
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (reading, mut writing) = stream.into_split();
-    let head = format!(
-        "POST /ads HTTP/1.1\r\nHost: flea.test\r\nContent-Type: {media_type}\r\nContent-Length: {bytes}\r\n\r\n"
-    );
-    writing.write_all(head.as_bytes()).await.unwrap();
-    let dripping = tokio::spawn(async move {
-        for _ in 0..bytes {
-            tokio::time::sleep(pause).await;
-            if writing.write_all(b".").await.is_err() {
-                return;
-            }
-        }
-        // Open until the answer is there.
-        std::future::pending::<()>().await;
-    });
-    let mut both = tokio::io::join(reading, tokio::io::sink());
-    let answer = read_answer(&mut both).await;
-    dripping.abort();
+async fn drips(address: SocketAddr, bytes: usize, pause: Duration, media_type: &str) -> u16 {
+    let head = format!("POST /ads HTTP/1.1\r\nHost: flea.test\r\nContent-Type: {media_type}\r\n");
+    let answer = drip(TcpStream::connect(address).await.unwrap(), &head, bytes, pause).await;
     answer.header("grpc-status").map_or(answer.status, |status| status.parse().unwrap())
 }
 
 #[tokio::test]
 async fn a_body_that_moves_may_take_longer_than_the_wait_for_an_answer() {
     let (_rig, edge) = edge("request_timeout_ms = 600\n").await;
-    assert_eq!(drip(edge.plain, 20, Duration::from_millis(80), "text/plain").await, 200);
+    assert_eq!(drips(edge.plain, 20, Duration::from_millis(80), "text/plain").await, 200);
 }
 
 #[tokio::test]
 async fn a_client_that_never_pauses_and_drips_is_refused_unless_it_speaks_grpc() {
     let (rig, edge) = edge(SLOW).await;
-    assert_eq!(drip(edge.plain, 100, PAUSE, "text/plain").await, 408);
+    assert_eq!(drips(edge.plain, 100, PAUSE, "text/plain").await, 408);
     assert_eq!(drip_http2(edge.plain, 100, PAUSE, "text/plain").await, 408);
     assert_eq!(drip_http2(edge.plain, 30, PAUSE, "application/grpc").await, 200);
     assert_eq!(request(edge.plain, "POST", "/ads", &[], "all at once").await.status, 200);
     // What says that it is gRPC, and is not: the client, or the target, speaks HTTP/1.1.
-    assert_eq!(drip(edge.plain, 100, PAUSE, "application/grpc").await, TOO_LATE);
+    assert_eq!(drips(edge.plain, 100, PAUSE, "application/grpc").await, TOO_LATE);
     let backend = Backend::named("b").await;
     let toml = format!(
         "[[route]]\npath = \"/ads\"\nto = \"b\"\nuser = \"none\"\n\
@@ -252,48 +236,89 @@ async fn a_caller_that_drips_and_says_that_it_speaks_grpc_does_not_bind_a_servic
     assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("4")), "{answer:?}");
 }
 
-#[tokio::test]
-async fn an_exchange_has_no_more_than_its_total_time() {
-    let (_rig, edge) = edge("total_timeout_ms = 700\n").await;
-    assert_eq!(drip(edge.plain, 100, Duration::from_millis(50), "text/plain").await, 504);
-    assert_eq!(drip(edge.plain, 3, Duration::from_millis(20), "text/plain").await, 200);
+/// More than a busy machine needs for an exchange in which nobody waits.
+const TOTAL: &str = "total_timeout_ms = 3000\n";
+/// The two carriers: a body that is not there whole is the full one's.
+const ASKED: [&str; 2] = ["GET /ads HTTP/1.1\r\n", "POST /ads HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"];
+
+/// Sends a request without a body, and reads what comes until the end of the connection.
+async fn asks(mut stream: impl AsyncRead + AsyncWrite + Unpin, asked: &str, host: &str) -> String {
+    let end = if asked.starts_with("POST") { "0\r\n\r\n" } else { "" };
+    let request = format!("{asked}Host: {host}\r\nConnection: close\r\n\r\n{end}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut heard)).await;
+    assert!(ended.is_ok(), "it did not end");
+    String::from_utf8_lossy(&heard).into_owned()
 }
 
-const ENDLESS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
-
 #[tokio::test]
-async fn an_answer_that_the_quick_carrier_could_bring_has_no_more_than_its_total_time() {
+async fn an_exchange_at_the_edge_has_no_more_than_its_total_time() {
+    let (_rig, slow) = edge(TOTAL).await;
+    let (late, in_time) = tokio::join!(
+        drips(slow.plain, 1000, Duration::from_millis(50), "text/plain"),
+        drips(slow.plain, 3, Duration::from_millis(20), "text/plain")
+    );
+    assert_eq!((late, in_time), (408, 200));
     let rig = Rig::new();
     rig.policy("gateway", EVERYBODY);
-    let backend = Backend::new(|_, _| Reply::Drip(ENDLESS.to_owned())).await;
+    let backend = Backend::new(|_, request| match request.contains("/out") {
+        true => Reply::Drip("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n".into()),
+        false => Reply::Silence,
+    })
+    .await;
     let toml = format!(
-        "[[route]]\npath = \"/ads\"\nto = \"b\"\nuser = \"none\"\n\
-         [[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n[limits]\ntotal_timeout_ms = 700\n",
+        "[[route]]\npath = \"/*\"\nto = \"b\"\nuser = \"none\"\n[limits]\n{TOTAL}[[upstream]]\nname = \"b\"\nendpoints = [\"{}\"]\n",
         backend.address
     );
     let edge = rig.gateway(&toml).await;
-    let answer = request(edge.plain, "GET", "/ads", &[], "").await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.body.len() < 1_000_000, "it was broken off");
-    // The same behind a sidecar.
-    let (pair, listener) = Pair::new("total_timeout_ms = 700\n", "").await;
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        let mut sent = stream.write_all(ENDLESS.as_bytes()).await;
-        while sent.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            sent = stream.write_all(b".").await;
-        }
-    });
-    let mut call = pair.call().await;
-    call.write_all(b"GET /ads HTTP/1.1\r\nHost: users\r\n\r\n").await.unwrap();
-    let answer = read_answer(&mut call).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.body.len() < 1_000_000, "it was broken off");
+    futures::future::join_all(ASKED.map(async |asked| {
+        let connect = || async { TcpStream::connect(edge.plain).await.unwrap() };
+        let out = asked.replace("/ads", "/out");
+        let silent = asks(connect().await, asked, "flea.test");
+        let (silent, endless) = tokio::join!(silent, asks(connect().await, &out, "flea.test"));
+        assert!(silent.starts_with("HTTP/1.1 504 "), "{silent}");
+        assert!(endless.starts_with("HTTP/1.1 200 ") && endless.ends_with('.'), "{endless}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn an_exchange_at_a_sidecar_has_no_more_than_its_total_time_and_says_the_same() {
+    for (callee, caller) in [(TOTAL, ""), ("", TOTAL)] {
+        let (pair, listener) = Pair::new(callee, caller).await;
+        serve_slowly(listener);
+        let head = "POST /in HTTP/1.1\r\nHost: users\r\n";
+        let pause = Duration::from_millis(50);
+        let (late, in_time) = tokio::join!(
+            drip(pair.call().await, head, 1000, pause),
+            drip(pair.call().await, head, 3, pause / 3)
+        );
+        assert_eq!((late.status, in_time.status), (408, 200), "{callee}{caller}");
+        futures::future::join_all(ASKED.map(async |asked| {
+            let out = asked.replace("/ads", "/out");
+            let silent = asks(pair.call().await, asked, "users");
+            let (silent, endless) = tokio::join!(silent, asks(pair.call().await, &out, "users"));
+            assert!(silent.starts_with("HTTP/1.1 504 "), "{callee}{caller}: {silent}");
+            assert!(endless.starts_with("HTTP/1.1 200 ") && !endless.ends_with("0\r\n\r\n"), "{endless}");
+        }))
+        .await;
+    }
+}
+
+/// `/in` takes a body, `/out` answers without an end, and all else has no answer.
+fn serve_slowly(listener: UnixListener) {
+    let endless = || {
+        StreamBody::new(futures::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Some((Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"."))), ()))
+        }))
+    };
+    let router = axum::Router::new()
+        .route("/in", axum::routing::post(async |body: Bytes| body.len().to_string()))
+        .route("/out", axum::routing::any(async move || axum::body::Body::new(BoxBody::new(endless()))))
+        .fallback(std::future::pending::<&str>);
+    tokio::spawn(axum::serve(listener, router).into_future());
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod sidecar;
 mod sidecar_http1;
 mod smuggling;
 mod stale;
+mod streams;
 mod structured_fields;
 mod tokens;
 mod upstream_modes;

@@ -16,7 +16,7 @@ use countersign_sdk::workload::Workload;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -91,9 +91,9 @@ fn serve_app(socket: &Path, outbound: &Path, seen: Seen) {
                 let (seen, outbound) = (seen.clone(), outbound.clone());
                 async move { Ok::<_, std::convert::Infallible>(answer(request, number, &seen, &outbound).await) }
             });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-            );
+            // In the version that the sidecar speaks.
+            let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            tokio::spawn(async move { http.serve_connection(TokioIo::new(stream), service).await });
         }
     });
 }
@@ -147,19 +147,21 @@ async fn body(answer: Response<countersign_sdk::outbound::Answer>) -> Value {
 
 #[tokio::test]
 async fn two_callers_through_one_sidecar_never_share_a_connection_to_the_service() {
-    let behind = Behind::new().await;
-    let (ads, chat) =
-        (behind.caller("ads").await.client("users"), behind.caller("chat").await.client("users"));
-    let mut used = [Vec::new(), Vec::new()];
-    for _ in 0..4 {
-        for (caller, used) in [&ads, &chat].into_iter().zip(&mut used) {
-            let saw = body(caller.get("/users/7").send().await.unwrap()).await;
-            used.push(saw["connection"].as_u64().unwrap());
+    for more in ["", "app_http2 = true\n"] {
+        let behind = Behind::with(EVERYBODY, more).await;
+        let (ads, chat) =
+            (behind.caller("ads").await.client("users"), behind.caller("chat").await.client("users"));
+        let mut used = [Vec::new(), Vec::new()];
+        for _ in 0..4 {
+            for (caller, used) in [&ads, &chat].into_iter().zip(&mut used) {
+                let saw = body(caller.get("/users/7").send().await.unwrap()).await;
+                used.push(saw["connection"].as_u64().unwrap());
+            }
         }
+        assert!(used[0].iter().all(|number| !used[1].contains(number)), "{more}{used:?}");
+        // Each keeps its own: that they differ is not because none is kept.
+        assert!(used.iter().all(|used| used.iter().all(|number| *number == used[0])), "{more}{used:?}");
     }
-    assert!(used[0].iter().all(|number| !used[1].contains(number)), "{used:?}");
-    // Each keeps its own: that they differ is not because none is kept.
-    assert!(used.iter().all(|used| used.iter().all(|number| *number == used[0])), "{used:?}");
 }
 
 #[tokio::test]

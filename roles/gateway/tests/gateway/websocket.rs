@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_gateway::{Gateway, Reloader};
-use countersign_identity::SpiffeId;
+use countersign_identity::{Mode, ServiceName, SpiffeId};
 use countersign_ledger::{CheckResult, Decision, Verdict};
 use countersign_sdk::clock;
 use countersign_wire::snapshot::{RevokedUser, Snapshot};
@@ -332,6 +332,34 @@ async fn through_a_pair_of_sidecars_it_ends_when_the_certificate_of_the_caller_i
     ends(&mut stream).await;
     let end = end_of(&pair.rig, "users").await;
     assert_eq!((end.verdict, end.code.as_deref()), (Verdict::Deny, Some("CS2006")), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_caller_whose_proof_counts_once_cannot_leave_http_at_a_sidecar() {
+    let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+    serve_echo(listener);
+    for (mode, status) in [(Mode::Mtls, 101), (Mode::MtlsJwt, 400), (Mode::Jwt, 400)] {
+        pair.rig.world.change(|snapshot| {
+            let users =
+                snapshot.services.iter_mut().find(|service| service.name.as_str() == "users").unwrap();
+            users.accepts = vec![mode];
+            let mut ads = users.clone();
+            (ads.name, ads.address, ads.sends) = (ServiceName::parse("ads").unwrap(), String::new(), mode);
+            ads.spiffe_id = SpiffeId::service(&pair.rig.td, "ads").unwrap();
+            snapshot.services.retain(|service| service.name != ads.name);
+            snapshot.services.push(ads);
+        });
+        let sequence = pair.rig.world.sequence();
+        for workload in [&pair.users, &pair.ads] {
+            crate::rig::eventually(|| workload.live().snapshot().sequence == sequence).await;
+        }
+        let head = shake(&mut pair.call().await, "users", &[]).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{mode}: {head}");
+        let decided = pair.rig.decision(|decision| {
+            decision.mode == mode.as_str() && decision.target.ends_with("users") && decision.status == status
+        });
+        decided.await;
+    }
 }
 
 #[tokio::test]

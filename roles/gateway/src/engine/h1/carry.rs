@@ -247,6 +247,8 @@ impl Client {
         sent: &mut u64,
     ) -> Result<bool, End> {
         let mut decoder = BodyDecoder::of_response(head.body, limits.http1);
+        let stated = if let BodyLength::Exact(bytes) = head.body { Some(bytes) } else { None };
+        let limits = limits.of_answer(stated);
         let mut left = limits.bytes_max;
         loop {
             let step = decoder.decode(&line.input).map_err(|_| End::Broken)?;
@@ -271,7 +273,7 @@ impl Client {
                 BodyEvent::More => {
                     line.input.advance(consumed);
                     self.outgoing().flush().await?;
-                    self.watched.begin(limits.pause_max);
+                    self.watched.begin(limits.pause().ok_or(End::Broken)?);
                     if self.watched.busy(line.wire.read(&mut line.input)).await?? == 0 {
                         decoder.end_of_input().map_err(|_| End::Broken)?;
                         break;

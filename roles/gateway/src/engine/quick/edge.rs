@@ -74,8 +74,6 @@ impl EdgeQuick {
             _ => 0,
         };
         plain
-            // Nobody here watches the end of a whole exchange.
-            && pipeline.limits.total_timeout().is_none()
             && pipeline.guard.is_idle()
             && length <= pipeline.limits.body_bytes_max
             && !pipeline.is_login(&head.canonical)
@@ -195,7 +193,10 @@ impl Quick for EdgeQuick {
             http1: cluster.answer_head().http1(),
             bytes_max: pipeline.limits.response_bytes_max,
             pause_max: cluster.timeouts().body_idle(),
+            ends: None,
+            user: judged.session.as_deref().map(|session| pipeline.user_term(session)),
         };
+        let limits = limits.within(began, pipeline.limits.total_timeout());
         let way = Way::Upstream { cluster: Arc::clone(cluster), lease };
         let unrecorded = Unrecorded::new(standing, call);
         Some(Errand { permit: Permitted::ByEdge(judged.permit), way, unrecorded, limits })

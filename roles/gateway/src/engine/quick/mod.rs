@@ -13,10 +13,11 @@ mod tally;
 mod throttle;
 mod way;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use countersign_http1::{Limits, RequestHead};
 use countersign_policy::Permit;
+use countersign_sdk::authenticate::UserTerm;
 use countersign_sdk::inbound::{Caller, Recalled};
 
 pub(crate) use edge::EdgeQuick;
@@ -60,7 +61,7 @@ pub(crate) struct Errand {
 }
 
 /// What an answer may take, by the settings that were in force when its request came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AnswerLimits {
     /// From the request to the head.
     pub(crate) head_within: Duration,
@@ -70,6 +71,33 @@ pub(crate) struct AnswerLimits {
     pub(crate) bytes_max: u64,
     /// Longest pause in the body.
     pub(crate) pause_max: Duration,
+    /// When all of it has to be over.
+    pub(crate) ends: Option<Instant>,
+    /// In whose name it goes on.
+    pub(crate) user: Option<UserTerm>,
+}
+
+impl AnswerLimits {
+    /// The same for an exchange that began then, and has `total` if that is limited.
+    pub(crate) fn within(self, began: Instant, total: Option<Duration>) -> Self {
+        let ends = total.and_then(|total| began.checked_add(total));
+        let head_within = total.map_or(self.head_within, |total| total.min(self.head_within));
+        Self { head_within, ends, ..self }
+    }
+
+    /// The same for an answer of so many bytes, where that is known.
+    pub(crate) fn of_answer(self, bytes: Option<u64>) -> Self {
+        Self { user: self.user.and_then(|user| user.of_answer(bytes)), ..self }
+    }
+
+    /// How long the next piece of the body may take; `None` when nothing may follow.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        self.user.as_ref().map_or(Ok(()), UserTerm::judge).ok()?;
+        let user_ends = self.user.as_ref().and_then(UserTerm::ends).map(Instant::from);
+        let Some(ends) = self.ends.into_iter().chain(user_ends).min() else { return Some(self.pause_max) };
+        let left = ends.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| left.min(self.pause_max))
+    }
 }
 
 impl Errand {

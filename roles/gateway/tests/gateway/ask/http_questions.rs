@@ -5,8 +5,8 @@ use countersign_identity::SpiffeId;
 use countersign_ledger::{Event, Stage, Verdict};
 use std::sync::Arc;
 
-use super::{ASKER, Asked, ask};
-use crate::rig::client::bearer;
+use super::{ASKER, Asked, ask, free};
+use crate::rig::client::{bearer, get};
 use crate::rig::{Rig, eventually, settings};
 
 /// What Caddy and Traefik say, about this method and path, with these headers of their client.
@@ -116,6 +116,40 @@ async fn the_address_of_the_question_says_which_headers_count() {
         let refused = status("/auth/forward", forwarded(method, "/ads/1", &[token])).await;
         assert!((400..500).contains(&refused), "{method}: {refused}");
     }
+}
+
+/// Whoever asks carries what follows by itself, and nobody here would end it.
+#[tokio::test]
+async fn nobody_leaves_http_through_another_proxy() {
+    const ROUTE: &str = "[[route]]\npath = \"/chat\"\nto = \"ads\"\nupgrade = [\"websocket\"]\n";
+    // One that shows its SVID, as the asker of this test expects it.
+    let front = free();
+    let listener = format!("[[front]]\nlisten = \"{front}\"\nproxies = [\"{ASKER}\"]\n");
+    let asked = Asked::with(&format!("{ROUTE}{listener}")).await;
+    let asker = asked.asker().await;
+    let alice = bearer(&asked.rig.access_token("alice", &["buyer"]));
+    let token = ("Authorization", alice.as_str());
+    let handshake = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        token,
+    ];
+    let question = async |more: &[(&str, &str)]| {
+        ask(&asker, asked.by_svid, "/auth/forward", &forwarded("GET", "/chat", more)).await.status
+    };
+    assert_eq!((question(&[token]).await, question(&handshake).await), (200, 400));
+    let passed_on = async |more: &[(&str, &str)]| {
+        let mut headers =
+            vec![("Host", "flea.test"), ("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-Proto", "https")];
+        headers.extend_from_slice(more);
+        ask(&asker, front, "/chat", &headers).await.status
+    };
+    // There is nobody behind.
+    assert_eq!((passed_on(&[token]).await, passed_on(&handshake).await), (502, 400));
+    // Who comes by itself gets as far as that.
+    assert_eq!(get(asked.gateway.plain, "/chat", &handshake).await.status, 502);
 }
 
 #[tokio::test]

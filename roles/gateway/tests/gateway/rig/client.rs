@@ -78,6 +78,29 @@ pub fn head_and_body(method: &str, path: &str, host: &str, headers: &[(&str, &st
     text
 }
 
+/// The answer to a request with a body of `bytes`, which come one by one with a pause before each. `head` lacks its end.
+pub async fn drip<IO>(stream: IO, head: &str, bytes: usize, pause: Duration) -> Answer
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (reading, mut writing) = tokio::io::split(stream);
+    let head = format!("{head}Content-Length: {bytes}\r\n\r\n");
+    writing.write_all(head.as_bytes()).await.unwrap();
+    let dripping = tokio::spawn(async move {
+        for _ in 0..bytes {
+            tokio::time::sleep(pause).await;
+            if writing.write_all(b".").await.is_err() {
+                return;
+            }
+        }
+        // Open until the answer is there.
+        std::future::pending::<()>().await;
+    });
+    let answer = read_answer(&mut tokio::io::join(reading, tokio::io::sink())).await;
+    dripping.abort();
+    answer
+}
+
 pub fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }

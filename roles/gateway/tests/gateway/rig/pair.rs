@@ -18,6 +18,7 @@ pub struct Pair {
     /// Where `ads` sends its calls.
     pub out: PathBuf,
     pub users: Workload,
+    pub ads: Workload,
     /// Ends the sidecar of `users`.
     pub stop: CancellationToken,
 }
@@ -45,7 +46,7 @@ impl Pair {
         eventually(|| ads.live().service("users").is_some()).await;
         let text = format!("service = \"ads\"\nworkers = 2\noutbound = \"unix:{}\"\n{caller}", out.display());
         tokio::spawn(bind(&text, &ads).await.run(rig.shutdown.clone()));
-        (Self { rig, out, users, stop }, listener)
+        (Self { rig, out, users, ads, stop }, listener)
     }
 
     /// As `ads` connects to its sidecar.

@@ -149,12 +149,12 @@ impl Cluster {
         UpstreamError::Broken { upstream: self.name.clone(), endpoint, why: why.to_owned() }
     }
 
-    /// The refusal of an endpoint whose answer is not HTTP/1.1.
+    /// The refusal of an endpoint whose answer is not HTTP of the version that it is spoken to in.
     pub(crate) fn unreadable(&self, lease: &Lease, why: &str) -> UpstreamError {
         UpstreamError::NotHttp {
             upstream: self.name.clone(),
             endpoint: lease.endpoint().place().to_string(),
-            protocol: "HTTP/1.1",
+            protocol: self.dialer.protocol(),
             why: why.to_owned(),
         }
     }

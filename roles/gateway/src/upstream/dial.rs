@@ -122,6 +122,11 @@ impl Dialer {
         self.http2
     }
 
+    /// What it speaks, for people.
+    pub(crate) const fn protocol(&self) -> &'static str {
+        if self.http2 { "HTTP/2" } else { "HTTP/1.1" }
+    }
+
     /// Connects and judges the other end, within `connect_ms`.
     ///
     /// # Errors

@@ -271,12 +271,23 @@ impl Cluster {
                     answer = line.send.try_send_request(request) => answer,
                     () = stalled => return Err(self.answer_timed_out(lease)),
                 };
-                answer.map(|answer| (answer, None)).map_err(|error| {
+                let answer = answer.map_err(|error| {
                     endpoint.pool().forget_http2();
                     self.failed(lease, error, &progress, false)
-                })
+                })?;
+                match self.too_many_headers(&answer, lease) {
+                    None => Ok((answer, None)),
+                    Some(error) => Err(Failed { error, unsent: None, answer_began: true }),
+                }
             }
         }
+    }
+
+    /// HTTP/2 counts the bytes of a head, and not its lines.
+    fn too_many_headers(&self, answer: &Response<Incoming>, lease: &Lease) -> Option<UpstreamError> {
+        let (headers, most) = (answer.headers().len(), self.answer_head.headers_max());
+        let why = || format!("the head of its answer has {headers} headers, at most {most} are read");
+        (headers > most).then(|| self.unreadable(lease, &why()))
     }
 
     fn failed(
@@ -317,7 +328,7 @@ impl Cluster {
         UpstreamError::NotHttp {
             upstream: self.name.clone(),
             endpoint: endpoint.place().to_string(),
-            protocol: if self.dialer.speaks_http2() { "HTTP/2" } else { "HTTP/1.1" },
+            protocol: self.dialer.protocol(),
             why: chain(error),
         }
     }

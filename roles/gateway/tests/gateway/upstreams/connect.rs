@@ -260,6 +260,34 @@ async fn http2_is_spoken_with_prior_knowledge_and_what_does_not_speak_it_is_told
     assert_eq!(seen.count(), 1);
 }
 
+#[tokio::test]
+async fn the_head_of_an_answer_has_its_limits_over_http2_too() {
+    // Of an answer: `/long` has a long header, `/many` many of them.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let many = |count: usize| -> http::HeaderMap {
+        (0..count).map(|n| (format!("x-{n}").parse().unwrap(), "1".parse().unwrap())).collect()
+    };
+    let router = axum::Router::new()
+        .route("/long", axum::routing::get(async || ([("x-long", "x".repeat(20_000))], "long")))
+        .route("/many", axum::routing::get(async move || (many(70), "many")))
+        .route("/a", axum::routing::get(async || "short"));
+    tokio::spawn(axum::serve(listener, router).into_future());
+    let asked = async |limits: &str, path: &str| {
+        let rig = Rig::new();
+        let edge = gateway(&rig, &format!("http2 = true\nendpoints = [\"{address}\"]\n{limits}")).await;
+        let first = get(edge.plain, path, &[]).await;
+        // Whatever became of it, the next answer comes.
+        assert_eq!(get(edge.plain, "/a", &[]).await.body, "short");
+        first
+    };
+    for (path, limit) in [("/long", "bytes_max = 8192"), ("/many", "headers_max = 64")] {
+        assert_eq!(asked("", path).await.status, 200, "{path}");
+        let answer = asked(&format!("answer_head = {{ {limit} }}"), path).await;
+        assert_eq!(answer.problem(502), "bad_gateway", "{path}");
+    }
+}
+
 pub(crate) async fn refused(toml: &str) -> UpstreamSettingsError {
     let rig = Rig::new();
     let (_, seen) = ((), Seen::default());

@@ -8,9 +8,10 @@ use countersign_wire::api::check::{CheckLevel, CheckLine, CheckReport};
 use countersign_wire::api::edges::Edge;
 use countersign_wire::api::services::Service;
 use countersign_wire::api::status::Status;
+use countersign_wire::codes::Code;
 
 use crate::cli::{At, terminators};
-use crate::config::Config;
+use crate::config::{Config, Layers, Origin};
 use crate::error::CliError;
 use crate::output::{self, Format};
 use crate::up::probe;
@@ -145,8 +146,13 @@ pub async fn check(at: &At) -> Result<(), CliError> {
 /// Checks that need no authority: the file of settings, who may read what, and which processes answer.
 async fn local_checks(state_dir: &Path) -> Vec<CheckLine> {
     let mut found = vec![files_check(state_dir)];
-    let config = match Config::read(&state_dir.join("countersign.toml")) {
-        Ok(config) => config,
+    let layers = Layers::read(&state_dir.join("countersign.toml"));
+    let read = layers.and_then(|layers| Ok((layers.parse::<Config>()?, layers)));
+    let config = match read {
+        Ok((config, layers)) => {
+            found.extend(insecure_settings(&layers));
+            config
+        }
         Err(e) => {
             found.push(line("config.reads", CheckLevel::Fail, &e.to_string(), Some("correct the file")));
             return found;
@@ -184,6 +190,20 @@ async fn local_checks(state_dir: &Path) -> Vec<CheckLine> {
         });
     }
     found
+}
+
+/// A setting that takes back what is promised otherwise says so in its name or in its value.
+fn insecure_settings(layers: &Layers) -> Vec<CheckLine> {
+    let is_on = |path: &str, value: &str| {
+        path.contains("insecure") && value != "false" || value.contains("_insecure")
+    };
+    let values = layers.values().into_iter().filter(|(path, value, _)| is_on(path, value));
+    let tell = |(path, value, origin): (String, String, Option<&Origin>)| {
+        let at = origin.map_or_else(String::new, |origin| format!(", {origin}"));
+        let fix = Code::InsecureSetting.entry().fix;
+        line("settings.insecure", CheckLevel::Warn, &format!("{path} = {value}{at}"), Some(fix))
+    };
+    values.map(tell).collect()
 }
 
 /// No file of the state directory may be readable by group or others.
@@ -248,6 +268,27 @@ mod tests {
         let found = files_check(dir.path());
         assert_eq!(found.result, CheckLevel::Fail);
         assert!(found.detail.contains("secret.key"));
+    }
+
+    #[test]
+    fn every_insecure_setting_that_is_on_is_shown_with_its_place_and_none_that_is_off() {
+        let text = "[gateway.limits]\nstreams_may_outlive_their_users_token_insecure = true\n\
+                    [gateway.revocation]\nwhen_stale = \"accept_insecure\"\n\
+                    [[gateway.issuer]]\ninsecure_http_issuer_on_loopback = false\n\
+                    [[gateway.filter]]\nfail_open_insecure_when_the_filter_is_down = true\n\
+                    [sidecar]\napp_on_loopback_port_insecure = \"127.0.0.1:1\"\n";
+        let found = insecure_settings(&Layers::of_text(text, "a.toml").unwrap());
+        let told: Vec<_> = found.iter().map(|line| line.detail.as_str()).collect();
+        assert_eq!(told.len(), 4, "{told:?}");
+        for on in [
+            "gateway.filter[0].fail_open_insecure_when_the_filter_is_down = true, a.toml:8",
+            "gateway.limits.streams_may_outlive_their_users_token_insecure = true, a.toml:2",
+            "gateway.revocation.when_stale = \"accept_insecure\", a.toml:4",
+            "sidecar.app_on_loopback_port_insecure = \"127.0.0.1:1\", a.toml:10",
+        ] {
+            assert!(told.iter().any(|said| said.starts_with(on)), "{on} is not in {told:?}");
+        }
+        assert!(found.iter().all(|line| line.result == CheckLevel::Warn && line.fix.is_some()));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::telemetry::{Access, OtlpTable};
 
 mod layers;
 
-pub use layers::Layers;
+pub use layers::{Layers, Origin};
 
 /// A deployment's configuration. A role whose table is missing does not run from this file.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

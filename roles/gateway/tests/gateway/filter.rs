@@ -101,7 +101,7 @@ pub(crate) fn yes() -> CheckResponse {
     verdict(0, HttpResponse::OkResponse(OkHttpResponse::default()))
 }
 
-fn sets(names: &'static [(&'static str, &'static str)]) -> impl Fn() -> CheckResponse {
+pub(crate) fn sets(names: &'static [(&'static str, &'static str)]) -> impl Fn() -> CheckResponse {
     move || {
         let headers = names.iter().map(|(name, value)| option(name, value, 0)).collect();
         verdict(0, HttpResponse::OkResponse(OkHttpResponse { headers, headers_to_remove: Vec::new() }))

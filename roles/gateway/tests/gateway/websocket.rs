@@ -2,7 +2,8 @@
 //! would be refused.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign_gateway::{Gateway, Reloader};
@@ -13,7 +14,7 @@ use countersign_wire::snapshot::{RevokedUser, Snapshot};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener};
 
-use crate::filter::{Filter, yes};
+use crate::filter::{Filter, sets, yes};
 use crate::rig::backend::{Backend, Reply};
 use crate::rig::client::{Answer, bearer, get, read_answer, request};
 use crate::rig::pair::{EVERYBODY, Pair};
@@ -33,13 +34,16 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\
 const HELLO: &[u8] = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// Accepts every handshake and sends back what comes, byte for byte.
-fn serve_echo(listener: UnixListener) {
+/// Accepts every handshake and sends back what comes, byte for byte; the heads that came.
+fn serve_echo(listener: UnixListener) -> Arc<Mutex<Vec<String>>> {
+    let heads = Arc::<Mutex<Vec<String>>>::default();
+    let came = Arc::clone(&heads);
     tokio::spawn(async move {
         loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
+            let ((mut stream, _), came) = (listener.accept().await.unwrap(), Arc::clone(&came));
             tokio::spawn(async move {
                 let head = head(&mut stream).await;
+                came.lock().unwrap().push(head.clone());
                 assert!(head.to_lowercase().contains("\r\nupgrade: websocket\r\n"), "{head}");
                 stream.write_all(SWITCHED.as_bytes()).await.unwrap();
                 let (mut reading, mut writing) = stream.split();
@@ -47,6 +51,7 @@ fn serve_echo(listener: UnixListener) {
             });
         }
     });
+    heads
 }
 
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
@@ -274,6 +279,39 @@ async fn a_filter_is_told_of_a_handshake_and_it_ends_when_others_are_to_be_asked
     ends(&mut stream).await;
     let end = end_of(&pair.rig, "gateway").await;
     assert_eq!((end.verdict, end.code.as_deref()), (Verdict::Deny, Some("CS4007")), "{end:?}");
+}
+
+#[tokio::test]
+async fn what_a_filter_sets_holds_where_a_websocket_is_accepted_at_the_edge_and_at_a_sidecar() {
+    const MAY: &str = "headers = [\"x-opa\"]\ntimeout_ms = 20000\n";
+    for at_edge in [true, false] {
+        let socket_of = |socket: PathBuf| {
+            format!("[[filter]]\nname = \"opa\"\naddress = \"unix:{}\"\n{MAY}", socket.display())
+        };
+        let filter = Filter::new(sets(&[("x-opa", "judged"), ("x-other", "1"), ("upgrade", "h2c")]));
+        // Where the filter of a sidecar listens has to be known before the sidecar is.
+        let elsewhere = Rig::new();
+        let told = socket_of(filter.on_socket(&elsewhere, 0o600).await);
+        let (of_edge, of_sidecar) = if at_edge { (told.as_str(), "") } else { ("", told.as_str()) };
+        let (pair, listener) = Pair::new(&format!("{WEBSOCKET}{of_sidecar}"), "").await;
+        let heads = serve_echo(listener);
+        let edge = pair.rig.gateway(&format!("{ROUTE}{of_edge}")).await;
+        let mut stream = connect(edge.plain, &[("X-Opa", "mine")]).await;
+        echoes(&mut stream).await;
+        let head = heads.lock().unwrap().remove(0).to_lowercase();
+        assert!(head.contains("\r\nx-opa: judged\r\n"), "at the edge {at_edge}: {head}");
+        assert!(!head.contains("mine") && !head.contains("x-other") && !head.contains("h2c"), "{head}");
+        let whose = if at_edge { "gateway" } else { "users" };
+        let asked = filter.asked().remove(0).attributes.unwrap().context_extensions;
+        let record =
+            pair.rig.decision(|decision| decision.id.to_string() == asked["countersign.decision"]).await;
+        let said = record.checks.iter().find(|check| check.name == "filter").unwrap();
+        assert!(record.target.ends_with(whose) && record.status == 101, "{record:?}");
+        assert_eq!(
+            (said.result, said.detail.as_str()),
+            (CheckResult::Pass, "opa lets it go on, 1 headers changed")
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,18 @@
 //! Filters that are shown bodies.
 
+use std::future::IntoFuture as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::{Edge, Filter, yes};
+use super::{EVERYBODY, Edge, Filter, yes};
+use crate::rig::Rig;
 use crate::rig::client::{bearer, raw, read_answer, request};
 
 #[tokio::test]
@@ -72,4 +79,43 @@ async fn no_more_bodies_are_held_for_a_filter_than_questions_may_be_open() {
     half.write_all(b"5678").await.unwrap();
     assert_eq!(read_answer(&mut half).await.status, 200);
     assert_eq!(post().await, 200);
+}
+
+/// Sends a body with a trailer over HTTP/2; what the service behind says of both.
+async fn send_with_trailer(address: SocketAddr) -> Bytes {
+    let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "5".parse().unwrap())]);
+    let body = Full::<Bytes>::from("whole").with_trailers(std::future::ready(Some(Ok(trailers))));
+    let request = Request::post("http://flea.test/in").body(body).unwrap();
+    sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn a_body_that_was_held_for_a_filter_goes_on_with_its_trailers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tell = async |body: axum::body::Body| {
+        let body = body.collect().await.unwrap();
+        let sum = body.trailers().and_then(|trailers| trailers.get("x-sum").cloned());
+        format!("{:?} and {sum:?}", body.to_bytes())
+    };
+    let router = axum::Router::new().route("/in", axum::routing::post(tell));
+    tokio::spawn(axum::serve(listener, router).into_future());
+    for (settings, shown) in [("body_bytes_max = 64\n", "whole"), ("", "")] {
+        let (rig, filter) = (Rig::new(), Filter::new(yes));
+        rig.policy("gateway", EVERYBODY);
+        let toml = format!(
+            "[[route]]\npath = \"/in\"\nto = \"b\"\nuser = \"none\"\n\
+             [[upstream]]\nname = \"b\"\nhttp2 = true\nendpoints = [\"{address}\"]\n\
+             [[filter]]\nname = \"opa\"\naddress = \"unix:{}\"\n{settings}",
+            filter.on_socket(&rig, 0o600).await.display()
+        );
+        let edge = rig.gateway(&toml).await;
+        assert_eq!(send_with_trailer(edge.plain).await, "b\"whole\" and Some(\"5\")", "{settings}");
+        let asked = filter.asked().remove(0).attributes.unwrap().request.unwrap().http.unwrap();
+        assert_eq!(asked.body, shown);
+    }
 }

@@ -150,6 +150,13 @@ impl DecisionDraft {
         self.record.latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     }
 
+    /// It began earlier than it is told.
+    #[must_use]
+    pub const fn began_at(mut self, then: Instant) -> Self {
+        self.started = then;
+        self
+    }
+
     /// What was decided, for another request about which nothing else was said, of the same user or another one.
     #[must_use]
     pub fn repeated(
@@ -177,13 +184,6 @@ impl DecisionDraft {
         }
     }
 
-    /// What was decided, as a record with an id of its own.
-    pub(super) fn anew(&self) -> Self {
-        let mut same = self.clone();
-        same.record.id = new_decision_id();
-        same
-    }
-
     /// Is it about somebody who proved nothing: no workload, no user?
     pub(super) const fn is_of_a_stranger(&self) -> bool {
         self.record.source.is_none() && !self.has_user
@@ -192,6 +192,13 @@ impl DecisionDraft {
     /// Where it came from; a Unix socket has no address.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.connection.and_then(|(_, address)| address).map(|address| address.ip())
+    }
+
+    /// What was decided, as a record with an id of its own.
+    pub(super) fn anew(&self) -> Self {
+        let mut same = self.clone();
+        same.record.id = new_decision_id();
+        same
     }
 
     /// It ended without an answer: the caller hung up, or the handler failed. The status stays 0.

@@ -16,12 +16,12 @@ use countersign_request::{
     WORKLOAD_PROOF_TOKEN,
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version,
     header::{AUTHORIZATION, HOST},
 };
 
 use super::{
-    Caller, DecisionDraft, Door, Guarded, UNMATCHED,
+    Caller, DecisionDraft, Denial, Door, Guarded, UNMATCHED,
     layer::{measure, measure_many},
 };
 use crate::{
@@ -182,6 +182,18 @@ impl DoorRecorder {
     /// Metrics of many calls that were let in, each with its seconds and how many took so long.
     pub fn measure(&self, draft: &DecisionDraft, status: u16, samples: impl Iterator<Item = (f64, usize)>) {
         measure_many(draft, status, samples);
+    }
+
+    /// Records a call that was let in and went no further, as the layer does: on disk before the caller hears of it.
+    /// `bytes`: of the answer.
+    pub async fn refused(
+        &self,
+        draft: DecisionDraft,
+        denial: &Denial,
+        status: StatusCode,
+        bytes: Option<u64>,
+    ) {
+        self.0.record_refusal(draft, denial, status, bytes).await;
     }
 
     /// Records a call that was let in, with the next batch.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use countersign_gateway::sidecar::{Settings, Sidecar};
 use countersign_identity::SpiffeId;
+use countersign_ledger::{CheckResult, Verdict};
 use countersign_sdk::tls::{Connector, Expected, HTTP_1_1};
 use countersign_sdk::workload::Workload;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -118,6 +119,37 @@ async fn a_connection_that_is_kept_is_used_only_while_its_socket_is_there_and_th
     serve_app(&new, "new");
     std::fs::rename(&new, &behind.app).unwrap();
     comes_to_answer(&mut stream, "new ").await;
+}
+
+#[tokio::test]
+async fn a_call_that_the_service_did_not_answer_is_recorded_as_refused_with_its_check_and_its_code() {
+    let behind = Behind::new().await;
+    let (_ads, mut stream) = caller(&behind.rig, "ads", behind.address).await;
+    assert_eq!(ask(&mut stream, &[]).await.status, 200);
+    // It hangs up on whoever asks, so the carrier has nobody to fall back on.
+    let mute = behind.rig.dir.path().join("mute.sock");
+    let listener = UnixListener::bind(&mute).unwrap();
+    std::fs::set_permissions(&mute, std::fs::Permissions::from_mode(0o600)).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+        }
+    });
+    std::fs::rename(&mute, &behind.app).unwrap();
+    let refused = loop {
+        let answer = ask(&mut stream, &[]).await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    let problem: serde_json::Value = serde_json::from_str(&refused.body).unwrap();
+    let id = problem["decision"].as_str().unwrap().to_owned();
+    let record = behind.rig.decision(|decision| decision.id.to_string() == id).await;
+    assert_eq!((record.verdict, record.status), (Verdict::Deny, refused.status), "{record:?}");
+    assert!(record.code.as_deref().is_some_and(|code| code.starts_with("CS5")), "{record:?}");
+    assert!(record.source.as_deref().is_some_and(|source| source.ends_with("/svc/ads")), "{record:?}");
+    let last = record.checks.last().unwrap();
+    assert_eq!((last.name.as_str(), last.result), ("upstream", CheckResult::Fail), "{record:?}");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use countersign_sdk::spool::{CallRing, CallRow, EdgeFacts, EdgeIndex, RingError}
 use countersign_sdk::tls::ConnectionId;
 use countersign_sdk::trace::{self, Exchange, Hop};
 use http::{Method, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
 use super::tally::Tally;
@@ -137,17 +138,19 @@ impl Said {
                 let (trace, pipeline, arrival) = (call.of(trace), Arc::clone(pipeline), arrival.clone());
                 Box::pin(async move { pipeline.refused(trace, &Refusal::Cluster(error), &arrival).await })
             }
-            Said::Door(..) => {
+            Said::Door(draft, recorder) => {
                 let denial = Denial::new(error.code(), error.to_string());
-                let took = call.began.elapsed();
-                self.record(call, denial.status(), took);
-                if let Some(exchange) = self.exchange(call, denial.status(), took) {
-                    exchange.ended(None);
-                }
-                tracing::warn!(decision = %call.decision, code = %denial.code, why = denial.reason, "the service behind was not reached");
-                let answer = denial.response(call.decision);
-                let answer = answer.map(|body| body.map_err(|never| match never {}).boxed_unsync());
-                Box::pin(std::future::ready(answer))
+                let Call { decision, hop, user, connection, peer, began } = *call;
+                let mut draft = draft.repeated(decision, hop, user, connection, peer).began_at(began);
+                draft.failed(UPSTREAM, &denial.reason);
+                tracing::warn!(%decision, code = %denial.code, why = denial.reason, "the service behind was not reached");
+                let recorder = recorder.clone();
+                Box::pin(async move {
+                    let answer = denial.response(decision);
+                    let bytes = answer.body().size_hint().exact();
+                    recorder.refused(draft, &denial, answer.status(), bytes).await;
+                    answer.map(|body| body.map_err(|never| match never {}).boxed_unsync())
+                })
             }
         }
     }
@@ -177,7 +180,9 @@ impl Said {
 impl Call {
     /// All that is known of this call, which an edge judged.
     pub(crate) fn of(&self, trace: &Trace) -> Trace {
-        trace.repeated(self.decision, self.hop, self.user, self.connection, self.peer)
+        let mut trace = trace.repeated(self.decision, self.hop, self.user, self.connection, self.peer);
+        trace.draft = trace.draft.began_at(self.began);
+        trace
     }
 }
 
@@ -328,3 +333,5 @@ pub(crate) fn number_of(method: &Method) -> u8 {
 }
 
 const STANDINGS_MAX: usize = 4096;
+/// The check of whether the service behind answers, as the full carrier of a sidecar calls it.
+const UPSTREAM: &str = "upstream";

@@ -101,6 +101,12 @@ impl Arrival {
         Arrival { connection, scheme, client: None, is_http_1, through: None }
     }
 
+    /// Was it brought by somebody who proved itself, or is listed? The word of others on what we keep does not count.
+    pub(crate) fn is_known(&self) -> bool {
+        let is_proven = self.connection.as_ref().is_some_and(|connection| connection.peer.is_some());
+        is_proven || self.client.is_some() || self.through.is_some()
+    }
+
     /// Whose request it is. Should nobody say, all such requests share one quota.
     pub(crate) fn address(&self) -> IpAddr {
         let peer = || self.connection.as_ref().and_then(Connection::address).map(|address| address.ip());

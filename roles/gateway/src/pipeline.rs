@@ -93,14 +93,17 @@ impl Pipeline {
         request: Request<RequestBody>,
         arrival: &Arrival,
     ) -> Response<EdgeBody> {
-        let context = TraceContext::of_request(request.headers());
+        let arrival = &*self.guard.arrival(arrival, request.headers());
+        let mut context = TraceContext::of_request(request.headers());
+        if !arrival.is_known() {
+            context = context.decided_here();
+        }
         let proves_a_key = request.headers().contains_key(DPOP);
         let mut draft = DecisionDraft::begin(GATEWAY, context.hop());
         draft.asks_for(request.method(), "");
         if let Some(connection) = &arrival.connection {
             draft.came_over(connection);
         }
-        let arrival = &*self.guard.arrival(arrival, request.headers());
         let mut underway = Underway::new(&self.recorder, Trace::new(draft, arrival.address()));
         let trace = &mut underway.trace;
         trace.told = self.guard.told(request.headers());

@@ -113,6 +113,22 @@ impl Hop {
         Self::begun(random_bytes(&SystemRandom::new()).unwrap_or([1; 24]))
     }
 
+    /// The same hop of the same trace, where the word of whoever sent the request does not count: whether it is recorded is
+    /// decided here, as of a trace that begins here. `draw` as in [`Hop::of_head`].
+    #[must_use]
+    pub fn decided_here(self, draw: &impl Fn() -> Option<[u8; 24]>) -> Self {
+        let Some(parent) = self.parent else { return self };
+        let Some(bits) = draw() else { return Self { span: parent, is_sampled: false, ..self } };
+        // A ratio looks at the lower half of the id, which the sender chose: by other bits nobody can ask to be recorded.
+        let mut lot = self.trace.to_bytes();
+        for (byte, drawn) in lot.iter_mut().zip(bits).skip(8) {
+            *byte = drawn;
+        }
+        let is_sampled = samples(TraceId::from_bytes(lot));
+        let span = if is_sampled && records_spans() { own_span(bits) } else { parent };
+        Self { span, is_sampled, ..self }
+    }
+
     /// Which trace.
     #[must_use]
     pub const fn trace(&self) -> TraceId {
@@ -185,6 +201,12 @@ impl TraceContext {
         let mut relayed = Self::of_request(headers);
         relayed.hop.span = relayed.hop.parent.unwrap_or(relayed.hop.span);
         relayed
+    }
+
+    /// See [`Hop::decided_here`].
+    #[must_use]
+    pub fn decided_here(self) -> Self {
+        Self { hop: self.hop.decided_here(&|| random_bytes(&SystemRandom::new()).ok()), ..self }
     }
 
     /// The hop.

@@ -163,7 +163,10 @@ impl Quick for EdgeQuick {
             .judge(&head.canonical, arrival, &mut Unheard, |rules, ask| decisions.decide(rules, ask))
             .ok()?;
         let decision = DecisionId::from_random(entropy.draw()?);
-        let hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
+        let mut hop = Hop::of_head(&head.canonical, &|| entropy.draw())?;
+        if !arrival.is_known() {
+            hop = hop.decided_here(&|| entropy.draw());
+        }
         let user = judged.session.as_deref().and_then(|session| pipeline.pseudonym_of(session));
         let key = StandingKey {
             route: std::ptr::from_ref(judged.route).addr(),

@@ -1,9 +1,9 @@
 //! W3C Trace Context at the edge, by either carrier.
 
-use super::{endpoints, gateway};
+use super::{ALL, EVERYTHING, endpoints, gateway};
 use crate::rig::backend::Backend;
 use crate::rig::client::raw;
-use crate::rig::observer::listen;
+use crate::rig::observer::{UNSAMPLED, listen};
 use crate::rig::{Rig, Running};
 
 const SPAN: &str = "00f067aa0ba902b7";
@@ -21,32 +21,55 @@ async fn told(edge: &Running, backend: &Backend, (head, body): (&str, &str), lin
     seen.split("\r\n").filter(|line| line.starts_with("trace")).map(str::to_owned).collect()
 }
 
-#[tokio::test]
-async fn a_trace_goes_on_with_its_flag_its_state_and_a_span_of_ours_by_either_carrier() {
+/// What goes on of a trace that came with these flags, and what is heard of it.
+async fn goes_on(
+    edge: &Running,
+    backend: &Backend,
+    carrier: (&str, &str),
+    (trace, flags): (&str, &str),
+    goes_on_with: &str,
+) {
     let heard = listen();
+    let parent = format!("TraceParent: 00-{trace}-{SPAN}-{flags}");
+    let told = told(edge, backend, carrier, &[&parent, "tracestate: a=1,b@c=2"]).await;
+    let [parent] = &told.iter().filter(|line| line.starts_with("traceparent")).collect::<Vec<_>>()[..] else {
+        panic!("one traceparent goes on: {told:?}");
+    };
+    assert!(told.contains(&"tracestate: a=1,b@c=2".to_owned()), "{told:?}");
+    let own = parent.strip_prefix(&format!("traceparent: 00-{trace}-")).unwrap();
+    let own = own.strip_suffix(&format!("-{goes_on_with}")).unwrap_or_else(|| panic!("{flags}: {parent}"));
+    let hop = heard.of(1, |exchange| exchange.hop.trace().to_string() == trace).await[0].hop;
+    assert_eq!(hop.is_sampled(), goes_on_with == "01");
+    assert_eq!(hop.parent().unwrap().to_string(), SPAN);
+    assert_eq!(hop.span().to_string(), own);
+    // A span is recorded of what is sampled; what is not keeps the parent that it had.
+    assert_eq!(own == SPAN, goes_on_with == "00");
+}
+
+#[tokio::test]
+async fn a_trace_goes_on_with_its_state_and_a_span_of_ours_and_no_stranger_decides_whether_it_is_kept() {
+    listen();
     let (rig, backend) = (Rig::new(), Backend::named("here").await);
     let edge = gateway(&rig, &endpoints(&[&backend])).await;
-    for (carrier, trace) in CARRIERS.iter().zip(["a1", "a2"]) {
-        let trace = trace.repeat(16);
-        for flags in ["01", "00"] {
-            let parent = format!("TraceParent: 00-{trace}-{SPAN}-{flags}");
-            let told = told(&edge, &backend, *carrier, &[&parent, "tracestate: a=1,b@c=2"]).await;
-            let [parent] =
-                &told.iter().filter(|line| line.starts_with("traceparent")).collect::<Vec<_>>()[..]
-            else {
-                panic!("one traceparent goes on: {told:?}");
-            };
-            assert!(told.contains(&"tracestate: a=1,b@c=2".to_owned()), "{told:?}");
-            let own = parent.strip_prefix(&format!("traceparent: 00-{trace}-")).unwrap();
-            let own = own.strip_suffix(&format!("-{flags}")).unwrap();
-            let exchange =
-                heard.of(1, |e| e.hop.trace().to_string() == trace && e.hop.is_sampled() == (flags == "01"));
-            let hop = exchange.await[0].hop;
-            assert_eq!(hop.parent().unwrap().to_string(), SPAN);
-            assert_eq!(hop.span().to_string(), own);
-            // A span is recorded of what is sampled; what is not keeps the parent that it had.
-            assert_eq!(own == SPAN, flags == "00");
+    let traces = [("a1", "01", "01"), ("a2", "00", "01"), ("b1", "01", "00"), ("b2", "00", "00")];
+    for (carrier, number) in CARRIERS.iter().zip(["3", "4"]) {
+        for (name, flags, goes_on_with) in traces {
+            let begins = if goes_on_with == "01" { "a5" } else { UNSAMPLED };
+            let trace = format!("{begins}{}", format!("{name}{number}").repeat(10));
+            goes_on(&edge, &backend, *carrier, (&trace, flags), goes_on_with).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn the_flag_of_a_trace_counts_from_a_listed_proxy() {
+    listen();
+    let (rig, backend) = (Rig::new(), Backend::named("here").await);
+    rig.policy("gateway", ALL);
+    let upstream = format!("[[upstream]]\nname = \"backend\"\n{}\n", endpoints(&[&backend]));
+    let edge = rig.gateway(&format!("behind.from = [\"127.0.0.1\"]\n{EVERYTHING}{upstream}")).await;
+    for (trace, flags) in [(format!("{UNSAMPLED}{}", "d1".repeat(15)), "01"), ("d2".repeat(16), "00")] {
+        goes_on(&edge, &backend, (PLAIN, ""), (&trace, flags), flags).await;
     }
 }
 

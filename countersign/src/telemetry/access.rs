@@ -4,11 +4,13 @@
 //! lines are lost and counted, and no request waits.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Duration;
 
 use countersign_sdk::trace::Exchange;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use super::rfc3339;
 
@@ -39,7 +41,32 @@ impl Access {
 /// The near end of the queue.
 pub(super) struct AccessLog {
     pub(super) which: Access,
-    queue: SyncSender<Exchange>,
+    queue: SyncSender<Entry>,
+}
+
+/// What is in the queue.
+#[expect(clippy::large_enum_variant, reason = "all but the last are lines")]
+enum Entry {
+    Line(Exchange),
+    /// Everything before it is to be written: then whoever waits is told.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Writes what waits in the queue.
+#[derive(Debug)]
+pub(super) struct Flusher(SyncSender<Entry>);
+
+impl Flusher {
+    /// Returns when every line that was put before is written, or nobody writes any more.
+    pub(super) async fn flush(self) {
+        let (done, written) = oneshot::channel();
+        let mut entry = Entry::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.0.try_send(entry) {
+            entry = back;
+            tokio::time::sleep(ROOM_WAIT).await;
+        }
+        let _ = written.await;
+    }
 }
 
 impl AccessLog {
@@ -55,22 +82,29 @@ impl AccessLog {
         Ok(Some(Self { which, queue }))
     }
 
+    pub(super) fn flusher(&self) -> Flusher {
+        Flusher(self.queue.clone())
+    }
+
     pub(super) fn put(&self, exchange: Exchange) {
-        if self.queue.try_send(exchange).is_err() {
+        if self.queue.try_send(Entry::Line(exchange)).is_err() {
             metrics::counter!(super::LINES_DROPPED).increment(1);
         }
     }
 }
 
 /// Until nobody can send any more, or nobody reads.
-fn write_all(lines: &Receiver<Exchange>, out: impl Write) {
+fn write_all(lines: &Receiver<Entry>, out: impl Write) {
     let mut out = io::BufWriter::new(out);
-    while let Ok(mut exchange) = lines.recv() {
+    let mut waiting = Vec::new();
+    while let Ok(mut entry) = lines.recv() {
         loop {
-            if write_one(&exchange, &mut out).is_err() {
-                return;
+            match entry {
+                Entry::Line(exchange) if write_one(&exchange, &mut out).is_err() => return,
+                Entry::Line(_) => {}
+                Entry::Flush(done) => waiting.push(done),
             }
-            exchange = match lines.try_recv() {
+            entry = match lines.try_recv() {
                 Ok(next) => next,
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             };
@@ -78,6 +112,8 @@ fn write_all(lines: &Receiver<Exchange>, out: impl Write) {
         if out.flush().is_err() {
             return;
         }
+        // Whoever waited for it may have gone.
+        waiting.drain(..).for_each(|done: oneshot::Sender<()>| done.send(()).unwrap_or_default());
     }
 }
 
@@ -136,6 +172,8 @@ impl<'a> Line<'a> {
 
 /// Lines that wait to be written.
 const QUEUE_LINES: usize = 8192;
+/// How soon an end looks again whether there is room in the queue.
+const ROOM_WAIT: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -146,10 +184,9 @@ mod tests {
     fn a_line_says_all_that_is_known_in_one_object() {
         let (queue, lines) = sync_channel(2);
         let mut written = Vec::new();
-        queue.send(exchange()).unwrap();
-        queue
-            .send(Exchange { caller: None, code: Some("CS2107".to_owned()), status: 403, ..exchange() })
-            .unwrap();
+        queue.send(Entry::Line(exchange())).unwrap();
+        let refused = Exchange { caller: None, code: Some("CS2107".to_owned()), status: 403, ..exchange() };
+        queue.send(Entry::Line(refused)).unwrap();
         drop(queue);
         write_all(&lines, &mut written);
         let text = String::from_utf8(written).unwrap();
@@ -171,6 +208,40 @@ mod tests {
             assert_eq!(Access::Errors.wants(status), errors, "{status}");
             assert!(Access::All.wants(status) && !Access::Off.wants(status));
         }
+    }
+
+    /// A terminal that is slow to begin with.
+    #[derive(Clone, Default)]
+    struct Slow(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(50));
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_waits_until_every_line_is_written() {
+        let (queue, lines) = sync_channel(2);
+        let log = AccessLog { which: Access::All, queue };
+        log.put(exchange());
+        log.put(exchange());
+        let (out, flusher) = (Slow::default(), log.flusher());
+        let written = out.clone();
+        std::thread::spawn(move || write_all(&lines, out));
+        flusher.flush().await;
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        // Where nobody writes any more, nobody is waited for.
+        let (queue, gone) = sync_channel(1);
+        drop(gone);
+        Flusher(queue).flush().await;
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use access::Access;
 pub use histograms::Meters;
 pub use spans::OtlpTable;
 
-use self::access::AccessLog;
+use self::access::{AccessLog, Flusher};
 use self::histograms::Metering;
 use self::spans::Spans;
 use crate::config::Config;
@@ -53,6 +53,7 @@ pub fn metrics() -> Result<Meters, CliError> {
 pub struct Observing {
     closing: CancellationToken,
     sending: Option<JoinHandle<()>>,
+    writing: Option<Flusher>,
 }
 
 /// Writes access lines and sends spans, as `[log]` and `[otlp]` say. Where they say neither, nothing is made for it on
@@ -63,7 +64,8 @@ pub fn requests(config: &Config) -> Result<Observing, CliError> {
     let access = config.log.as_ref().map(|log| log.access).unwrap_or_default();
     let log = AccessLog::start(access)
         .map_err(|e| CliError::failed("the access log cannot be written", e, "raise the limit on threads"))?;
-    let mut observing = Observing::default();
+    let writing = log.as_ref().map(AccessLog::flusher);
+    let mut observing = Observing { writing, ..Observing::default() };
     let spans = config.otlp.clone().map(|table| {
         let (spans, task) = Spans::start(table, observing.closing.clone());
         observing.sending = Some(task);
@@ -78,11 +80,21 @@ pub fn requests(config: &Config) -> Result<Observing, CliError> {
 }
 
 impl Observing {
-    /// Sends what waits, for a moment.
+    /// Sends and writes what waits, for a moment.
     pub async fn close(self) {
         self.closing.cancel();
-        if let Some(sending) = self.sending {
-            let _ = tokio::time::timeout(CLOSE_WITHIN, sending).await;
+        let sending = async {
+            if let Some(sending) = self.sending {
+                let _ = sending.await;
+            }
+        };
+        let writing = async {
+            if let Some(writing) = self.writing {
+                writing.flush().await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_WITHIN, async { tokio::join!(sending, writing) }).await.is_err() {
+            tracing::warn!("spans or access lines were not taken in time: the last of them are lost");
         }
     }
 }
@@ -133,7 +145,7 @@ fn rfc3339(at: UnixTime) -> String {
 
 const LINES_DROPPED: &str = "countersign_access_lines_dropped_total";
 const SPANS_DROPPED: &str = "countersign_spans_dropped_total";
-/// How long an end waits for a collector.
+/// How long an end waits for a collector and for who reads the lines.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

@@ -68,15 +68,8 @@ fn print(e: &Explanation) {
     };
     let user = e.user.as_deref().map_or(String::new(), |u| format!("   as {u}"));
     let status = e.status.map_or(String::new(), |s| format!("   {s} to the caller"));
-    output::line(format!(
-        "{verdict}  {source} → {}  {call}   {}{user}{status}",
-        e.target,
-        output::moment(e.at)
-    ));
-    output::line(format!(
-        "  decision {}   decided by {}   stage {}   mode {}",
-        e.decision, e.writer, e.stage, e.mode
-    ));
+    say(format!("{verdict}  {source} → {}  {call}   {}{user}{status}", e.target, output::moment(e.at)));
+    say(format!("  decision {}   decided by {}   stage {}   mode {}", e.decision, e.writer, e.stage, e.mode));
     for (number, check) in (1..).zip(&e.checks) {
         let mark = match check.result {
             CheckOutcome::Pass => "✓",
@@ -87,17 +80,22 @@ fn print(e: &Explanation) {
             CheckOutcome::NotReached => "not reached",
             _ => check.detail.as_deref().unwrap_or(""),
         };
-        output::line(format!("  {number} {:<12} {mark} {detail}", check.name));
+        say(format!("  {number} {:<12} {mark} {detail}", check.name));
     }
     if let Some(policy) = &e.policy {
-        output::line(format!("  policy {policy}"));
+        say(format!("  policy {policy}"));
     }
     if let Some(code) = &e.code {
-        output::line(format!("  code {code}   (countersign explain {code})"));
+        say(format!("  code {code}   (countersign explain {code})"));
     }
     if let Some(fix) = &e.fix {
-        output::line(format!("  fix: {fix}"));
+        say(format!("  fix: {fix}"));
     }
+}
+
+/// Records say what their writers want.
+fn say(text: String) {
+    output::line(output::safe(text));
 }
 
 fn explain_code(at: &At, text: &str) -> Result<(), CliError> {

@@ -126,7 +126,7 @@ async fn show(at: &At, query: &str, decision: Option<&str>) -> Result<(), CliErr
         return output::json(&events, false);
     }
     for (event, entry) in entries {
-        output::line(line_of(event, &entry));
+        output::line(output::safe(line_of(event, &entry)));
     }
     Ok(())
 }

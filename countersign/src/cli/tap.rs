@@ -162,26 +162,29 @@ fn row(at: UnixTime, decision: &Decision) -> Row<'_> {
 fn say(row: &Row<'_>, format: Format) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if format == Format::Table {
-        let why = row.code.or(row.policy).unwrap_or("-");
-        writeln!(
-            out,
-            "{} {:<5} {:>3} {} → {} {} {}  {}  {:.1}ms  {why}  {}",
-            output::moment(row.at),
-            row.verdict.as_str(),
-            row.status,
-            shorten(row.source),
-            row.target,
-            row.method,
-            row.route,
-            row.mode,
-            row.latency_ms,
-            row.decision,
-        )?;
+        writeln!(out, "{}", line_of(row))?;
     } else {
         serde_json::to_writer(&mut out, row)?;
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+fn line_of(row: &Row<'_>) -> String {
+    let why = row.code.or(row.policy).unwrap_or("-");
+    output::safe(format_args!(
+        "{} {:<5} {:>3} {} → {} {} {}  {}  {:.1}ms  {why}  {}",
+        output::moment(row.at),
+        row.verdict.as_str(),
+        row.status,
+        shorten(row.source),
+        row.target,
+        row.method,
+        row.route,
+        row.mode,
+        row.latency_ms,
+        row.decision,
+    ))
 }
 
 const PAGE: u32 = 1000;

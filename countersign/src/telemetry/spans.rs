@@ -59,6 +59,9 @@ pub enum OtlpError {
         /// As it was written.
         endpoint: String,
     },
+    /// A name or a password in it, which would be in every message about it.
+    #[error("the address of the collector holds a name or a password: write http://HOST:PORT without them")]
+    Credentials,
     /// Not a share.
     #[error("{ratio} is no share: write a number from 0 to 1")]
     Ratio {
@@ -71,6 +74,9 @@ impl TryFrom<String> for Endpoint {
     type Error = OtlpError;
 
     fn try_from(text: String) -> Result<Self, OtlpError> {
+        if text.contains('@') {
+            return Err(OtlpError::Credentials);
+        }
         let whole = format!("{}/v1/traces", text.trim_end_matches('/'));
         let uri = whole.parse::<Uri>().ok().filter(|uri| {
             uri.scheme_str() == Some("http") && uri.authority().is_some() && uri.query().is_none()
@@ -407,6 +413,10 @@ mod tests {
             let endpoint = bad.to_owned();
             assert_eq!(Endpoint::try_from(endpoint.clone()), Err(OtlpError::Endpoint { endpoint }), "{bad}");
         }
+        for secret in ["http://alice:secret@collector:4318", "http://token@collector:4318"] {
+            assert_eq!(Endpoint::try_from(secret.to_owned()), Err(OtlpError::Credentials));
+        }
+        assert!(!OtlpError::Credentials.to_string().contains("secret"));
         let with_path = Endpoint::try_from("http://collector:4318/otel/".to_owned()).unwrap();
         assert_eq!(with_path.0.to_string(), "http://collector:4318/otel/v1/traces");
     }

@@ -3,11 +3,12 @@
 //! The exporter keeps every sample until it is asked, some 24 bytes for each, and takes many equal ones one by one. The
 //! proxy counts tens of thousands in a second, and hands over equal ones by their number: here that is one addition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
 };
@@ -30,7 +31,9 @@ pub struct Meters {
 #[derive(Default)]
 struct Histograms {
     help: Mutex<BTreeMap<String, String>>,
-    known: Mutex<BTreeMap<(String, String), Arc<Buckets>>>,
+    /// Read for every request, so without a lock: a new series is rare, and makes a new map.
+    known: ArcSwap<HashMap<Key, Arc<Buckets>>>,
+    registering: Mutex<()>,
 }
 
 /// How many samples were at most so large, and not as large as the bound before.
@@ -84,8 +87,7 @@ impl Recorder for Metering {
     }
 
     fn register_histogram(&self, key: &Key, _metadata: &Metadata<'_>) -> Histogram {
-        let place = (key.name().to_owned(), key.labels().map(written).collect::<Vec<_>>().join(","));
-        Histogram::from_arc(Arc::clone(lock(&self.histograms.known).entry(place).or_default()))
+        Histogram::from_arc(self.histograms.buckets(key))
     }
 }
 
@@ -104,12 +106,26 @@ impl HistogramFn for Buckets {
 }
 
 impl Histograms {
+    fn buckets(&self, key: &Key) -> Arc<Buckets> {
+        if let Some(known) = self.known.load().get(key) {
+            return Arc::clone(known);
+        }
+        let _one_at_a_time = lock(&self.registering);
+        let mut known = HashMap::clone(&self.known.load());
+        let buckets = Arc::clone(known.entry(key.clone()).or_default());
+        self.known.store(Arc::new(known));
+        buckets
+    }
+
     fn render(&self, text: &mut String) {
-        let help = lock(&self.help);
+        let (help, known) = (lock(&self.help), self.known.load());
+        let labels = |key: &Key| key.labels().map(written).collect::<Vec<_>>().join(",");
+        let known: BTreeMap<_, _> =
+            known.iter().map(|(key, buckets)| ((key.name(), labels(key)), buckets)).collect();
         let mut last = None;
-        for ((name, labels), buckets) in &*lock(&self.known) {
+        for ((name, labels), buckets) in &known {
             if last != Some(name) {
-                if let Some(help) = help.get(name) {
+                if let Some(help) = help.get(*name) {
                     let _ =
                         writeln!(text, "# HELP {name} {}", help.replace('\\', "\\\\").replace('\n', "\\n"));
                 }
@@ -164,6 +180,22 @@ mod tests {
         let meters = metering.meters();
         metrics::with_local_recorder(&metering, measure);
         meters.render()
+    }
+
+    #[test]
+    fn what_is_known_is_counted_without_a_lock() {
+        let metering = Metering::new(PrometheusBuilder::new().build_recorder());
+        let meters = metering.meters();
+        metrics::with_local_recorder(&metering, || metrics::histogram!("work_seconds").record(0.001));
+        let histograms = Arc::clone(&metering.histograms);
+        let _held = lock(&histograms.registering);
+        let (done, counted) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            metrics::with_local_recorder(&metering, || metrics::histogram!("work_seconds").record(0.001));
+            let _ = done.send(());
+        });
+        assert!(counted.recv_timeout(std::time::Duration::from_secs(60)).is_ok(), "it waits for a lock");
+        assert!(meters.render().contains("work_seconds_count 2"));
     }
 
     #[test]

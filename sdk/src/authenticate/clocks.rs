@@ -3,21 +3,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use countersign_identity::UnixTime;
 use countersign_token::Sighting;
 
 /// Callers that were ahead when they last proved themselves, each with its seconds.
 #[derive(Default)]
 pub(super) struct PeerClocks {
-    ahead: Mutex<BTreeMap<String, u32>>,
-    /// Nobody takes the lock for as long as all clocks agree.
-    any: AtomicBool,
+    /// Read for every proof, so without a lock: what it says changes rarely, and is then another map.
+    ahead: ArcSwap<BTreeMap<String, u32>>,
+    changing: Mutex<()>,
 }
 
 impl PeerClocks {
@@ -26,12 +24,14 @@ impl PeerClocks {
     pub(super) fn measure(&self, proof: &Sighting<'_>, now: UnixTime) {
         // Whole seconds are on the wire: what was made within this one is not ahead.
         let seconds = proof.issued_at.secs().saturating_sub(now.secs()).max(0);
-        if seconds == 0 && !self.any.load(Ordering::Relaxed) {
+        let (peer, seconds) = (proof.issuer, u32::try_from(seconds).unwrap_or(u32::MAX));
+        let known = |ahead: &BTreeMap<String, u32>| ahead.get(peer).copied().unwrap_or_default();
+        if seconds == known(&self.ahead.load()) {
             return;
         }
-        let (peer, seconds) = (proof.issuer, u32::try_from(seconds).unwrap_or(u32::MAX));
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = ahead.get(peer).copied().unwrap_or_default();
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ahead = BTreeMap::clone(&self.ahead.load());
+        let before = known(&ahead);
         if seconds == before || (before == 0 && ahead.len() >= PEERS_MAX) {
             return;
         }
@@ -39,7 +39,7 @@ impl PeerClocks {
             0 => drop(ahead.remove(peer)),
             _ => drop(ahead.insert(peer.to_owned(), seconds)),
         }
-        self.any.store(!ahead.is_empty(), Ordering::Relaxed);
+        self.ahead.store(Arc::new(ahead));
         metrics::gauge!("countersign_peer_clock_ahead_seconds", "peer" => peer.to_owned())
             .set(f64::from(seconds));
         if before < WARNED_FROM && seconds >= WARNED_FROM {

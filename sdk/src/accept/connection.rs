@@ -59,9 +59,9 @@ impl Exporter {
         &self.0
     }
 
-    /// Of the server's end. Here, once for each connection and not with its first proof: what exports it goes into the
-    /// HTTP stream, and it costs a thousandth of the handshake.
-    pub(super) fn of(session: &rustls::ServerConnection) -> Option<Self> {
+    /// Of either end. Once for each connection and not with its first proof: what exports it goes into the HTTP stream,
+    /// and it costs a thousandth of the handshake.
+    pub(crate) fn of<End>(session: &rustls::ConnectionCommon<End>) -> Option<Self> {
         session.export_keying_material([0; EXPORTER_BYTES], EXPORTER_LABEL, Some(&[])).ok().map(Self)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_identity::{SpiffeId, UnixTime};
 use countersign_keys::{KeyPair, SystemRandom, sha256};
 use countersign_pki::csr;
@@ -11,7 +10,7 @@ use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 
 use super::{Credential, CredentialError};
-use crate::{agent::AgentApi, clock, renewal, tls::Identity};
+use crate::{agent::AgentApi, clock, renewal, signing_chains::write_chain, tls::Identity};
 
 /// The signing key with what callees need to believe it, prepared once.
 pub struct SigningIdentity {
@@ -83,17 +82,12 @@ fn read(
     let not_after = certified.not_after();
     let certificate = Certificate {
         leaf_sha256: leaf,
-        chain: chain_header(&answer.chain)?,
+        chain: HeaderValue::try_from(write_chain(certified.chain()))
+            .map_err(|_| CredentialError::Unusable { why: "its chain does not fit into a header" })?,
         not_after,
         renew_at: now.saturating_add(renewal::half_of(not_after.since(now))),
     };
     Ok(SigningIdentity { id: id.clone(), key, certificate: Some(certificate) })
-}
-
-fn chain_header(chain: &[Vec<u8>]) -> Result<HeaderValue, CredentialError> {
-    let items: Vec<_> = chain.iter().map(|der| format!(":{}:", STANDARD.encode(der))).collect();
-    HeaderValue::try_from(items.join(", "))
-        .map_err(|_| CredentialError::Unusable { why: "its chain does not fit into a header" })
 }
 
 impl Credential for SigningIdentity {

@@ -33,7 +33,7 @@ use tower_service::Service;
 
 use super::{CallError, CallLimits, Cuttable, Target, no_longer_believed, proof::Proof};
 use crate::{
-    accept::{Moving, Progress},
+    accept::{Exporter, Moving, Progress},
     clock,
     tls::{H2, HandshakeError, HandshakeRefusal, Identity, Peer, TrustState},
 };
@@ -160,7 +160,7 @@ impl Channel {
 
     /// What proofs bind to, so that they die with the connection.
     pub(super) fn exporter(session: &rustls::ClientConnection) -> Option<[u8; EXPORTER_BYTES]> {
-        session.export_keying_material([0; EXPORTER_BYTES], EXPORTER_LABEL, None).ok()
+        Exporter::of(session).map(|exporter| *exporter.expose())
     }
 
     /// Connections made so far.
@@ -410,8 +410,7 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// The channel binding `tls-exporter` (RFC 9266).
-const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+/// Of the channel binding `tls-exporter`; see [`Exporter`].
 const EXPORTER_BYTES: usize = 32;
 const PING_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
 const PING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);

@@ -8,7 +8,7 @@ use countersign_wire::codes::Code;
 use super::{
     Attack, AttackError, Guard, Observation, Position, Sign, Target, forge,
     target::{CALLEE, PATH, VICTIM},
-    wire::{Dial, Request},
+    wire::Request,
 };
 use crate::weak::Weakness;
 
@@ -192,7 +192,7 @@ async fn shown(
     credential: &str,
 ) -> Result<Observation, AttackError> {
     let request = Request::get(PATH).by(method).with("Authorization", format!("{scheme} {credential}"));
-    let dial = Dial::to(target.callee().await?);
+    let dial = target.dial(target.callee().await?);
     Ok(target.tried_by(format!("{method} {PATH} with {what}"), &dial, &request).await)
 }
 

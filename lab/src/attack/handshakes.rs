@@ -315,7 +315,7 @@ async fn expired(target: &Target) -> Result<Observation, AttackError> {
 
 async fn plain(target: &Target) -> Result<Observation, AttackError> {
     honest(target).await?;
-    let exchanged = match Dial::to(target.victim()).connect_in_the_clear().await {
+    let exchanged = match target.dial(target.victim()).connect_in_the_clear().await {
         Ok(mut connection) => {
             let local = connection.local;
             connection.send(&asks()).await.map_err(|mut broken| {
@@ -330,7 +330,7 @@ async fn plain(target: &Target) -> Result<Observation, AttackError> {
 
 async fn old_tls(target: &Target) -> Result<Observation, AttackError> {
     let own = honest(target).await?;
-    let dial = Dial { versions: OLD, ..Dial::to(target.victim()).showing(own.shown()?) };
+    let dial = Dial { versions: OLD, ..target.dial(target.victim()).showing(own.shown()?) };
     Ok(target.tried_by("a handshake that offers TLS 1.2 alone", &dial, &asks()).await)
 }
 

@@ -267,7 +267,7 @@ impl Target {
     /// # Errors
     /// There is no connection.
     pub async fn connect(&self, shown: Option<&Held>) -> Result<Connection, AttackError> {
-        let dial = Dial::to(self.victim());
+        let dial = self.dial(self.victim());
         let dial = match shown {
             Some(held) => dial.showing(held.shown()?),
             None => dial,
@@ -275,12 +275,17 @@ impl Target {
         connected(dial.connect().await, VICTIM)
     }
 
-    /// How to connect to the edge over TLS: each time from an address of this machine that nobody else uses. What is
+    /// How to connect to `address` over TLS: each time from an address of this machine that nobody else uses. What is
     /// counted there is counted per address, and of what one address does again within a minute not all is recorded.
     #[must_use]
+    pub fn dial(&self, address: SocketAddr) -> Dial {
+        Dial { from: address.is_ipv4().then(|| IpAddr::V4(fresh_address())), ..Dial::to(address) }
+    }
+
+    /// How to connect to the edge over TLS.
+    #[must_use]
     pub fn dial_edge(&self) -> Dial {
-        let edge = self.edge();
-        Dial { from: edge.is_ipv4().then(|| IpAddr::V4(fresh_address())), ..Dial::to(edge) }
+        self.dial(self.edge())
     }
 
     /// Connects to the edge over TLS, from an address of its own.
@@ -301,7 +306,7 @@ impl Target {
         shown: Option<&Held>,
         request: &Request,
     ) -> Result<Observation, AttackError> {
-        let mut dial = Dial::to(self.victim());
+        let mut dial = self.dial(self.victim());
         dial.shows = shown.map(Held::shown).transpose()?;
         Ok(self.tried_by(sent, &dial, request).await)
     }

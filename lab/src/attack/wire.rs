@@ -142,7 +142,7 @@ impl Dial {
     /// # Errors
     /// How it ended.
     pub async fn connect_in_the_clear(&self) -> Result<Connection, Broken> {
-        let tcp = within(TcpStream::connect(self.address)).await.map_err(|error| ended(&error, None))?;
+        let tcp = within(self.reach()).await.map_err(|error| ended(&error, None))?;
         let local = tcp.local_addr().ok();
         Ok(Connection { io: Box::new(tcp), local, exporter: None })
     }

@@ -60,8 +60,8 @@ const fn why(profile: Profile) -> &'static str {
 fn what_was_done(numbers: Numbers<'_>) -> String {
     let experiment = numbers.experiment;
     format!(
-        "{} arms ran in {} randomised blocks, {} trials altogether, on {} with {} cores. Load came from {} in a closed loop of {} \
-         connections. An arm is held against its base within each block, and every statement below comes with its {}.",
+        "{} arms ran in {} randomised blocks, {} trials altogether, on {} with {} cores. Load came from {} in a closed loop \
+         (connections: {}). An arm is held against its base within each block, and every statement below comes with its {}.",
         experiment.arms.len(),
         experiment.design.blocks,
         experiment.trials.len(),
@@ -80,7 +80,7 @@ fn found(numbers: Numbers<'_>) -> Vec<String> {
         .checks
         .iter()
         .map(|check| {
-            format!("{}: {}. {}", if check.holds { "Held" } else { "Failed" }, check.name, check.found)
+            format!("{}: {}: {}.", if check.holds { "Held" } else { "Failed" }, check.name, check.found)
         })
         .collect();
     let (mtls, jwt) = (Way::MTLS, Way::jwt(Signing::Es256));

@@ -25,19 +25,25 @@ pub struct ReadyCheck {
 /// Answers all conditions anew.
 pub(crate) type Readiness = Arc<dyn Fn() -> Vec<ReadyCheck> + Send + Sync>;
 
+/// What is not as it should be, though requests may come: a line each, and what to try.
+pub(crate) type Warnings = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// Everything that the admin listener answers.
-pub(crate) fn router(readiness: Readiness, metrics: MetricsText) -> Router {
+pub(crate) fn router(readiness: Readiness, warnings: Warnings, metrics: MetricsText) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/healthz", get(readyz))
-        .with_state(readiness)
+        .with_state((readiness, warnings))
         .route("/metrics", get(move || async move { ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics()) }))
         .fallback(|| async { problem(Code::RouteUnknown) })
         .method_not_allowed_fallback(|| async { problem(Code::MethodNotAllowed) })
 }
 
-async fn readyz(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -> Response {
+async fn readyz(
+    State((readiness, warnings)): State<(Readiness, Warnings)>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let checks = readiness();
     let ready = checks.iter().all(|check| check.missing.is_none());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -50,6 +56,9 @@ async fn readyz(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -
             None => text.push_str(&format!("[+] {} ok\n", check.name)),
             Some(why) => text.push_str(&format!("[-] {} failed: {why}\n", check.name)),
         }
+    }
+    for warning in warnings() {
+        text.push_str(&format!("[!] {warning}\n"));
     }
     (status, text).into_response()
 }

@@ -14,20 +14,25 @@
 //! [[gateway.tls.certificate]]                # shown to clients that ask for one of its names
 //! cert = "shop.pem"
 //! key  = "shop.key"
+//! [gateway.tls.acme]                         # or ordered from an authority, see `acme`
+//! hosts = ["www.flea.example"]
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_keys::{Secret, sha256};
 use countersign_pki::bundle::BundleSet;
 use countersign_pki::verify::CrlPolicy;
 use countersign_sdk::tls::pem::{self, PEM_BYTES_MAX, PemFileError};
-use countersign_sdk::tls::{Acceptor, ClientAuth, Groups, Identity, TrustState, UnknownName};
+use countersign_sdk::tls::{Acceptor, Challenge, ClientAuth, Groups, Identity, TrustState, UnknownName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
+
+use crate::acme::settings::AcmeSettings;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,6 +54,8 @@ pub struct TlsSettings {
     /// Certificates besides `tls_cert`, each shown to clients that ask for one of its names.
     #[serde(rename = "certificate")]
     pub certificates: Vec<CertificateSettings>,
+    /// Certificates that are ordered from an authority (ACME, RFC 8555), and renewed.
+    pub acme: Option<AcmeSettings>,
 }
 
 /// One `[[gateway.tls.certificate]]`. Both files are read again when they change.
@@ -91,7 +98,17 @@ pub(crate) struct EdgeTls {
     shown: Arc<TrustState>,
     unknown_name: UnknownName,
     tls_1_2: bool,
-    digest: Mutex<Vec<Digest>>,
+    /// Hosts whose certificates are ordered, and may not be there yet.
+    awaited: Vec<String>,
+    sources: Mutex<Sources>,
+}
+
+/// Whose certificates are shown: those of the files come first, in their order.
+#[derive(Default)]
+struct Sources {
+    digest: Vec<Digest>,
+    of_files: Vec<Arc<Identity>>,
+    ordered: BTreeMap<String, Arc<Identity>>,
 }
 
 impl EdgeTls {
@@ -109,7 +126,8 @@ impl EdgeTls {
             shown: TrustState::new(BundleSet::default(), CrlPolicy::Require),
             unknown_name: settings.unknown_name,
             tls_1_2: settings.allow_tls_1_2_at_this_edge,
-            digest: Mutex::default(),
+            awaited: settings.acme.as_ref().map(|acme| acme.hosts.clone()).unwrap_or_default(),
+            sources: Mutex::default(),
         };
         tls.shown.set_groups(&settings.groups);
         tls.reload()?;
@@ -123,7 +141,9 @@ impl EdgeTls {
 
     /// Does the handshakes of this edge; always with the newest certificates.
     pub(crate) fn acceptor(&self) -> Acceptor {
-        let acceptor = Acceptor::new(Arc::clone(&self.shown), ClientAuth::Never).by_name(self.unknown_name);
+        let acceptor = Acceptor::new(Arc::clone(&self.shown), ClientAuth::Never)
+            .by_name(self.unknown_name)
+            .awaiting(self.awaited.iter().cloned());
         if self.tls_1_2 { acceptor.allowing_tls_1_2() } else { acceptor }
     }
 
@@ -131,15 +151,33 @@ impl EdgeTls {
     pub(crate) fn reload(&self) -> Result<bool, EdgeCertificateError> {
         let read = self.files.iter().map(Pair::read).collect::<Result<Vec<_>, _>>()?;
         let digest: Vec<_> = read.iter().map(Pair::digest).collect();
-        let mut last = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last == digest {
+        let mut sources = self.sources();
+        if sources.digest == digest {
             return Ok(false);
         }
         let pairs = self.files.iter().zip(&read);
-        let identities = pairs.map(|(files, pair)| pair.identity(files)).collect::<Result<_, _>>()?;
-        self.shown.set_identities(identities);
-        *last = digest;
+        let identities = pairs.map(|(files, pair)| pair.identity(files).map(Arc::new));
+        sources.of_files = identities.collect::<Result<_, _>>()?;
+        sources.digest = digest;
+        self.shown.set_identities(sources.all());
         Ok(true)
+    }
+
+    /// From the next handshake on, clients that ask for `host` are shown this one, unless a file has that name.
+    pub(crate) fn show_ordered(&self, host: &str, identity: Identity) {
+        let mut sources = self.sources();
+        sources.ordered.insert(host.to_owned(), Arc::new(identity));
+        self.shown.set_identities(sources.all());
+    }
+
+    /// Until the next call, this validation of a host is answered, and no other.
+    pub(crate) fn answer_validation(&self, challenge: Option<Challenge>) {
+        self.shown.set_challenges(challenge);
+    }
+
+    /// No code that could panic runs under this lock, so a poisoned one is whole.
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reloads until `shutdown`; says each new state once.
@@ -163,6 +201,12 @@ impl EdgeTls {
             }
             last_error = error;
         }
+    }
+}
+
+impl Sources {
+    fn all(&self) -> Vec<Arc<Identity>> {
+        self.of_files.iter().chain(self.ordered.values()).cloned().collect()
     }
 }
 

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod acme;
 mod admin;
 mod ask;
 mod body;
@@ -33,6 +34,7 @@ mod filter;
 mod forward;
 mod guard;
 mod headers;
+mod https;
 mod issuer;
 mod listener;
 mod login;
@@ -61,6 +63,8 @@ use countersign_sdk::workload::Workload;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use acme::AcmeError;
+pub use acme::settings::{AcmeSettings, AcmeSettingsError};
 pub use admin::{MetricsText, ReadyCheck};
 pub use ask::AskError;
 pub use body::BodyError;
@@ -75,6 +79,7 @@ pub use route::{NoRoute, RewriteError, RouteError};
 pub use settings::Settings;
 pub use upstream::{DiscoveryError, EndpointError, UpstreamError, UpstreamSettingsError, UpstreamTlsError};
 
+use crate::acme::Acme;
 use crate::ask::Desk;
 use crate::edge_tls::EdgeTls;
 use crate::engine::{Port, Sockets};
@@ -113,11 +118,16 @@ pub enum GatewayError {
         address: SocketAddr,
     },
     /// `listen_tls` without certificate or key.
-    #[error("[gateway] listen_tls needs tls_cert and tls_key: PEM files of the edge certificate and its key")]
+    #[error(
+        "[gateway] listen_tls needs tls_cert and tls_key: PEM files of the edge certificate and its key; or [gateway.tls.acme]"
+    )]
     NoEdgeCertificate,
     /// See [`EdgeCertificateError`].
     #[error("edge certificate: {0}")]
     EdgeCertificate(#[from] EdgeCertificateError),
+    /// See [`AcmeError`].
+    #[error("[gateway.tls.acme] {0}")]
+    Acme(#[from] AcmeError),
     /// See [`RouteError`].
     #[error("[[gateway.route]]: {0}")]
     Route(#[from] RouteError),
@@ -177,6 +187,7 @@ pub struct Gateway {
     workers: NonZeroUsize,
     plain: Option<Sockets>,
     tls: Option<(Sockets, Arc<EdgeTls>)>,
+    acme: Option<Arc<Acme>>,
     asks: Vec<Desk>,
     admin: Option<TcpListener>,
     metrics: MetricsText,
@@ -230,6 +241,13 @@ impl Gateway {
             }
         };
         workload.trust().set_groups(&settings.tls.groups);
+        let acme = match (&settings.tls.acme, &tls) {
+            (None, _) => None,
+            (Some(_), None) => return Err(AcmeError::NoListener.into()),
+            (Some(orders), Some((_, edge))) => {
+                Some(Arc::new(Acme::load(orders.clone(), Arc::clone(edge))?))
+            }
+        };
         let plain = settings.listen.map(|address| listen(address, workers)).transpose()?;
         let admin = match settings.admin {
             Some(address) => Some(listen_alone(address).await?),
@@ -244,7 +262,7 @@ impl Gateway {
         }
         let current = Current::new(Arc::new(reload::first(settings, workload)?));
         let (reloader, reloads) = Reloads::of(Arc::clone(&current));
-        Ok(Gateway { current, reloader, reloads, workers, plain, tls, asks, admin, metrics })
+        Ok(Gateway { current, reloader, reloads, workers, plain, tls, acme, asks, admin, metrics })
     }
 
     /// The address of the plain listener.
@@ -285,6 +303,9 @@ impl Gateway {
             let answers = Arc::new(EdgeService::new(Arc::clone(&current), "http"));
             ports.push(Port { sockets, transport: Transport::Plain, answers });
         }
+        if let Some(acme) = &self.acme {
+            tasks.spawn(Arc::clone(acme).run(shutdown.clone()));
+        }
         if let Some((sockets, edge)) = self.tls {
             tasks.spawn(Arc::clone(&edge).watch(shutdown.clone()));
             let answers = Arc::new(EdgeService::new(Arc::clone(&current), "https"));
@@ -308,7 +329,8 @@ impl Gateway {
                 let current = Arc::clone(&current);
                 Arc::new(move || current.pipeline().readiness())
             };
-            let router = admin::router(readiness, self.metrics);
+            let warnings = Arc::new(move || self.acme.as_ref().map(|acme| acme.troubles()).unwrap_or_default());
+            let router = admin::router(readiness, warnings, self.metrics);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
                 serve(listener, Transport::Plain, router, limits, shutdown).await;
@@ -320,7 +342,7 @@ impl Gateway {
 
 fn edge_tls(settings: &Settings) -> Result<EdgeTls, GatewayError> {
     match settings.first_certificate() {
-        Ok(None) if settings.tls.certificates.is_empty() => Err(GatewayError::NoEdgeCertificate),
+        Ok(None) if settings.tls.certificates.is_empty() && settings.tls.acme.is_none() => Err(GatewayError::NoEdgeCertificate),
         Ok(first) => Ok(EdgeTls::load(first, &settings.tls)?),
         Err(()) => Err(GatewayError::NoEdgeCertificate),
     }

@@ -19,7 +19,7 @@
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_sdk::live::Staleness;
@@ -27,6 +27,7 @@ use countersign_sdk::outbound::CallLimits;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use crate::acme::settings::AcmeSettings;
 pub use crate::ask::front::FrontSettings;
 pub use crate::ask::settings::AskSettings;
 use crate::body::Slowest;
@@ -51,7 +52,8 @@ pub struct Settings {
     /// Where plain HTTP is served. Loopback only: anything else refuses to start.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
-    /// Where HTTPS is served; needs `tls_cert` and `tls_key`, or a `[[gateway.tls.certificate]]`.
+    /// Where HTTPS is served; needs `tls_cert` and `tls_key`, a `[[gateway.tls.certificate]]`, or
+    /// `[gateway.tls.acme]`.
     #[serde(default)]
     pub listen_tls: Option<SocketAddr>,
     /// PEM chain of the edge certificate, leaf first. Read again when the file changes.
@@ -132,6 +134,17 @@ pub struct Settings {
     /// What routes may lead to besides the services of the deployment.
     #[serde(default, rename = "upstream")]
     pub upstreams: Vec<UpstreamSettings>,
+}
+
+impl Settings {
+    /// Keeps what survives a restart below `dir`, unless the settings say where.
+    #[must_use]
+    pub fn keeping_state_below(mut self, dir: &Path) -> Self {
+        if let Some(acme) = &mut self.tls.acme {
+            acme.state_dir.get_or_insert_with(|| dir.join("gateway-acme"));
+        }
+        self
+    }
 }
 
 /// [`Staleness`], which the SDK reads, and of which it says no schema.

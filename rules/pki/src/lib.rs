@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+pub mod acme;
 pub mod bundle;
 pub mod csr;
 pub mod inspect;

@@ -9,6 +9,7 @@
 //! does not change is made once: the configuration, and the verdict on a chain that was presented before,
 //! byte for byte. What is proven every time is that the peer holds its key.
 
+mod challenge;
 mod client;
 mod groups;
 mod judging;
@@ -25,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
+pub use challenge::Challenge;
 pub(crate) use client::showing;
 pub use client::{Connector, Expected, edge_client_config};
 pub use groups::{Group, Groups, GroupsError};

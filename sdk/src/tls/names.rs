@@ -8,7 +8,10 @@ use rustls::{
 };
 use serde::Deserialize;
 
-use super::state::Identity;
+use super::{
+    challenge::{Challenge, Challenges},
+    state::Identity,
+};
 
 /// What becomes of a client that asks for a name that no certificate has, or for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -25,6 +28,9 @@ pub enum UnknownName {
 pub(super) struct ByName {
     names: HashMap<String, Arc<CertifiedKey>>,
     otherwise: Option<Arc<CertifiedKey>>,
+    /// Names that have no certificate yet, and are never shown another one's.
+    awaited: Arc<[String]>,
+    challenges: Challenges,
 }
 
 impl ByName {
@@ -37,20 +43,38 @@ impl ByName {
             }
         }
         let first = identities.first().map(|identity| Arc::clone(identity.certified()));
-        Self { names, otherwise: first.filter(|_| unknown == UnknownName::First) }
+        let otherwise = first.filter(|_| unknown == UnknownName::First);
+        Self { names, otherwise, awaited: Arc::default(), challenges: Challenges::default() }
+    }
+
+    /// A client that asks for one of these names is shown a certificate that has it, or none at all.
+    pub(super) fn awaiting(self, awaited: Arc<[String]>) -> Self {
+        Self { awaited, ..self }
+    }
+
+    /// Shows these to whoever validates their hosts.
+    pub(super) fn answering(self, challenges: &[Challenge]) -> Self {
+        Self { challenges: Challenges::of(challenges), ..self }
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        let Some(name) = name else { return self.otherwise.as_ref() };
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let otherwise = || self.otherwise.as_ref().filter(|_| !self.awaited.contains(&name));
+        self.certified(&name).or_else(otherwise)
     }
 
     /// The whole name counts first, then `*` in place of its first label (RFC 9525 section 6.3).
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    fn certified(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let wildcard = || self.names.get(&format!("*.{}", name.split_once('.')?.1));
-        self.names.get(&name).or_else(wildcard)
+        self.names.get(name).or_else(wildcard)
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        hello.server_name().and_then(|name| self.find(name)).or(self.otherwise.as_ref()).cloned()
+        let challenge = self.challenges.asked_by(&hello);
+        challenge.unwrap_or_else(|| self.find(hello.server_name()).cloned())
     }
 }
 

@@ -22,11 +22,12 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     H2, HTTP_1_1, alpn,
+    challenge::ACME_TLS_1,
     client::{Expected, certificate_error},
     judging::{self, Finding, Judging},
     names::{ByName, UnknownName},
@@ -57,6 +58,9 @@ pub enum HandshakeError {
     /// This process has no certificate yet.
     #[error("this process has no certificate to show yet")]
     NoIdentity,
+    /// It validated a host of ours (RFC 8737), and such a connection carries nothing.
+    #[error("the handshake answered the validation of a host; its connection carries nothing")]
+    Validation,
     /// The TLS library did not take our configuration.
     #[error("tls configuration was refused: {why}")]
     Configuration {
@@ -79,6 +83,8 @@ pub struct Acceptor {
     protocols: &'static [&'static [u8]],
     /// How a certificate is chosen where there are several; without it, the first is shown to everybody.
     by_name: Option<UnknownName>,
+    /// Names for which the first certificate is never shown.
+    awaited: Arc<[String]>,
     tls_1_2: bool,
     observer: Arc<dyn HandshakeObserver>,
     /// Shared by all clones that were not changed since.
@@ -111,6 +117,7 @@ impl Acceptor {
             expected: Expected::AnyInBundle,
             protocols: &[H2, HTTP_1_1],
             by_name: None,
+            awaited: Arc::default(),
             tls_1_2: false,
             observer: Arc::new(Unobserved),
             configs: Arc::default(),
@@ -136,6 +143,13 @@ impl Acceptor {
     #[must_use]
     pub fn by_name(mut self, unknown: UnknownName) -> Self {
         self.by_name = Some(unknown);
+        self.changed()
+    }
+
+    /// Names whose certificates may come later: until then their clients are shown none, rather than the first one.
+    #[must_use]
+    pub fn awaiting(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.awaited = names.into_iter().collect();
         self.changed()
     }
 
@@ -213,6 +227,11 @@ impl Acceptor {
         self.report(place, peer.as_deref(), outcome.clone(), negotiated, started.elapsed());
         match (result, outcome) {
             (_, HandshakeOutcome::Refused(refusal)) => Err(refusal.into()),
+            (Ok(mut stream), _) if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_1) => {
+                // Whoever validates has seen what it wanted; it may be gone.
+                let _ = stream.shutdown().await;
+                Err(HandshakeError::Validation)
+            }
             (Ok(stream), _) => Ok((stream, peer)),
             (Err(error), _) => Err(HandshakeRefusal::Protocol { why: error.to_string() }.into()),
         }
@@ -269,7 +288,6 @@ impl Acceptor {
     fn make(&self) -> Result<Made, HandshakeError> {
         let judged = self.trust.load();
         let shown = self.shown.as_ref().map_or_else(|| Arc::clone(&judged), |shown| shown.load());
-        let identity = shown.identity().ok_or(HandshakeError::NoIdentity)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(shown.provider()))
             .with_protocol_versions(self.versions())
             .map_err(|error| HandshakeError::Configuration { why: error.to_string() })?;
@@ -284,11 +302,22 @@ impl Acceptor {
             })),
         };
         let resolver: Arc<dyn ResolvesServerCert> = match self.by_name {
-            Some(unknown) => Arc::new(ByName::of(shown.identities(), unknown)),
-            None => Arc::new(SingleCertAndKey::from(Arc::clone(identity.certified()))),
+            // Without any, the handshake says so in its alert.
+            Some(unknown) => Arc::new(
+                ByName::of(shown.identities(), unknown)
+                    .awaiting(Arc::clone(&self.awaited))
+                    .answering(shown.challenges()),
+            ),
+            None => {
+                let identity = shown.identity().ok_or(HandshakeError::NoIdentity)?;
+                Arc::new(SingleCertAndKey::from(Arc::clone(identity.certified())))
+            }
         };
         let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = alpn(self.protocols);
+        if self.by_name.is_some() && !shown.challenges().is_empty() {
+            config.alpn_protocols.push(ACME_TLS_1.to_vec());
+        }
         // A resumed session would skip the client's certificate, and with it every revocation.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -22,7 +22,7 @@ use rustls::{
 use thiserror::Error;
 use tokio::sync::watch;
 
-use super::{groups::Groups, leaf::Leaf, provider, verified::VerifiedChains};
+use super::{challenge::Challenge, groups::Groups, leaf::Leaf, provider, verified::VerifiedChains};
 
 /// A certificate chain with its private key, parsed once.
 pub struct Identity {
@@ -167,6 +167,7 @@ pub struct Trust {
     authorities: Arc<[DistinguishedName]>,
     verified: Arc<VerifiedChains>,
     provider: Arc<CryptoProvider>,
+    challenges: Arc<[Challenge]>,
 }
 
 impl Trust {
@@ -222,6 +223,11 @@ impl Trust {
         &self.provider
     }
 
+    /// What is shown to whoever validates a host of ours.
+    pub(super) fn challenges(&self) -> &[Challenge] {
+        &self.challenges
+    }
+
     /// Subjects of all roots, as a server names them in its CertificateRequest.
     pub(crate) const fn authorities(&self) -> &Arc<[DistinguishedName]> {
         &self.authorities
@@ -250,6 +256,7 @@ impl TrustState {
             authorities,
             verified: VerifiedChains::new(),
             provider: provider(),
+            challenges: Arc::default(),
         };
         Arc::new(Self {
             current: ArcSwap::from_pointee(trust),
@@ -285,13 +292,13 @@ impl TrustState {
 
     /// From the next handshake on, the process is `identity`.
     pub fn set_identity(&self, identity: Identity) {
-        self.set_identities(vec![identity]);
+        self.set_identities([identity]);
     }
 
     /// Several identities, the preferred one first. A client shows the first one that was issued
     /// below an authority which the server names; a server always shows the first.
-    pub fn set_identities(&self, identities: Vec<Identity>) {
-        let identities: Vec<_> = identities.into_iter().map(Arc::new).collect();
+    pub fn set_identities(&self, identities: impl IntoIterator<Item = impl Into<Arc<Identity>>>) {
+        let identities: Vec<_> = identities.into_iter().map(Into::into).collect();
         self.identities_set.fetch_add(1, Ordering::Relaxed);
         self.replace(|old| Trust { generation: old.generation + 1, identities, ..old.clone() });
     }
@@ -329,6 +336,13 @@ impl TrustState {
     pub fn set_groups(&self, groups: &Groups) {
         let provider = groups.provider();
         self.replace(|old| Trust { generation: old.generation + 1, provider, ..old.clone() });
+    }
+
+    /// From the next handshake on, whoever validates one of these hosts (tls-alpn-01, RFC 8737) is shown its answer,
+    /// and no other validation is answered. For edges that show certificates by name.
+    pub fn set_challenges(&self, challenges: impl IntoIterator<Item = Challenge>) {
+        let challenges: Arc<[Challenge]> = challenges.into_iter().collect();
+        self.replace(|old| Trust { generation: old.generation + 1, challenges, ..old.clone() });
     }
 
     /// How many presented chains were known already, byte for byte, and not verified again.

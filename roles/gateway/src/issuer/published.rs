@@ -1,12 +1,9 @@
 //! Keys that an issuer publishes where its metadata says (OpenID Connect Discovery 1.0 section 4).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_keys::JwkSet;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -14,6 +11,7 @@ use tokio::time::Instant;
 use super::IssuerError;
 use super::fetch::{FetchError, Fetcher};
 use super::settings::IssuerSettings;
+use crate::https;
 
 /// Where an issuer's keys are found, and how often that is asked.
 pub(super) struct Published {
@@ -58,10 +56,7 @@ impl Published {
             return Err(IssuerError::Ages { issuer });
         }
         let roots = |why| IssuerError::Roots { issuer: issuer.clone(), why };
-        let believed = match &settings.ca {
-            Some(path) => read_roots(path).map_err(roots)?,
-            None => rustls_native_certs::load_native_certs().certs,
-        };
+        let believed = https::roots(settings.ca.as_deref()).map_err(roots)?;
         let fetcher = Fetcher::new(&believed, settings.insecure_http_issuer_on_loopback).map_err(roots)?;
         Ok(Published {
             issuer,
@@ -111,12 +106,6 @@ impl Turn {
         *last = Some(Instant::now());
         Turn { _asking: last }
     }
-}
-
-fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |why: String| format!("{}: {why}", path.display());
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))
 }
 
 const REFRESH_S_MIN: u64 = 30;

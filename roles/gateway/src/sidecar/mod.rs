@@ -192,7 +192,7 @@ impl Sidecar {
             tell_drained(engine::run(ports, workers, limits, seats, spool, stop).await);
         });
         if let Some(listener) = self.admin {
-            let router = admin::router(readiness, self.metrics);
+            let router = admin::router(readiness, Arc::new(Vec::new), self.metrics);
             tasks.spawn(async move {
                 serve(listener, Transport::Plain, router, limits, shutdown).await;
             });

@@ -293,7 +293,7 @@ const fn hint(error: &HandshakeError, is_mesh: bool) -> &'static str {
         HandshakeError::Refused(_) => {
             "compare tls.server_name and tls.ca with its certificate; it must serve TLS 1.3"
         }
-        HandshakeError::Configuration { .. } => "see what the TLS library says",
+        HandshakeError::Configuration { .. } | HandshakeError::Validation => "see what the TLS library says",
     }
 }
 

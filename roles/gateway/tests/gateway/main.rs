@@ -1,6 +1,7 @@
 //! The gateway through real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod acme;
 mod ask;
 mod dpop;
 mod edge;

@@ -13,8 +13,15 @@ const ROUTES: &str = "[[route]]\npath = \"/relics/{id}\"\nto = \"relics\"\n";
 const ROUTE: &str = "/relics/{id}";
 const RULES: &str = "@id(\"signed-in\")\npermit (principal is User, action == Action::\"GET\", resource);";
 
+/// What was logged.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -72,7 +79,7 @@ async fn each_request_leaves_one_exchange_one_count_and_one_edge_and_no_token_an
         ("gateway", "none", "signed-in")
     );
 
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     for secret in ["eyJ", &internal, alice.trim_start_matches("Bearer "), "lamp-xyz", "48.37,14.51"] {
         let line = text.lines().find(|line| line.contains(secret) && line.contains("countersign"));
         assert_eq!(line, None, "{secret} is in the log");

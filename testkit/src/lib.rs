@@ -86,6 +86,14 @@ pub fn wrk() -> Option<PathBuf> {
     installed("/usr/bin/wrk", "COUNTERSIGN_DEMAND_WRK")
 }
 
+/// The ACME server for tests that Let's Encrypt makes, or `None` (and a line on stderr) where there is none.
+///
+/// With `COUNTERSIGN_DEMAND_PEBBLE=1` absence is a failure.
+#[must_use]
+pub fn pebble() -> Option<PathBuf> {
+    installed("/usr/bin/pebble", "COUNTERSIGN_DEMAND_PEBBLE")
+}
+
 fn installed(path: &str, variable: &str) -> Option<PathBuf> {
     let path = PathBuf::from(path);
     if path.exists() {

@@ -22,6 +22,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("wrk", &["/usr/bin/wrk"]),
     ("procps", &["/usr/bin/kill", "/bin/kill"]),
     ("prometheus", &["/usr/bin/promtool"]),
+    ("pebble", &["/usr/bin/pebble"]),
     (
         "postgresql",
         &[

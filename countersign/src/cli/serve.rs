@@ -123,7 +123,7 @@ async fn gateway(
     metrics: Meters,
     stop: CancellationToken,
 ) -> Result<(), CliError> {
-    let settings = config.table(&config.gateway, "gateway")?;
+    let settings = config.table(&config.gateway, "gateway")?.keeping_state_below(&config.state_dir);
     let workload = workload(&config, settings.call_limits(), settings.revocation, || {
         Ok(format!("spiffe://{}/countersign/gateway/edge", config.trust_domain()?))
     })
@@ -178,7 +178,7 @@ fn reloadable(file: &Path, first: &Layers) -> Result<countersign_gateway::Settin
             "restart it",
         ));
     }
-    config.table(&config.gateway, "gateway")
+    Ok(config.table(&config.gateway, "gateway")?.keeping_state_below(&config.state_dir))
 }
 
 /// A sidecar reads its configuration once: a hangup must not end it.

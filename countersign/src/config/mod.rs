@@ -281,6 +281,25 @@ mod tests {
     }
 
     #[test]
+    fn reads_which_certificates_are_ordered_and_rejects_what_could_not_be() {
+        let good = "[gateway.tls.acme]\ndirectory = \"https://ca.test/directory\"\nhosts = [\"shop.test\"]\nterms_of_service_agreed = true\n";
+        let parse = |text: &str| Config::parse(&format!("{SMALL}{text}"), "c.toml");
+        let settings = parse(good).unwrap().gateway.unwrap();
+        let acme = settings.keeping_state_below(Path::new("/s")).tls.acme.unwrap();
+        assert_eq!(acme.state_dir.as_deref(), Some(Path::new("/s/gateway-acme")));
+        for (old, new, hint) in [
+            ("= true", "= false", "terms_of_service_agreed must be true"),
+            ("https://", "http://", "https url"),
+            ("shop.test", "*.shop.test", "no DNS name of one host"),
+            ("hosts", "host", "did you mean `hosts`?"),
+        ] {
+            let refused = parse(&good.replace(old, new)).unwrap_err();
+            let said = refused.to_string();
+            assert!(refused.code() == 2 && said.contains("c.toml:") && said.contains(hint), "{said}");
+        }
+    }
+
+    #[test]
     fn rejects_a_duplicate_key_and_a_wrong_type() {
         assert!(Config::parse(&format!("{SMALL}trust_domain = \"b\"\n"), "c").is_err());
         assert!(Config::parse("trust_domain = 7\nstate_dir = \"/s\"", "c").is_err());

@@ -244,9 +244,7 @@ impl Gateway {
         let acme = match (&settings.tls.acme, &tls) {
             (None, _) => None,
             (Some(_), None) => return Err(AcmeError::NoListener.into()),
-            (Some(orders), Some((_, edge))) => {
-                Some(Arc::new(Acme::load(orders.clone(), Arc::clone(edge))?))
-            }
+            (Some(orders), Some((_, edge))) => Some(Arc::new(Acme::load(orders.clone(), Arc::clone(edge))?)),
         };
         let plain = settings.listen.map(|address| listen(address, workers)).transpose()?;
         let admin = match settings.admin {
@@ -329,7 +327,8 @@ impl Gateway {
                 let current = Arc::clone(&current);
                 Arc::new(move || current.pipeline().readiness())
             };
-            let warnings = Arc::new(move || self.acme.as_ref().map(|acme| acme.troubles()).unwrap_or_default());
+            let warnings =
+                Arc::new(move || self.acme.as_ref().map(|acme| acme.troubles()).unwrap_or_default());
             let router = admin::router(readiness, warnings, self.metrics);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
@@ -342,7 +341,9 @@ impl Gateway {
 
 fn edge_tls(settings: &Settings) -> Result<EdgeTls, GatewayError> {
     match settings.first_certificate() {
-        Ok(None) if settings.tls.certificates.is_empty() && settings.tls.acme.is_none() => Err(GatewayError::NoEdgeCertificate),
+        Ok(None) if settings.tls.certificates.is_empty() && settings.tls.acme.is_none() => {
+            Err(GatewayError::NoEdgeCertificate)
+        }
         Ok(first) => Ok(EdgeTls::load(first, &settings.tls)?),
         Err(()) => Err(GatewayError::NoEdgeCertificate),
     }

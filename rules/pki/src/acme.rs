@@ -105,7 +105,11 @@ mod tests {
         assert_eq!(found.value, [&[0x04, 0x20][..], &[7; 32]].concat(), "an OCTET STRING of 32 bytes");
         let names = &certificate.subject_alternative_name().unwrap().unwrap().value.general_names;
         assert_eq!(names, &[GeneralName::DNSName("shop.example")]);
-        assert!(certificate.validity().is_valid_at(x509_parser::time::ASN1Time::from_timestamp(now.secs()).unwrap()));
+        assert!(
+            certificate
+                .validity()
+                .is_valid_at(x509_parser::time::ASN1Time::from_timestamp(now.secs()).unwrap())
+        );
     }
 
     #[test]

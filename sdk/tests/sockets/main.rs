@@ -22,5 +22,6 @@ mod rotation;
 mod sts;
 mod user_context;
 mod users_at_the_door;
+mod validations;
 mod warm;
 mod words;

@@ -140,9 +140,15 @@ impl Acme {
             Ok(identity) => {
                 let (begin, end) = (identity.not_before(), identity.not_after());
                 // One that is old when it comes is not ordered again without a pause.
-                host.due = renewal(begin, end, chance).max(now.saturating_add(pauses.after(1, asked, chance)));
+                host.due =
+                    renewal(begin, end, chance).max(now.saturating_add(pauses.after(1, asked, chance)));
                 (host.not_after, host.failures, host.trouble) = (Some(end), 0, None);
-                tracing::info!(host = name, serial = identity.serial_hex(), ends = date(end), "a certificate came");
+                tracing::info!(
+                    host = name,
+                    serial = identity.serial_hex(),
+                    ends = date(end),
+                    "a certificate came"
+                );
                 metrics::counter!("countersign_acme_orders_total", "host" => name.to_owned(), "result" => "issued")
                     .increment(1);
                 self.edge.show_ordered(name, identity);
@@ -154,7 +160,13 @@ impl Acme {
                     .increment(1);
                 if host.trouble.as_ref() != Some(&error) {
                     let (why, has_one) = (error.to_string(), host.not_after.is_some());
-                    tracing::error!(host = name, why, has_one, next_try = date(host.due), "no certificate came");
+                    tracing::error!(
+                        host = name,
+                        why,
+                        has_one,
+                        next_try = date(host.due),
+                        "no certificate came"
+                    );
                 }
                 host.trouble = Some(error);
             }
@@ -180,7 +192,8 @@ fn kept(store: &Store, host: &str, now: UnixTime) -> Option<Identity> {
 #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
 fn meter(host: &str, not_after: Option<UnixTime>, in_trouble: bool) {
     let end = not_after.map_or(0, UnixTime::secs) as f64;
-    metrics::gauge!("countersign_acme_certificate_expiry_timestamp_seconds", "host" => host.to_owned()).set(end);
+    metrics::gauge!("countersign_acme_certificate_expiry_timestamp_seconds", "host" => host.to_owned())
+        .set(end);
     let trouble = if in_trouble { 1.0 } else { 0.0 };
     metrics::gauge!("countersign_acme_trouble", "host" => host.to_owned()).set(trouble);
 }

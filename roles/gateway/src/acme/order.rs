@@ -9,8 +9,8 @@ use countersign_sdk::clock;
 use countersign_sdk::tls::pem;
 use countersign_sdk::tls::{Challenge, Identity};
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem,
-    RetryPolicy,
+    Account, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, Order, OrderStatus,
+    Problem, RetryPolicy,
 };
 
 use super::line::{Line, LineError};
@@ -84,7 +84,8 @@ impl Desk<'_> {
         }
         let contact: Vec<&str> = self.settings.contact.iter().map(String::as_str).collect();
         // Settings that do not agree to the terms are not read.
-        let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+        let new =
+            NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
         let made = builder.create(&new, self.settings.directory.clone(), None).await;
         let (account, credentials) = made.map_err(told)?;
         self.store.keep_account(&credentials)?;
@@ -172,12 +173,7 @@ impl Drop for Shown<'_> {
 
 /// Judges what came: a chain whose leaf is for our key, has the host's name and did not end yet. Who believes it is for
 /// clients to say.
-pub(super) fn fit(
-    host: &str,
-    chain_pem: &str,
-    key: &KeyPair,
-    now: UnixTime,
-) -> Result<Identity, OrderError> {
+pub(super) fn fit(host: &str, chain_pem: &str, key: &KeyPair, now: UnixTime) -> Result<Identity, OrderError> {
     let unfit = |why: String| OrderError::Unfit { host: host.to_owned(), why };
     let chain = pem::certificates(chain_pem.as_bytes(), "the answer".as_ref());
     let chain = chain.map_err(|error| unfit(error.to_string()))?;
@@ -221,7 +217,9 @@ fn hint(kind: &str) -> &'static str {
         "rateLimited" => "wait, or try things out with its staging directory",
         "accountDoesNotExist" => "the next try makes a new account",
         "externalAccountRequired" => "it wants accounts that were made elsewhere, which is not supported",
-        "rejectedIdentifier" | "caa" => "it does not certify this host: see its policy, and CAA records of the domain",
+        "rejectedIdentifier" | "caa" => {
+            "it does not certify this host: see its policy, and CAA records of the domain"
+        }
         "userActionRequired" => "read its new terms",
         "invalidContact" | "unsupportedContact" => "correct contact",
         _ => "see what it says",
@@ -298,6 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_wrong_on_the_line_is_an_authority_that_cannot_be_asked() {
+        let url = "https://ca.test/dir".to_owned();
+        for error in [
+            LineError::Url { url: url.clone() },
+            LineError::Call { url: url.clone(), why: "connection refused".into() },
+            LineError::TimedOut { url: url.clone() },
+            LineError::Status { url, status: 502 },
+        ] {
+            let why = error.to_string();
+            assert_eq!(told(instant_acme::Error::Other(Box::new(error))), OrderError::Unreachable { why });
+        }
+        let other = told(instant_acme::Error::Str("no order URL found"));
+        assert!(matches!(other, OrderError::NotUnderstood { .. }), "{other}");
+        assert_eq!(told(instant_acme::Error::Timeout(None)), OrderError::TooSlow);
+    }
+
+    #[test]
     fn every_error_says_what_to_try() {
         let (host, why) = ("shop.test".to_owned(), "it says so".to_owned());
         let refused = |kind: &str| OrderError::Refused { kind: kind.into(), detail: "no".into() }.to_string();
@@ -308,10 +323,11 @@ mod tests {
             OrderError::NoChallenge { host: host.clone(), offered: "Dns01".into() },
             OrderError::NotValidated { host, why },
             OrderError::TooSlow,
+            OrderError::Store(StoreError::Damaged { path: "account.json".into() }),
             OrderError::Key,
         ] {
             let text = error.to_string();
-            assert!(!text.ends_with('.') && text.chars().next().is_some_and(char::is_lowercase), "{text}");
+            assert!(!text.ends_with('.') && !text.starts_with(char::is_uppercase), "{text}");
         }
     }
 }

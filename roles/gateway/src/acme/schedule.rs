@@ -22,7 +22,8 @@ impl Pauses {
     /// How long to wait after so many failures in a row: doubled with each, half as much again as chance says, and never
     /// less than the authority asks for.
     pub(super) fn after(self, failures: u32, asked: Option<Duration>, chance: u16) -> Duration {
-        let doubled = self.min.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled =
+            self.min.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         let pause = doubled.min(self.max);
         let pause = pause.saturating_add((pause / 2).mul_f64(share(chance)));
         asked.map_or(pause, |asked| pause.max(asked.min(ASKED_MAX)))

@@ -66,7 +66,9 @@ pub enum AcmeSettingsError {
     #[error("terms_of_service_agreed must be true: read the terms that the directory links to")]
     TermsNotAgreed,
     /// Not where an authority can be asked.
-    #[error("directory = \"{url}\" must be an https url without fragment, such as https://acme-v02.api.letsencrypt.org/directory")]
+    #[error(
+        "directory = \"{url}\" must be an https url without fragment, such as https://acme-v02.api.letsencrypt.org/directory"
+    )]
     Directory {
         /// As configured.
         url: String,
@@ -209,28 +211,36 @@ mod tests {
 
     #[test]
     fn refuses_what_could_not_be_ordered() {
-        type E = AcmeSettingsError;
         let text = |text: &str| text.to_owned();
-        assert_eq!(judged(|t| t.terms_of_service_agreed = false), Err(E::TermsNotAgreed));
+        assert_eq!(judged(|t| t.terms_of_service_agreed = false), Err(AcmeSettingsError::TermsNotAgreed));
         for url in ["http://ca.test/directory", "ca.test", "https://ca.test/#a", "https://me@ca.test/", ""] {
-            assert_eq!(judged(|t| t.directory = text(url)), Err(E::Directory { url: text(url) }), "{url}");
+            assert_eq!(
+                judged(|t| t.directory = text(url)),
+                Err(AcmeSettingsError::Directory { url: text(url) }),
+                "{url}"
+            );
         }
         for host in ["*.shop.test", "127.0.0.1", "shop.test.", "", "a b", "::1"] {
-            assert_eq!(judged(|t| t.hosts = vec![text(host)]), Err(E::Host { host: text(host) }), "{host}");
+            assert_eq!(
+                judged(|t| t.hosts = vec![text(host)]),
+                Err(AcmeSettingsError::Host { host: text(host) }),
+                "{host}"
+            );
         }
-        assert_eq!(judged(|t| t.hosts = vec![]), Err(E::HostCount { count: 0 }));
+        assert_eq!(judged(|t| t.hosts = vec![]), Err(AcmeSettingsError::HostCount { count: 0 }));
         let many = |n: usize| (0..n).map(|n| format!("h{n}.test")).collect();
         assert!(judged(|t| t.hosts = many(100)).is_ok());
-        assert_eq!(judged(|t| t.hosts = many(101)), Err(E::HostCount { count: 101 }));
+        assert_eq!(judged(|t| t.hosts = many(101)), Err(AcmeSettingsError::HostCount { count: 101 }));
         let twice = judged(|t| t.hosts = vec![text("a.test"), text("A.test")]);
-        assert_eq!(twice, Err(E::Twice { host: text("a.test") }));
-        for contact in ["ops@shop.test", "mailto:", "mailto:a@b?subject=x", "mailto:a@b,c@d", "tel:+4312345"] {
-            let refused = Err(E::Contact { contact: text(contact) });
+        assert_eq!(twice, Err(AcmeSettingsError::Twice { host: text("a.test") }));
+        for contact in ["ops@shop.test", "mailto:", "mailto:a@b?subject=x", "mailto:a@b,c@d", "tel:+4312345"]
+        {
+            let refused = Err(AcmeSettingsError::Contact { contact: text(contact) });
             assert_eq!(judged(|t| t.contact = vec![text(contact)]), refused, "{contact}");
         }
         for (min, max) in [(0, 10), (11, 10), (1, 86401)] {
             let refused = judged(|t| (t.retry_min_s, t.retry_max_s) = (min, max));
-            assert_eq!(refused, Err(E::Pauses), "{min} {max}");
+            assert_eq!(refused, Err(AcmeSettingsError::Pauses), "{min} {max}");
         }
         assert!(judged(|t| (t.retry_min_s, t.retry_max_s) = (1, 86400)).is_ok());
     }

@@ -65,9 +65,13 @@ impl Fetcher {
         let request = Request::get(uri).header(header::ACCEPT, "application/json").body(Full::default());
         let request = request.map_err(|_| refused())?;
         let answer = if is_https {
-            let https = self.https.as_ref().ok_or_else(|| failed("no root certificate is believed".to_owned()))?;
+            let https =
+                self.https.as_ref().ok_or_else(|| failed("no root certificate is believed".to_owned()))?;
             https.send(request, JWK_SET_BYTES_MAX).await
-        } else if request.uri().scheme() == Some(&Scheme::HTTP) && self.insecure_on_loopback && is_loopback(&host) {
+        } else if request.uri().scheme() == Some(&Scheme::HTTP)
+            && self.insecure_on_loopback
+            && is_loopback(&host)
+        {
             let tcp = https::connect(&host, port.unwrap_or(80)).await.map_err(failed)?;
             https::exchange(tcp, request, JWK_SET_BYTES_MAX).await
         } else {

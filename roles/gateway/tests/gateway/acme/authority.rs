@@ -180,7 +180,11 @@ impl Authority {
             books.play.down
         };
         if down {
-            return Response::builder().status(503).header("retry-after", "1").body(Body::from("busy")).unwrap();
+            return Response::builder()
+                .status(503)
+                .header("retry-after", "1")
+                .body(Body::from("busy"))
+                .unwrap();
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
@@ -231,7 +235,9 @@ impl Authority {
             ("cert", Some(n)) => {
                 let chain = self.own(n, &asked)?.chain.ok_or_else(|| not_found("cert"))?;
                 let mut reply = self.reply(StatusCode::OK, None, &Value::Null);
-                reply.headers_mut().insert("content-type", "application/pem-certificate-chain".parse().unwrap());
+                reply
+                    .headers_mut()
+                    .insert("content-type", "application/pem-certificate-chain".parse().unwrap());
                 *reply.body_mut() = Body::from(chain);
                 Ok(reply)
             }
@@ -294,9 +300,7 @@ impl Authority {
         }
         let payload = match jws.payload.is_empty() {
             true => None,
-            false => {
-                Some(serde_json::from_slice(&decode(&jws.payload)?).map_err(|_| malformed("payload"))?)
-            }
+            false => Some(serde_json::from_slice(&decode(&jws.payload)?).map_err(|_| malformed("payload"))?),
         };
         Ok(Asked { payload, account, key })
     }
@@ -317,7 +321,8 @@ impl Authority {
     }
 
     fn new_order(&self, asked: &Asked) -> Result<Response<Body>, Refused> {
-        if let Some((kind, detail, retry_after)) = self.books().play.orders_refused {
+        let play = self.books().play.orders_refused;
+        if let Some((kind, detail, retry_after)) = play {
             let mut refused = self.refuse((StatusCode::TOO_MANY_REQUESTS, kind, detail.to_owned()));
             refused.headers_mut().insert("retry-after", retry_after.into());
             return Ok(refused);

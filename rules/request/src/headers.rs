@@ -171,6 +171,9 @@ pub enum HeaderError {
     /// A value that is not UTF-8.
     #[error("header {0} is not UTF-8")]
     NotText(HeaderName),
+    /// Spaces or tabs around a value (RFC 9113 section 8.2.1): HTTP/1 takes them off, and so its readers see another.
+    #[error("header {0} begins or ends with a space or tab: send its value alone")]
+    Padded(HeaderName),
     /// Twice, where one counts.
     #[error("header {0} occurs more than once: send it once")]
     Duplicate(HeaderName),
@@ -337,6 +340,9 @@ fn check_name(name: &str) -> Result<Traits, HeaderError> {
 fn check_value(name: &str, bytes: &[u8]) -> Result<(), HeaderError> {
     if bytes.len() > HEADER_VALUE_BYTES_MAX {
         return Err(named(name, |name| HeaderError::ValueTooLong { name, bytes: bytes.len() }));
+    }
+    if [bytes.first(), bytes.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t')) {
+        return Err(named(name, HeaderError::Padded));
     }
     if is_printable(bytes) {
         return Ok(());
@@ -528,8 +534,19 @@ mod tests {
     }
 
     #[test]
+    fn rejects_a_value_with_spaces_around_it() {
+        for padded in [" a", "a ", "\ta", "a\t", " "] {
+            assert_eq!(
+                check_map(&headers(&[("x-thing", padded)])),
+                Err(HeaderError::Padded(name("x-thing")))
+            );
+        }
+        assert_eq!(check_map(&headers(&[("x-thing", "a \tb"), ("x-other", "")])), Ok(()));
+    }
+
+    #[test]
     fn rejects_lengths_that_readers_disagree_on() {
-        for bad in ["", "+5", "5,5", "0x5", "-1", "5 ", "99999999999999999999"] {
+        for bad in ["", "+5", "5,5", "0x5", "-1", "5 5", "99999999999999999999"] {
             let refused = check_map(&headers(&[("content-length", bad)]));
             assert_eq!(refused, Err(HeaderError::BadContentLength), "{bad:?}");
         }

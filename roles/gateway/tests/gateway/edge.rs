@@ -48,7 +48,7 @@ async fn with_upstream(router: Router, further: &str) -> (Rig, Running) {
     (rig, edge)
 }
 
-fn tls_settings(rig: &Rig, names: &[&str], stem: &str) -> (String, Vec<u8>) {
+pub(crate) fn tls_settings(rig: &Rig, names: &[&str], stem: &str) -> (String, Vec<u8>) {
     let (certificate, key, root) = rig.edge_certificate(names, stem);
     let toml = format!(
         "listen_tls = \"127.0.0.1:0\"\ntls_cert = \"{}\"\ntls_key = \"{}\"",

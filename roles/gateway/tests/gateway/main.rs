@@ -11,6 +11,7 @@ mod framing;
 mod grpc;
 mod guard;
 mod http1;
+mod http2_conformance;
 mod http2_floods;
 mod issuers;
 mod large;

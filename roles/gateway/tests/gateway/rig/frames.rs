@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
@@ -19,6 +21,8 @@ pub const CONTINUATION: u8 = 9;
 pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
+pub const PADDED: u8 = 8;
+pub const PRIORITISED: u8 = 32;
 
 /// How a flood ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,26 +35,53 @@ pub enum Flood {
     Swallowed,
 }
 
+/// A stream of bytes, over TLS or not.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<IO: AsyncRead + AsyncWrite + Send + Unpin> Wire for IO {}
+
 /// A connection after its preface.
 pub struct Frames {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
+}
+
+/// What came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
 }
 
 impl Frames {
     /// With these settings (identifier, value).
     pub async fn open(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        let settings: Vec<u8> = settings
-            .iter()
-            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
-            .collect();
-        stream.write_all(&frame(SETTINGS, 0, 0, &settings)).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap(), settings).await
+    }
+
+    pub async fn over(stream: impl Wire + 'static, settings: &[(u16, u32)]) -> Self {
+        let mut frames = Self::beginning(stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        frames.send(&frame(SETTINGS, 0, 0, &parameters(settings))).await;
+        frames
+    }
+
+    /// With these bytes for a preface (section 3.4), and no settings yet.
+    pub async fn beginning(stream: impl Wire + 'static, bytes: &[u8]) -> Self {
+        let mut stream = Box::new(stream);
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
         Frames { stream }
+    }
+
+    /// To whoever may have hung up already.
+    pub async fn try_send(&mut self, frame: &[u8]) {
+        let _ = self.stream.write_all(frame).await;
+        let _ = self.stream.flush().await;
     }
 
     pub async fn send(&mut self, frame: &[u8]) {
         self.stream.write_all(frame).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     /// Writes what `batch` makes of each number below `batches`, and reads nothing meanwhile.
@@ -65,17 +96,23 @@ impl Frames {
         Flood::Swallowed
     }
 
-    /// Type and stream of the next frame with its payload; nothing at the end.
-    pub async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+    /// The next frame; nothing at the end.
+    pub async fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         let reading = async {
             self.stream.read_exact(&mut head).await.ok()?;
             let mut payload =
                 vec![0; usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap()];
             self.stream.read_exact(&mut payload).await.ok()?;
-            Some((head[3], u32::from_be_bytes(head[5..9].try_into().unwrap()), payload))
+            let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
+            Some(Frame { kind: head[3], flags: head[4], stream, payload })
         };
         timeout(Duration::from_secs(20), reading).await.expect("a frame, or the end")
+    }
+
+    /// Type and stream of the next frame with its payload; nothing at the end.
+    pub async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        self.frame().await.map(|frame| (frame.kind, frame.stream, frame.payload))
     }
 
     /// Everything until the connection ends: the error code of its GOAWAY, if one came.
@@ -95,6 +132,36 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&[kind, flags]);
     bytes.extend_from_slice(&stream.to_be_bytes());
     bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// The payload of a SETTINGS frame (section 6.5.1).
+pub fn parameters(settings: &[(u16, u32)]) -> Vec<u8> {
+    let both = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat();
+    settings.iter().flat_map(both).collect()
+}
+
+/// A field of a header block, literal and without indexing (RFC 7541 section 6.2.2), whatever its octets are.
+pub fn field(name: &str, value: &str) -> Vec<u8> {
+    [&[0][..], &string(name.as_bytes()), &string(value.as_bytes())].concat()
+}
+
+/// A string without Huffman's code (RFC 7541 section 5.2).
+fn string(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match u8::try_from(text.len()) {
+        Ok(length) if length < 127 => bytes.push(length),
+        _ => {
+            let mut rest = text.len() - 127;
+            bytes.push(127);
+            while rest >= 128 {
+                bytes.push(u8::try_from(rest % 128).unwrap() | 128);
+                rest /= 128;
+            }
+            bytes.push(u8::try_from(rest).unwrap());
+        }
+    }
+    bytes.extend_from_slice(text);
     bytes
 }
 

@@ -254,7 +254,7 @@ impl Rig {
 
     /// Decisions that the agent was told of, waiting until one fits.
     pub async fn decision(&self, fits: impl Fn(&Decision) -> bool) -> Decision {
-        for _ in 0..200 {
+        for _ in 0..1_200 {
             let found = self.world.decisions().into_iter().find(&fits);
             if let Some(decision) = found {
                 return decision;
@@ -305,9 +305,9 @@ pub fn settings(toml: &str) -> Settings {
     toml::from_str(toml).unwrap()
 }
 
-/// Waits until something holds, at most five seconds.
+/// Waits until something holds, at most half a minute: the machine may have much else to do.
 pub async fn eventually(holds: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3_000 {
         if holds() {
             return;
         }

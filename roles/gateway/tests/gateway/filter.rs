@@ -1,6 +1,7 @@
 //! A filter of the operator's own: a real server of Envoy's external authorisation, asked by a gateway and by a sidecar.
 
 mod bodies;
+mod refusals;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -352,16 +353,20 @@ async fn no_more_questions_are_open_at_one_time_than_the_settings_say() {
 
 #[tokio::test]
 async fn a_socket_that_others_open_is_not_asked() {
-    let (rig, filter) = (Rig::new(), Filter::new(yes));
-    let socket = filter.on_socket(&rig, 0o666).await;
-    let edge = Edge::asking(rig, filter, &format!("address = \"unix:{}\"\n", socket.display()), ROUTES).await;
-    assert_eq!(edge.get("alice", &[], &[]).await.status, 503);
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(edge.get("alice", &[], &[]).await.status, 200);
-    // A connection that is kept does not outlive the mode that it was made under.
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660)).unwrap();
-    assert_eq!(edge.get("alice", &[], &[]).await.status, 503);
-    assert_eq!(edge.filter.asked().len(), 1);
+    // It is there, so that no setting lets anybody past it.
+    for more in ["", "fail_open_insecure_when_the_filter_is_down = true\n"] {
+        let (rig, filter) = (Rig::new(), Filter::new(yes));
+        let socket = filter.on_socket(&rig, 0o666).await;
+        let settings = format!("address = \"unix:{}\"\n{more}", socket.display());
+        let edge = Edge::asking(rig, filter, &settings, ROUTES).await;
+        assert_eq!(edge.get("alice", &[], &[]).await.status, 503);
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(edge.get("alice", &[], &[]).await.status, 200);
+        // A connection that is kept does not outlive the mode that it was made under.
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660)).unwrap();
+        assert_eq!(edge.get("alice", &[], &[]).await.status, 503);
+        assert_eq!(edge.filter.asked().len(), 1);
+    }
 }
 
 #[tokio::test]

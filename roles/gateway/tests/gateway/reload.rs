@@ -62,6 +62,58 @@ async fn a_reload_changes_routes_and_keeps_keys_sessions_and_connections() {
     assert!(matches!(refused, GatewayError::Stopped), "{refused}");
 }
 
+#[tokio::test]
+async fn what_stands_as_long_as_the_process_is_changed_by_no_reload() {
+    let rig = Rig::new();
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let gateway = Gateway::bind(settings(&to("/ads")), workload, Arc::new(String::new)).await.unwrap();
+    let reloader = gateway.reloader();
+    tokio::spawn(gateway.run(rig.shutdown.clone()));
+    // Dotted keys before the tables, and tables before those of the routes.
+    let and = |text: &str| to("/ads").replacen("[[route]]", &format!("{text}[[route]]"), 1);
+    let asker = "listen = \"127.0.0.1:1\"\n{} = [\"spiffe://fleamarket.test/svc/proxy\"]\n";
+    for (changed, text) in [
+        ("listen_tls", "listen_tls = \"127.0.0.1:1\"\n".to_owned()),
+        ("tls_cert and tls_key", "tls_cert = \"/cert.pem\"\n".to_owned()),
+        ("tls_cert and tls_key", "tls_key = \"/key.pem\"\n".to_owned()),
+        ("tls", "tls.allow_tls_1_2_at_this_edge = true\n".to_owned()),
+        ("workers", "workers = 61\n".to_owned()),
+        ("admin", "admin = \"127.0.0.1:1\"\n".to_owned()),
+        ("revocation", "revocation.when_stale = \"refuse\"\n".to_owned()),
+        ("ask", format!("[[ask]]\n{}", asker.replace("{}", "askers"))),
+        ("front", format!("[[front]]\n{}", asker.replace("{}", "proxies"))),
+        ("limits of connections", "limits.connections_max = 7\n".to_owned()),
+        ("limits of connections", "limits.connections_per_address_max = 7\n".to_owned()),
+        ("limits of connections", "limits.sessions_max = 7\n".to_owned()),
+    ] {
+        let refused = reloader.apply(settings(&and(&text))).await.unwrap_err();
+        assert!(
+            matches!(refused, GatewayError::NeedsRestart { setting } if setting == changed),
+            "{text}: {refused}"
+        );
+    }
+    // Other limits are those of each request.
+    reloader.apply(settings(&and("limits.body_bytes_max = 7\n"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_throttles_as_the_new_settings_say() {
+    let rig = Rig::new();
+    rig.policy("gateway", EVERYBODY);
+    let workload = rig.workload(SpiffeId::gateway(&rig.td, "edge").unwrap()).await;
+    let gateway =
+        Gateway::bind(settings(&to("/ads")), workload.clone(), Arc::new(String::new)).await.unwrap();
+    let (address, reloader) = (gateway.address().unwrap(), gateway.reloader());
+    tokio::spawn(gateway.run(rig.shutdown.clone()));
+    eventually(|| !workload.live().tokens().internal.is_empty()).await;
+    // At the same time, so that they are far more than one in a second.
+    let asked = async || futures::future::join_all((0..50).map(|_| get(address, "/no", &[]))).await;
+    assert!(asked().await.iter().all(|answer| answer.status == 404));
+    let throttle = "throttle = { requests_per_second = 1, requests_burst = 1 }\n";
+    reloader.apply(settings(&format!("{throttle}{}", to("/ads")))).await.unwrap();
+    assert!(asked().await.iter().any(|answer| answer.status == 429));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_fail_no_request_by_either_carrier() {
     let rig = Rig::new();

@@ -289,6 +289,20 @@ async fn a_service_whose_socket_belongs_to_another_user_is_not_asked() {
 }
 
 #[tokio::test]
+async fn whoever_took_the_place_of_the_service_gets_the_next_call_though_a_connection_to_the_other_is_kept() {
+    let behind = Behind::new().await;
+    let ads = behind.caller("ads").await.client("users");
+    for _ in 0..2 {
+        assert_eq!(body(ads.get("/users/7").send().await.unwrap()).await["connection"], 0);
+    }
+    let (new, seen) = (behind.rig.dir.path().join("new.sock"), Seen::default());
+    serve_app(&new, &behind.outbound, seen.clone());
+    std::fs::rename(&new, &behind.app).unwrap();
+    assert_eq!(ads.get("/users/7").send().await.unwrap().status(), 200);
+    assert_eq!((behind.seen.count(), seen.count()), (2, 1));
+}
+
+#[tokio::test]
 async fn a_call_to_what_is_no_service_is_not_made() {
     let behind = Behind::new().await;
     for host in ["nobody", "127.0.0.1:1", "flea.test"] {

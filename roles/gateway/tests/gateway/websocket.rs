@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixListener};
 
 use crate::filter::{Filter, sets, yes};
 use crate::rig::backend::{Backend, Reply};
-use crate::rig::client::{Answer, bearer, get, read_answer, request};
+use crate::rig::client::{Answer, bearer, get, head_and_body, read_answer, request};
 use crate::rig::pair::{EVERYBODY, Pair};
 use crate::rig::{Rig, Running, settings};
 
@@ -72,7 +72,7 @@ async fn shake(
     more: &[(&str, &str)],
 ) -> String {
     let headers = [HANDSHAKE, more].concat();
-    let request = crate::rig::client::head_and_body("GET", "/chat", host, &headers, "");
+    let request = head_and_body("GET", "/chat", host, &headers, "");
     stream.write_all(request.as_bytes()).await.unwrap();
     tokio::time::timeout(WITHIN, head(stream)).await.unwrap()
 }
@@ -170,6 +170,15 @@ async fn what_no_setting_names_is_refused_and_nothing_but_a_websocket_can_be_nam
             HANDSHAKE.iter().copied().filter(|(known, _)| *known != name).chain([(name, value)]).collect();
         assert_eq!(get(edge.plain, "/chat", &headers).await.status, 400, "{name}: {value}");
     }
+    // The sidecars pass it on, and the route does not name it.
+    let (told, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+    serve_echo(listener);
+    let edge_of_told = told.rig.gateway(open).await;
+    assert_eq!(refused(get(edge_of_told.plain, "/chat", HANDSHAKE).await), "malformed_request");
+    let mut call = told.call().await;
+    let headers = [&HANDSHAKE[..2], &[("Sec-WebSocket-Version", "8"), HANDSHAKE[3]]].concat();
+    call.write_all(head_and_body("GET", "/chat", "users", &headers, "").as_bytes()).await.unwrap();
+    assert_eq!(read_answer(&mut call).await.status, 400);
     // Its length is stated, and it is five bytes long.
     assert_eq!(request(edge.plain, "GET", "/chat", HANDSHAKE, "hello").await.status, 400);
     let bad = |text: &str| toml::from_str::<countersign_gateway::Settings>(text).unwrap_err().to_string();
@@ -254,6 +263,21 @@ async fn it_ends_when_a_reload_denies_its_network_and_not_when_one_changes_nothi
         // Of the gateway, and of the route.
         let of_route = if denied.is_empty() { "access.deny = [\"127.0.0.0/8\"]\n" } else { "" };
         reloader.apply(reloaded(&format!("{denied}{ROUTE}{of_route}"))).await.unwrap();
+        ends(&mut stream).await;
+        assert_eq!(end_of(&pair.rig, "gateway").await.verdict, Verdict::Deny);
+    }
+}
+
+#[tokio::test]
+async fn it_ends_when_a_reload_takes_the_upgrade_or_the_target_from_its_route() {
+    let (of_upgrade, of_target) = ("upgrade = [\"websocket\"]\n", "to = \"users\"");
+    for changed in [ROUTE.replace(of_upgrade, ""), ROUTE.replace(of_target, "to = \"elsewhere\"")] {
+        let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+        serve_echo(listener);
+        let (address, reloader) = reloadable(&pair, ROUTE).await;
+        let mut stream = connect(address, &[]).await;
+        echoes(&mut stream).await;
+        reloader.apply(reloaded(&changed)).await.unwrap();
         ends(&mut stream).await;
         assert_eq!(end_of(&pair.rig, "gateway").await.verdict, Verdict::Deny);
     }
@@ -473,6 +497,41 @@ async fn it_counts_as_a_connection_of_its_address_for_as_long_as_it_lasts() {
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     panic!("its seat was never given back");
+}
+
+/// In HTTP/2 there is no such answer: what the service behind says of one must not go there.
+#[tokio::test]
+async fn a_service_that_leaves_http_unasked_has_no_answer() {
+    let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await;
+            stream.write_all(SWITCHED.as_bytes()).await.unwrap();
+        }
+    });
+    let mut stream = pair.call().await;
+    stream.write_all(b"GET /chat HTTP/1.1\r\nHost: users\r\n\r\n").await.unwrap();
+    assert_eq!(read_answer(&mut stream).await.status, 502);
+    let record = pair.rig.decision(|decision| decision.target == "users").await;
+    assert_eq!((record.status, record.verdict), (502, Verdict::Deny));
+    let said = &record.checks.last().unwrap().detail;
+    assert!(said.contains("leaves HTTP, and nobody asked"), "{record:?}");
+}
+
+#[tokio::test]
+async fn a_service_that_goes_elsewhere_than_it_was_asked_to_has_no_answer() {
+    let (pair, listener) = Pair::new(WEBSOCKET, WEBSOCKET).await;
+    tokio::spawn(async move {
+        for odd in [SWITCHED.replace("websocket", "h2c"), SWITCHED.replace("-Accept", "-Reject")] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await;
+            stream.write_all(odd.as_bytes()).await.unwrap();
+        }
+    });
+    for _ in 0..2 {
+        assert!(shake(&mut pair.call().await, "users", &[]).await.starts_with("HTTP/1.1 502 "));
+    }
 }
 
 #[tokio::test]

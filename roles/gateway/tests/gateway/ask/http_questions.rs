@@ -6,7 +6,9 @@ use countersign_ledger::{Event, Stage, Verdict};
 use std::sync::Arc;
 
 use super::{ASKER, Asked, ask, free};
+use crate::rig::backend::Backend;
 use crate::rig::client::{bearer, get};
+use crate::rig::echo::{self, Seen};
 use crate::rig::{Rig, eventually, settings};
 
 /// What Caddy and Traefik say, about this method and path, with these headers of their client.
@@ -226,4 +228,89 @@ async fn settings_that_nobody_could_ask_by_are_refused() {
     let taken = taken.local_addr().unwrap();
     let refused = bind(&format!("[[ask]]\nlisten = \"{taken}\"\naskers = [\"{ASKER}\"]")).await;
     assert!(matches!(refused, AskError::Listen { listen, .. } if listen == taken));
+}
+
+/// X-Forwarded-For grows at its end: what stands before the last is the word of whoever asked the proxy.
+#[tokio::test]
+async fn of_the_addresses_that_a_proxy_passes_on_the_one_counts_that_it_wrote_itself() {
+    let front = free();
+    let asked = Asked::with(&format!("[[front]]\nlisten = \"{front}\"\nproxies = [\"{ASKER}\"]\n")).await;
+    let seen = Seen::default();
+    asked.rig.open_service("ads", echo::router(&["/ads/1"], &seen)).await;
+    eventually(|| asked.gateway.workload.live().service("ads").is_some()).await;
+    let alice = bearer(&asked.rig.access_token("alice", &["buyer"]));
+    let headers = [
+        ("Host", "flea.test"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-For", "203.0.113.9, 198.51.100.7"),
+        ("Authorization", alice.as_str()),
+    ];
+    let answer = ask(&asked.asker().await, front, "/ads/1", &headers).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(echo::header(&seen.last(), "x-forwarded-for"), ["198.51.100.7"]);
+}
+
+#[tokio::test]
+async fn the_token_of_the_user_goes_to_services_and_to_no_upstream_that_does_not_take_it() {
+    let outside = Backend::named("outside").await;
+    let upstream = |name: &str, more: &str| {
+        format!(
+            "[[upstream]]\nname = \"{name}\"\nendpoints = [\"{}\"]\n{more}\n\
+             [[route]]\npath = \"/{name}\"\nto = \"{name}\"\nuser = \"required\"\n",
+            outside.address
+        )
+    };
+    let more = [upstream("foreign", ""), upstream("trusted", "send_user_token = true")].concat();
+    let asked = Asked::with(&more).await;
+    let asker = asked.asker().await;
+    let alice = bearer(&asked.rig.access_token("alice", &["buyer"]));
+    for (path, goes) in [("/foreign", false), ("/trusted", true), ("/ads/1", true)] {
+        let question = forwarded("GET", path, &[("Authorization", &alice)]);
+        let answer = ask(&asker, asked.by_svid, "/auth/forward", &question).await;
+        assert_eq!((answer.status, answer.header("txn-token").is_some()), (200, goes), "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_that_reads_bodies_is_not_left_out_because_the_proxy_keeps_them() {
+    // Nobody listens there, which is what a filter that could be left out would be passed by.
+    let filter = |more: &str| {
+        format!(
+            "[[filter]]\nname = \"reader\"\naddress = \"unix:/nowhere/filter.sock\"\n\
+             fail_open_insecure_when_the_filter_is_down = true\n{more}"
+        )
+    };
+    for (more, status) in [("", 200), ("body_bytes_max = 64\n", 503)] {
+        let asked = Asked::with(&filter(more)).await;
+        let alice = bearer(&asked.rig.access_token("alice", &["buyer"]));
+        let question = forwarded("POST", "/ads/1", &[("Authorization", &alice)]);
+        let answer = ask(&asked.asker().await, asked.by_svid, "/auth/forward", &question).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status == 503 {
+            let record = asked.rig.decision(|decision| decision.status == 503).await;
+            assert!(
+                record.checks.iter().any(|check| check.detail.contains("[[gateway.front]]")),
+                "{record:?}"
+            );
+        }
+    }
+}
+
+/// Nobody here would end what it does outside HTTP.
+#[tokio::test]
+async fn the_client_of_another_proxy_leaves_http_nowhere() {
+    let chat = "[[route]]\npath = \"/chat\"\nto = \"ads\"\nuser = \"required\"\nupgrade = [\"websocket\"]\n";
+    let asked = Asked::with(chat).await;
+    let (asker, alice) = (asked.asker().await, bearer(&asked.rig.access_token("alice", &["buyer"])));
+    let handshake = [
+        ("Authorization", alice.as_str()),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    for (headers, status) in [(&handshake[..1], 200), (&handshake[..], 400)] {
+        let question = forwarded("GET", "/chat", headers);
+        assert_eq!(ask(&asker, asked.by_svid, "/auth/forward", &question).await.status, status);
+    }
 }

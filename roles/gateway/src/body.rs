@@ -460,11 +460,29 @@ mod tests {
         let mut body = BoundedBody::new(moving, patient(), BodyFault::default()).paced(pace.clone());
         assert!(body.frame().await.unwrap().is_ok());
         assert_eq!(pace.over(), None);
+        revoke(&live);
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), BodyError::TokenRevoked);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_because_its_user_was_taken_back_is_not_blamed_on_its_sender() {
+        let (user, live) = user(Duration::from_secs(60));
+        let pace = Pace::default().with_user(Some(user));
+        // Whoever hands it out sees it first.
+        let broken = futures::stream::once(async move {
+            revoke(&live);
+            Err::<Frame<Bytes>, _>(BodyError::BrokenOff)
+        });
+        let broken = StreamBody::new(Box::pin(broken));
+        let mut body = BoundedBody::new(broken, patient(), BodyFault::default()).paced(pace);
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), BodyError::TokenRevoked);
+    }
+
+    fn revoke(live: &LiveCell) {
         let mut snapshot = live.load().snapshot().clone();
         let until = clock::now().saturating_add(Duration::from_secs(60));
         snapshot.revoked.users.push(RevokedUser { id: "u_1".into(), issued_before: until, until });
         live.store(Live::compile(snapshot, None).unwrap());
-        assert_eq!(body.frame().await.unwrap().unwrap_err(), BodyError::TokenRevoked);
     }
 
     /// Somebody whose token lives for so long from now on, and where it is said what was taken back.

@@ -27,6 +27,7 @@ use crate::rig::Rig;
 use crate::rig::backend::{Backend, Reply};
 use crate::rig::client::{drip, read_answer, request};
 use crate::rig::pair::{EVERYBODY, Pair};
+use crate::sidecar_http1::caller;
 
 const MIB: u64 = 1 << 20;
 const PIECE: usize = 64 * 1024;
@@ -233,6 +234,17 @@ async fn a_caller_that_drips_and_says_that_it_speaks_grpc_does_not_bind_a_servic
     let answer = read_answer(&mut tokio::io::join(reading, tokio::io::sink())).await;
     dripping.abort();
     // In gRPC's form: its code for what took too long.
+    assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("4")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_caller_in_http1_that_says_that_it_speaks_grpc_is_not_waited_for_where_the_service_does() {
+    let (pair, listener) = Pair::new(&format!("app_http2 = true\n{SLOW}"), "").await;
+    serve_slowly(listener);
+    let address = pair.ads.live().service("users").unwrap().address.parse().unwrap();
+    let (_chat, stream) = caller(&pair.rig, "chat", address).await;
+    let head = "POST /in HTTP/1.1\r\nHost: users\r\nContent-Type: application/grpc\r\n";
+    let answer = drip(stream, head, 1000, PAUSE).await;
     assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("4")), "{answer:?}");
 }
 

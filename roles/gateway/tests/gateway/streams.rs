@@ -16,14 +16,14 @@ use countersign_sdk::outbound::{Answer, InternalToken};
 use countersign_sdk::workload::Workload;
 use countersign_token::TxnToken;
 use countersign_wire::snapshot::RevokedUser;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt as _;
 
 use crate::rig::backend::{Backend, Reply};
-use crate::rig::client::{bearer, drip};
+use crate::rig::client::{bearer, drip, get};
 use crate::rig::grpc::{at, serve, through, word, words};
 use crate::rig::pair::{EVERYBODY, Pair};
 use crate::rig::{Rig, Running, echo, eventually};
@@ -347,6 +347,29 @@ async fn an_upload_ends_with_the_token_of_its_user() {
     let answer = drip(stream, &head, 100_000, PAUSE).await;
     assert_eq!(answer.problem(401), "credential_expired");
     assert!(clock::now() >= expires && seen.count() == 0);
+}
+
+#[tokio::test]
+async fn a_service_that_sees_first_that_the_token_has_ended_is_no_challenge_to_the_edge() {
+    let rig = Rig::new();
+    rig.policy("gateway", EVERYBODY);
+    let life = Duration::from_secs(LIVES[0]);
+    // The token ends within the second after this.
+    let over = end_of(life + Duration::from_secs(1));
+    let router = Router::new().route(
+        "/ads",
+        any(async move || {
+            while clock::now() <= over {
+                tokio::time::sleep(PAUSE).await;
+            }
+            (StatusCode::UNAUTHORIZED, [("www-authenticate", "Countersign need=\"txn-token\"")])
+        }),
+    );
+    rig.open_service("ads", router).await;
+    let edge = rig.gateway("[[route]]\npath = \"/ads\"\nto = \"ads\"\n").await;
+    let token = bearer(&rig.access_token_for("alice", &["buyer"], life));
+    let answer = get(edge.plain, "/ads", &[("Authorization", &token)]).await;
+    assert_eq!(answer.problem(401), "credential_expired");
 }
 
 #[tokio::test]

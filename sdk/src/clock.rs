@@ -20,6 +20,13 @@ use countersign_identity::{CLOCK_SKEW, UnixTime};
 #[must_use]
 pub fn now() -> UnixTime {
     let (system, steady) = both();
+    believed(system, steady)
+}
+
+/// Which of two is the time: what the clock of the machine says, or what a steady one has counted since the process
+/// started. A clock that was set back is not believed.
+#[must_use]
+pub fn believed(system: UnixTime, steady: UnixTime) -> UnixTime {
     system.max(steady)
 }
 
@@ -65,6 +72,13 @@ mod tests {
             before = after;
         }
         assert_eq!(stepped_back(), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_not_believed_and_one_that_was_set_forward_is() {
+        let (early, late) = (UnixTime::from_secs(1_800_000_000), UnixTime::from_secs(1_800_003_600));
+        assert_eq!(believed(early, late), late);
+        assert_eq!(believed(late, early), late);
     }
 
     #[test]

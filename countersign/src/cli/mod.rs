@@ -18,6 +18,7 @@ mod explain;
 pub mod idp;
 mod inspect;
 mod lab_relay;
+mod lab_witness;
 mod ledger;
 mod overview;
 mod policy;
@@ -126,6 +127,9 @@ enum Command {
     /// A link of the chains that `bench` measures
     #[command(hide = true)]
     LabRelay(lab_relay::LabRelayArgs),
+    /// What the agent gives to a service, for `attack`
+    #[command(hide = true)]
+    LabWitness(lab_witness::LabWitnessArgs),
 }
 
 impl Cli {
@@ -150,6 +154,7 @@ impl Cli {
             Command::Bench(args) => bench::bench(&at, args).await,
             Command::DemoService(args) => serve::demo_service(args).await,
             Command::LabRelay(args) => lab_relay::lab_relay(args).await,
+            Command::LabWitness(args) => lab_witness::lab_witness(args).await,
             Command::Status => overview::status(&at).await,
             Command::Check => overview::check(&at).await,
             Command::Edges => overview::edges(&at).await,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use countersign_wire::codes::Code;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::{Value, json};
 
 use super::{
@@ -24,7 +25,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         position: Position::Stranger,
         guard: Guard {
             what: "ten logins at once from one address, then one every few seconds",
-            home: LOCKOUT,
+            home: "roles/gateway/src/throttle.rs",
             signs: &[Sign::Code(Code::TooManyRequests)],
             weakness: Weakness::AnyNumberOfLogins,
         },
@@ -134,13 +135,16 @@ async fn guessing(target: &Target, told: fn(usize) -> Option<String>) -> Result<
     let answers = futures::future::join_all(guesses).await;
     let is_judged = |answer: &Exchanged| matches!(answer, Ok(Reply { status: 401, .. }));
     let others = answers.into_iter().filter(|answer| !is_judged(answer));
-    let others = others.map(|answer| target.observed(sent.clone(), answer));
-    // Of what one address does again within a minute not all is recorded: one of them is enough.
-    let others = futures::future::join_all(others).await;
-    let explained = others.iter().find(|other| other.received.why().is_some()).or(others.first());
-    Ok(explained
-        .cloned()
-        .unwrap_or_else(|| Observation::looked(sent, false, format!("{GUESSES} guesses were judged"))))
+    // Of many alike only the first is sure to be recorded in full, and which that was is not known here.
+    let mut others: FuturesUnordered<_> = others.map(|other| target.observed(&sent, other)).collect();
+    let mut seen = Observation::looked(&sent, false, format!("{GUESSES} guesses were judged"));
+    while let Some(other) = others.next().await {
+        seen = other;
+        if seen.is_explained() {
+            break;
+        }
+    }
+    Ok(seen)
 }
 
 async fn from_everywhere(target: &Target) -> Result<Observation, AttackError> {

@@ -24,6 +24,7 @@ pub(crate) mod grpc;
 mod hands;
 mod handshakes;
 mod ledger;
+mod news;
 mod nodes;
 mod observation;
 mod run;
@@ -32,6 +33,7 @@ pub mod specimen;
 mod target;
 mod user_tokens;
 mod wire;
+mod workload_identity;
 mod workloads;
 
 use std::pin::Pin;
@@ -44,8 +46,8 @@ pub(crate) use forge::Ca;
 pub use hands::{Held, Kind, Why};
 pub use observation::{Observation, Received, Verdict};
 pub use run::{Control, Finding, GuardSeen, Report, run};
-pub(crate) use target::CALLEE;
-pub use target::{ForeignTarget, Live, Settings, Target};
+pub use target::{Asked, ForeignTarget, Given, Live, Settings, Target, witness};
+pub(crate) use target::{CALLEE, News};
 pub use wire::{Broken, Connection, Dial, Exchanged, Reply, Request};
 
 use crate::weak::Weakness;
@@ -176,16 +178,18 @@ impl AttackError {
 
 /// Every attack, in the order in which they are told.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
-    let families: [&'static [Attack]; 11] = [
+    let families: [&'static [Attack]; 13] = [
         handshakes::ATTACKS,
         service_tokens::ATTACKS,
         user_tokens::ATTACKS,
         credentials::ATTACKS,
+        workload_identity::ATTACKS,
         edge::ATTACKS,
         floods::ATTACKS,
         accounts::ATTACKS,
         workloads::ATTACKS,
         nodes::ATTACKS,
+        news::ATTACKS,
         administration::ATTACKS,
         ledger::ATTACKS,
     ];

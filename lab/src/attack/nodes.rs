@@ -68,7 +68,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         position: Position::Insider,
         guard: Guard {
             what: "the profile decides what is in a certificate; a request that names somebody else is refused",
-            home: "rules/pki/src/csr.rs",
+            home: "rules/pki/src/issue.rs",
             signs: &[Sign::Code(Code::CsrAsksForMore)],
             weakness: Weakness::RequestNamesItself,
         },

@@ -97,6 +97,12 @@ impl Observation {
         }
     }
 
+    /// Does the operator's side know of it?
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.received.why().is_some()
+    }
+
     /// What came back, in one line.
     #[must_use]
     pub fn told(&self) -> String {

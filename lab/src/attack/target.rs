@@ -3,6 +3,7 @@
 mod callee;
 mod elsewhere;
 mod live;
+mod witness;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -14,8 +15,11 @@ use std::{
 };
 
 use countersign_identity::{SpiffeId, TrustDomain};
+use countersign_keys::{KeyPair, SystemRandom};
 use countersign_sdk::clock;
 pub use live::{ForeignTarget, Live, Settings};
+pub(crate) use witness::News;
+pub use witness::{Asked, Given, witness};
 
 use super::{
     AttackError, Held, Kind, Observation, Received, Why,
@@ -42,7 +46,9 @@ pub(super) const OWN: &str = "attack-caller";
 pub(super) const FORMER: &str = "attack-former";
 /// A third service, whose name it would like to have.
 pub(super) const OTHER: &str = "users";
-/// The callee of the lab's own, which takes bearer tokens and macaroons.
+/// The service that a process of the attacker's becomes for a moment, to be given what a service is given.
+const LAUNCHED: &str = "chat";
+/// The callee of the lab's own, which takes what can be carried in a header.
 pub(crate) const CALLEE: &str = "attack-callee";
 /// What is asked for at the victim, and at the edge.
 pub(super) const PATH: &str = "/ads";
@@ -208,7 +214,7 @@ impl Target {
         }
     }
 
-    /// Where [`CALLEE`] listens, in modes `bearer` and `macaroon`.
+    /// Where [`CALLEE`] listens, in modes `bearer`, `macaroon` and `wimse`.
     ///
     /// # Errors
     /// It does not start.
@@ -259,6 +265,33 @@ impl Target {
                 Ok(live.macaroon(callee, caveats).await?.expose().to_owned())
             }
             Field::Weak(weak) => weak.macaroon(OWN, callee, caveats),
+        }
+    }
+
+    /// A workload identity token of [`LAUNCHED`], which names this key.
+    ///
+    /// # Errors
+    /// Nobody issues it.
+    pub async fn workload_identity(&self, key: &KeyPair) -> Result<String, AttackError> {
+        match &self.0 {
+            Field::Live(live) => Ok(live.given(LAUNCHED, &self.id(LAUNCHED)?, key).await?.wit()),
+            Field::Weak(weak) => weak.workload_identity(LAUNCHED, key.public_key()),
+        }
+    }
+
+    /// The newest snapshot, as the agent passes it on to services.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn news(&self) -> Result<News, AttackError> {
+        let failed = |error: &dyn std::fmt::Display| AttackError::equipment("a snapshot", error);
+        match &self.0 {
+            Field::Live(live) => {
+                let key = KeyPair::generate(&SystemRandom::new()).map_err(|error| failed(&error))?;
+                let given = live.given(LAUNCHED, &self.id(LAUNCHED)?, &key).await?;
+                given.news().map_err(|error| failed(&error))
+            }
+            Field::Weak(weak) => weak.news(),
         }
     }
 

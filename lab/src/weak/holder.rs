@@ -1,9 +1,10 @@
-//! The third port: whoever holds a bearer token or a macaroon may come in.
+//! The third port: whoever holds a bearer token, a macaroon or a workload identity token with its proof may come in.
 
 use std::sync::{Mutex, PoisonError};
 
 use countersign_identity::SpiffeId;
-use countersign_keys::{SystemRandom, random_bytes};
+use countersign_keys::{KeyPair, SystemRandom, random_bytes};
+use countersign_request::WORKLOAD_IDENTITY_TOKEN;
 use countersign_sdk::{authenticate::EvidenceError, clock, inbound::Denial};
 use countersign_token::{
     BearerEntry, BearerId, BearerKey, BearerToken, bearer,
@@ -22,6 +23,8 @@ pub(super) struct Holders {
     /// And for all others.
     others: RootKey,
     bearers: Mutex<Vec<Issued>>,
+    /// Signs workload identity tokens.
+    pub(super) wits: KeyPair,
 }
 
 struct Issued {
@@ -36,7 +39,9 @@ impl Holders {
         let random =
             || random_bytes::<32>(&SystemRandom::new()).map_err(|error| NoListener::new("a secret", error));
         let (own, others) = (RootKey::derive(&random()?), RootKey::derive(&random()?));
-        Ok(Self { key: BearerKey::new(random()?), own, others, bearers: Mutex::default() })
+        let wits =
+            KeyPair::generate(&SystemRandom::new()).map_err(|error| NoListener::new("a key", error))?;
+        Ok(Self { key: BearerKey::new(random()?), own, others, bearers: Mutex::default(), wits })
     }
 }
 
@@ -90,11 +95,14 @@ impl Weak {
 
     /// The owner of what came.
     pub(super) fn holder(&self, asked: &Asked<'_>) -> Result<String, Denial> {
+        if let Some(wit) = asked.headers.get(WORKLOAD_IDENTITY_TOKEN).and_then(|value| value.to_str().ok()) {
+            return self.proven(wit, asked);
+        }
         let value = asked.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         match value.and_then(|value| value.split_once(' ')) {
             Some(("Bearer", token)) => self.bearer_owner(token),
             Some(("Macaroon", credential)) => self.macaroon_owner(credential, asked),
-            _ => Err(Denial::new(Code::ProofTooWeak, "neither a bearer token nor a macaroon came")),
+            _ => Err(Denial::new(Code::ProofTooWeak, "no token came that counts here")),
         }
     }
 
@@ -165,7 +173,7 @@ fn unknown() -> Denial {
 }
 
 /// Whose port it is.
-const ME: &str = crate::attack::CALLEE;
+pub(super) const ME: &str = crate::attack::CALLEE;
 const OWN_KEY: &str = "own";
 const OTHER_KEY: &str = "others";
-const LIFE: std::time::Duration = std::time::Duration::from_secs(600);
+pub(super) const LIFE: std::time::Duration = std::time::Duration::from_secs(600);

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Weak as WeakRef},
+    sync::{Arc, Mutex, Weak as WeakRef, atomic::AtomicU64},
 };
 
 use tempfile::TempDir;
@@ -20,6 +20,8 @@ use super::{
 pub(super) struct House {
     pub(super) desk: accounts::Desk,
     pub(super) joining: Mutex<Vec<nodes::JoinToken>>,
+    /// How many snapshots there were.
+    pub(super) snapshots: AtomicU64,
     /// Ids of access tokens that count no longer.
     pub(super) taken_back: Mutex<Vec<String>>,
     authority: SocketAddr,
@@ -46,6 +48,7 @@ impl House {
         let house = Self {
             desk: accounts::Desk::default(),
             joining: Mutex::default(),
+            snapshots: AtomicU64::default(),
             taken_back: Mutex::default(),
             authority: authority.local_addr().map_err(failed)?,
             nodes: nodes.local_addr().map_err(failed)?,

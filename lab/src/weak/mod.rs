@@ -12,9 +12,11 @@ mod edge;
 mod holder;
 mod house;
 mod listener;
+mod news;
 mod nodes;
 mod pki;
 mod token;
+mod wimse;
 mod workloads;
 
 use std::{
@@ -132,6 +134,14 @@ pub enum Weakness {
     MacUnchecked,
     /// A macaroon counts wherever it is shown.
     MacaroonAnywhere,
+    /// Whoever has a workload identity token is whom it names.
+    WitIsEnough,
+    /// A proof is read, and not verified.
+    ProofUnverified,
+    /// A proof counts beside any workload identity token.
+    AnyWitOfProof,
+    /// A proof counts wherever it is shown.
+    AnyTargetOfProof,
     /// `X_User` and `X.User` are read as `X-User`, as CGI does.
     AliasesCount,
     /// `Connection` may delete any header, also those that a proxy sets itself.
@@ -188,6 +198,17 @@ pub enum Weakness {
     AnyProcess,
     /// Whoever reaches the socket may launch.
     AnybodyLaunches,
+
+    /// A snapshot is taken as it comes.
+    UnsignedSnapshot,
+    /// Whatever was once signed is news.
+    AnySnapshot,
+    /// A snapshot counts until the next one comes.
+    SnapshotForEver,
+    /// So does a revocation list.
+    ListForEver,
+    /// It is as late as the clock of the machine says.
+    ClockBelieved,
 
     /// The ledger is a list of events.
     LedgerIsAList,

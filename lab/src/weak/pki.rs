@@ -36,6 +36,9 @@ pub(super) struct Authority {
     revoked: Mutex<Vec<RevokedEntry>>,
 }
 
+/// Roots and revocation lists, in DER.
+type Published = (Vec<CertificateDer<'static>>, Vec<Vec<u8>>);
+
 impl Authority {
     pub(super) fn new(trust_domain: &TrustDomain) -> Result<Self, NoListener> {
         let failed = |error: &dyn std::fmt::Display| NoListener::new("a ca", error);
@@ -108,6 +111,15 @@ impl Authority {
         issuing.is_ok_and(|(_, issuing)| leaf.verify_signature(Some(issuing.public_key())).is_ok())
     }
 
+    /// Roots and revocation list, as they are published.
+    pub(super) fn published(&self) -> Result<Published, AttackError> {
+        let now = clock::now();
+        let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let crl = make_crl(&self.issuing, 1, &revoked, now, now.saturating_add(DAY));
+        let crl = crl.map_err(|error| AttackError::equipment("a revocation list", error))?;
+        Ok((vec![self.root.certificate().clone()], vec![crl]))
+    }
+
     /// What is trusted, with the newest list; nothing if it cannot be made, which then refuses everybody.
     fn bundles(&self) -> BundleSet {
         self.roots_of(&self.trust_domain)
@@ -115,13 +127,9 @@ impl Authority {
 
     /// The own roots and lists, in the name of this trust domain.
     fn roots_of(&self, trust_domain: &TrustDomain) -> BundleSet {
-        let now = clock::now();
-        let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let crl = make_crl(&self.issuing, 1, &revoked, now, now.saturating_add(DAY));
-        let crl = crl.ok().and_then(|der| Crl::read(&der).ok());
-        let roots = vec![self.root.certificate().clone()];
-        let bundle = Bundle::new(trust_domain.clone(), roots, crl.into_iter().collect());
-        bundle.into_iter().collect()
+        let Ok((roots, lists)) = self.published() else { return BundleSet::default() };
+        let lists = lists.iter().filter_map(|der| Crl::read(der).ok());
+        Bundle::new(trust_domain.clone(), roots, lists.collect()).into_iter().collect()
     }
 }
 

@@ -44,7 +44,7 @@ impl Live {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|error| failed(&error))?;
         let address = free.local_addr().map_err(|error| failed(&error))?;
         drop(free);
-        let accepts = vec![Mode::Bearer, Mode::Macaroon];
+        let accepts = vec![Mode::Bearer, Mode::Macaroon, Mode::Wimse];
         let registered = self.register(CALLEE, address, accepts.clone()).await?;
         // Since it was registered by an earlier attack, all modes of the deployment may have been switched.
         if registered.accepts != accepts {

@@ -216,7 +216,7 @@ mod tests {
 
     impl Write for Slow {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_secs(1));
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }

@@ -254,10 +254,20 @@ mod tests {
     /// A tool of these lines, found.
     async fn tool(directory: &Path, lines: &str) -> Generator {
         let program = directory.join("tool");
-        std::fs::write(&program, format!("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\n{lines}\n")).unwrap();
+        let head = format!("#!/usr/bin/env -S {SHELL}\n[ \"$1\" = --version ] && exit 0");
+        std::fs::write(&program, format!("{head}\n{lines}\n")).unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        Generator::named(program.to_str().unwrap(), directory, 1).await.unwrap()
+        loop {
+            match Generator::named(program.to_str().unwrap(), directory, 1).await {
+                // Another test forked while the file was open for writing.
+                Err(LoadError::Run(error)) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                found => return found.unwrap(),
+            }
+        }
     }
+
+    /// Whoever runs the tests in the background has them ignore interrupts, and a shell cannot change that by itself.
+    const SHELL: &str = "--default-signal=INT sh";
 
     fn anything() -> Asked {
         Asked { head: ([127, 0, 0, 1], 1).into(), host: "a".into(), path: "/".into() }
@@ -287,8 +297,8 @@ mod tests {
         for (lines, patience, ends) in
             [(ends_at_the_second, [short, long], true), (deaf, [short, short], false)]
         {
-            let mut child = Command::new("sh");
-            child.args(["-c", lines]).stdout(Stdio::piped()).kill_on_drop(true);
+            let mut child = Command::new("env");
+            child.args(SHELL.split(' ')).args(["-c", lines]).stdout(Stdio::piped()).kill_on_drop(true);
             let mut child = child.spawn().unwrap();
             let listens = child.stdout.as_mut().unwrap().read_u8().await;
             assert_eq!(listens.unwrap(), b'\n', "its trap is set");
